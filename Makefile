@@ -1,0 +1,124 @@
+# `make help` lists the targets. A first `make test` also builds the tools it needs into .tools/bin, which takes
+# a few minutes; after that they are only rebuilt when their version or Go's changes.
+
+SHELL       := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+GOLANGCI_LINT         := github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+GOLANGCI_LINT_VERSION := v2.15.0
+
+GO_VERSION  := $(shell go env GOVERSION)
+TOOLS_STAMP := .tools/tools-$(GO_VERSION)
+LINT_STAMP  := .tools/golangci-lint-$(GOLANGCI_LINT_VERSION)-$(GO_VERSION)
+
+FUZZTIME ?= 30s
+
+# A nested module is invisible to ./... of the one around it, so they are found and visited one by one.
+MODULES := $(sort $(patsubst %/go.mod,%,$(shell find . -name go.mod -not -path '*/.*' -not -path '*/testdata/*')))
+LINTED  := $(filter-out ./tools,$(MODULES))
+LIBRARY := $(filter-out ./tools ./e2e,$(MODULES))
+
+# Every step keeps all the cores busy by itself, and the tests among them measure time: side by side they would only
+# disturb each other and mix their output.
+.NOTPARALLEL:
+
+# The pinned tools win over whatever else is installed.
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+
+STEP := @scripts/step
+
+##@ Every day
+
+.PHONY: test
+test: ## everything a change must pass, quickest first; `make -k test` goes on after a failure
+test: debian-packages tools format tidy vet lint deadcode vulnerabilities unit e2e
+
+.PHONY: fmt
+fmt: $(TOOLS_STAMP) ## rewrite the Go files the way gofumpt wants them
+	gofumpt -w .
+
+.PHONY: build
+build: ## build the binary into bin/levee
+	go build -trimpath -o bin/levee ./cmd/levee
+
+.PHONY: cover
+cover: ## measure test coverage, into coverage.html
+	go test -coverpkg=./... -coverprofile=coverage.out ./...
+	go tool cover -html=coverage.out -o coverage.html
+	@go tool cover -func=coverage.out | tail -n 1
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME (30s) each
+	@FUZZTIME=$(FUZZTIME) scripts/fuzz
+
+.PHONY: clean
+clean: ## remove everything that was built, the tools too
+	rm -rf bin .tools coverage.out coverage.html
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ The steps of `make test`, each of which runs alone too
+
+.PHONY: format
+format: $(TOOLS_STAMP) ## is every Go file formatted?
+	$(STEP) $@ scripts/format-check
+
+.PHONY: tidy
+tidy: ## do go.mod and go.sum of every module say what the code imports?
+	$(STEP) $@ scripts/in-each "$(MODULES)" go mod tidy -diff
+
+.PHONY: vet vet-linux vet-darwin vet-windows
+vet: vet-linux vet-darwin vet-windows ## go vet for each operating system that the library compiles on
+vet-linux vet-darwin vet-windows: vet-%:
+	$(STEP) $@ env GOOS=$* scripts/in-each "$(LIBRARY)" go vet ./...
+
+.PHONY: lint
+lint: $(LINT_STAMP) ## golangci-lint, as .golangci.yml says
+	$(STEP) $@ scripts/in-each "$(LINTED)" golangci-lint run --config "$(CURDIR)/.golangci.yml" ./...
+
+.PHONY: deadcode
+deadcode: $(TOOLS_STAMP) ## is every function reached from a command or a test?
+	$(STEP) $@ scripts/in-each "$(LIBRARY)" "$(CURDIR)/scripts/deadcode-check"
+
+.PHONY: vulnerabilities
+vulnerabilities: $(TOOLS_STAMP) ## govulncheck; skipped with a reason when its database is out of reach
+	$(STEP) $@ scripts/in-each "$(LIBRARY)" "$(CURDIR)/scripts/vulnerability-check"
+
+# -shuffle also keeps go test from answering out of its cache.
+.PHONY: unit
+unit: ## tests, examples and fuzz seeds, in random order, under the race detector
+	$(STEP) $@ scripts/in-each "$(LIBRARY)" go test -race -shuffle=on -timeout=5m ./...
+
+# -count=1 because what these tests look at (a binary, other servers) is invisible to go test's cache.
+.PHONY: e2e
+e2e: ## the binary against real clients and servers
+	$(STEP) $@ scripts/in-each ./e2e go test -count=1 -timeout=5m ./...
+
+##@ What the steps need
+
+.PHONY: tools
+tools: $(TOOLS_STAMP) $(LINT_STAMP) ## build the pinned Go tools into .tools/bin
+
+.PHONY: debian-packages
+debian-packages: ## install the Debian packages whose commands the tests use, where that is possible
+	$(STEP) $@ scripts/install-debian-packages
+
+# golangci-lint downloads two hundred modules and names each of them.
+QUIETLY := 2>&1 | grep --line-buffered -v '^go: downloading'
+
+# A tool that was built by an older Go cannot read a newer one's packages, so the stamps carry Go's version too. The
+# stamps of other versions go, or coming back to one of them would find a stamp beside the wrong binary.
+$(TOOLS_STAMP): tools/go.mod tools/go.sum
+	$(STEP) $(@F) env GOBIN="$(CURDIR)/.tools/bin" scripts/in-each ./tools go install tool $(QUIETLY)
+	@rm -f .tools/tools-*
+	@touch $@
+
+$(LINT_STAMP):
+	$(STEP) $(@F) env GOBIN="$(CURDIR)/.tools/bin" go install $(GOLANGCI_LINT)@$(GOLANGCI_LINT_VERSION) $(QUIETLY)
+	@rm -f .tools/golangci-lint-*
+	@touch $@

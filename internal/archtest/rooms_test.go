@@ -1,0 +1,123 @@
+package archtest
+
+import "strings"
+
+// A room is a folder of this repository together with the folders below it, except those that are rooms of their own.
+type room struct {
+	dir  string // slash-separated, from the repository's root; "." is the root package
+	role *role
+}
+
+// rooms is every room there is. Some may not be built yet.
+var rooms = []room{
+	{".", &heart},
+
+	{"certs", &leaf},
+	{"httpserve", &neighbour},
+	{"leveetest", &bench},
+	{"route", &neighbour},
+	{"telemetry", &neighbour},
+
+	{"internal/admin", &neighbour},
+	{"internal/app", &hub},
+	{"internal/archtest", &leaf},
+	{"internal/config", &leaf},
+	{"internal/handlers", &neighbour},
+
+	{"cmd/levee", &door},
+	{"e2e", &visitor},
+	{"examples", &visitor},
+}
+
+// A role is a room's place in the house: which other rooms its code may import, and why no more than these.
+type role struct {
+	mayImport func(room) bool
+	why       string
+}
+
+// Tests may import what their room may, and leveetest. The root's external tests may import every public room, because
+// the README's programs are examples among them.
+var (
+	heart = role{
+		mayImport: func(room) bool { return false },
+		why: "every room stands on the root, so what the root imports can never import the root, " +
+			"and every user of the library links it",
+	}
+	leaf = role{
+		mayImport: func(room) bool { return false },
+		why:       "a leaf serves everybody because it knows nobody; let the caller pass in what it needs",
+	}
+	neighbour = role{
+		mayImport: func(to room) bool { return to.role == &heart },
+		why: "a room that knows only the root can be read, tested and replaced alone; " +
+			"take a plain type (*tls.Config, net.Listener, a dial function) and join the two in internal/app",
+	}
+	bench = role{
+		mayImport: func(to room) bool { return to.role == &heart },
+		why:       "every room's tests lean on leveetest, so whatever it imports cannot use it in its own tests",
+	}
+	hub = role{
+		mayImport: func(to room) bool { return to.role == &heart || to.role == &leaf || to.role == &neighbour },
+		why:       "internal/app joins the rooms; what stands outside of them is its caller, or for tests",
+	}
+	door = role{
+		mayImport: func(to room) bool { return to.role == &hub },
+		why:       "a command reads a command line and calls internal/app, where a test can call the same",
+	}
+	visitor = role{
+		mayImport: room.isPublic,
+		why:       "it does what a stranger could do, and a stranger can import public rooms only",
+	}
+)
+
+// isPublic reports whether programs outside of this repository may build on the room.
+func (r room) isPublic() bool {
+	return (r.role == &heart || r.role == &leaf || r.role == &neighbour) && !strings.HasPrefix(r.dir, "internal/")
+}
+
+// A dependency is something from outside the standard library that only some rooms may import, their tests included:
+// go.mod and a reviewer have to carry it either way.
+type dependency struct {
+	path  string // a module's path, or what several begin with
+	rooms []string
+	why   string
+}
+
+var heavyDependencies = []dependency{
+	{
+		path:  "github.com/prometheus",
+		rooms: []string{"telemetry", "internal/admin", "internal/app", "cmd/levee", "e2e"},
+		why:   "a room reports through *levee.Trace; telemetry makes metrics of it",
+	},
+	{
+		path:  "go.opentelemetry.io",
+		rooms: []string{"telemetry", "internal/app", "cmd/levee"},
+		why:   "a room reports through *levee.Trace; telemetry makes spans of it",
+	},
+	{
+		path:  "google.golang.org/grpc",
+		rooms: []string{"telemetry", "internal/app", "cmd/levee"},
+		why:   "only the exporter of spans needs it, and it brings a second HTTP/2 and protobuf along",
+	},
+	{
+		path:  "github.com/redis",
+		rooms: []string{"internal/app", "cmd/levee", "e2e"},
+		why:   "most servers run alone; sharing between machines is a package that its users ask for",
+	},
+	{
+		path:  "k8s.io",
+		rooms: []string{"internal/app", "cmd/levee"},
+		why:   "its client is larger than everything else together; discovery through it is a module of its own",
+	},
+	{
+		path:  "sigs.k8s.io",
+		rooms: []string{"internal/app", "cmd/levee"},
+		why:   "it comes with the Kubernetes client; discovery through it is a module of its own",
+	},
+}
+
+// rootMayLink is what the root package itself may import from outside the standard library, tests apart.
+var rootMayLink = []string{
+	"github.com/pires/go-proxyproto", // the PROXY header has to be read before a connection has a handler
+	"golang.org/x/sys",               // socket options and system calls that syscall has frozen without
+}
