@@ -1,0 +1,411 @@
+// Package config knows what a levee.yaml may say. It turns the text into typed values in which every default is
+// filled in, or into the list of everything that is wrong with it, one line a problem:
+//
+//	cfg, err := config.Load("levee.yaml")
+//	if err != nil {
+//		fmt.Fprintln(os.Stderr, err) // levee.yaml:12:7: listeners[0].tls.mode: unknown mode "trminate"; did you mean "terminate"?
+//		return 2
+//	}
+//	for _, l := range cfg.Listeners {
+//		serve(l)
+//	}
+//
+// The decoder, the JSON schema and the normal form all read one table: the keys methods in this file. A new setting is
+// a field, a line in its struct's table, and, when it depends on another setting, a rule in check.go.
+package config
+
+import (
+	_ "embed"
+	"log/slog"
+	"net/netip"
+	"time"
+)
+
+// Off is the value of a duration that the file turns off. Any negative duration means the same.
+const Off time.Duration = -1
+
+//go:embed default.yaml
+var defaultYAML []byte
+
+// DefaultYAML returns the configuration that levee serves when it is given none. It is also the commented reference
+// of every key. The caller may change the bytes.
+func DefaultYAML() []byte { return append([]byte(nil), defaultYAML...) }
+
+// Config is a whole file. Parse and Load return it complete: what the file leaves out has its documented default.
+type Config struct {
+	Version   int
+	Admin     Admin
+	Drain     Drain
+	Telemetry Telemetry
+	Listeners []Listener
+}
+
+func (c *Config) keys() []key {
+	return []key{
+		{
+			"version", required,
+			integer{p: &c.Version, min: 1, max: 1},
+			"The version of this file's format.",
+		},
+		{
+			"admin", optional,
+			object{of: &c.Admin},
+			"The address for operators: metrics, health, profiles and the admin API.",
+		},
+		{
+			"drain", optional,
+			object{of: &c.Drain},
+			"How levee leaves: on SIGTERM it stops accepting and lets connections finish.",
+		},
+		{
+			"telemetry", optional,
+			object{of: &c.Telemetry},
+			"What levee says about itself.",
+		},
+		{
+			"listeners", required,
+			list[Listener]{
+				p: &c.Listeners, of: "listeners, each with name, listen and routes",
+				item: func(l *Listener) value { return object{of: l, pos: &l.Pos} },
+			},
+			"Where levee accepts connections, and what becomes of them. At least one.",
+		},
+	}
+}
+
+// Admin is where operators reach levee.
+type Admin struct {
+	Listen Address // its Network is empty when admin is off
+}
+
+func (a *Admin) keys() []key {
+	return []key{
+		{
+			"listen", optional,
+			parsed[Address]{
+				p: &a.Listen, pos: &a.Listen.Pos, def: "127.0.0.1:9180",
+				parse: ParseAdminAddress, format: Address.String,
+				wants: "an address such as 127.0.0.1:9180, unix:/run/levee/admin.sock, or off", pattern: adminPattern,
+			},
+			"A host:port on loopback, unix: and an absolute path for a unix socket, or off.",
+		},
+	}
+}
+
+// Drain is how long the connections get to finish when levee leaves.
+type Drain struct {
+	Timeout time.Duration
+	PreStop time.Duration
+}
+
+func (d *Drain) keys() []key {
+	return []key{
+		{
+			"timeout", optional,
+			duration{p: &d.Timeout, def: 25 * time.Second, min: time.Millisecond, max: day},
+			"How long connections may take to finish before they are cut. Keep it under what your supervisor waits (Kubernetes: 30s).",
+		},
+		{
+			"pre_stop", optional,
+			duration{p: &d.PreStop, def: 0, min: 0, max: day},
+			"How long levee reports itself not ready, yet still accepts, before it drains: time for load balancers to look away.",
+		},
+	}
+}
+
+// Telemetry is what levee says about itself.
+type Telemetry struct {
+	Logs Logs
+}
+
+func (t *Telemetry) keys() []key {
+	return []key{
+		{"logs", optional, object{of: &t.Logs}, "Log lines, on standard error."},
+	}
+}
+
+// Logs is the shape and amount of log lines.
+type Logs struct {
+	Format LogFormat
+	Level  slog.Level
+}
+
+// LogFormat is the shape of a log line.
+type LogFormat string
+
+// The shapes of a log line.
+const (
+	LogAuto LogFormat = "auto" // LogText on a terminal, LogJSON otherwise
+	LogText LogFormat = "text"
+	LogJSON LogFormat = "json"
+)
+
+func (l *Logs) keys() []key {
+	return []key{
+		{
+			"format", optional,
+			choice[LogFormat]{p: &l.Format, def: LogAuto, options: words(LogAuto, LogText, LogJSON)},
+			"The shape of a log line. auto is text on a terminal and json otherwise.",
+		},
+		{
+			"level", optional,
+			choice[slog.Level]{p: &l.Level, def: slog.LevelInfo, options: []option[slog.Level]{
+				{"debug", slog.LevelDebug},
+				{"info", slog.LevelInfo},
+				{"warn", slog.LevelWarn},
+				{"error", slog.LevelError},
+			}},
+			"The least important level that is still logged.",
+		},
+	}
+}
+
+// Listener is a set of addresses whose connections are treated alike.
+type Listener struct {
+	Pos           Position
+	Name          string
+	Listen        []Address
+	Insecure      bool
+	ProxyProtocol ProxyProtocol
+	TLS           TLS
+	Limits        Limits
+	Timeouts      Timeouts
+	Routes        []Route
+}
+
+func (l *Listener) keys() []key {
+	return []key{
+		{
+			"name", required,
+			parsed[string]{
+				p: &l.Name, parse: parseName, format: verbatim,
+				wants: "a name such as public", pattern: namePattern,
+			},
+			"What metrics, logs and the admin API call this listener: up to 63 of a-z, 0-9, _ and -, unique.",
+		},
+		{
+			"listen", required,
+			list[Address]{p: &l.Listen, of: "addresses such as 127.0.0.1:8080", item: listenAddress},
+			`The addresses, each host:port. ":5432" is port 5432 of every address of the machine; port 0 is a free one.`,
+		},
+		{
+			"insecure", optional,
+			boolean{&l.Insecure},
+			"Says that plaintext (tls.mode off or optional) beyond loopback is meant. Without it, that is an error.",
+		},
+		{
+			"proxy_protocol", optional,
+			object{of: &l.ProxyProtocol},
+			"Which peers announce the client's address in a PROXY protocol header, version 1 or 2.",
+		},
+		{
+			"tls", optional,
+			object{of: &l.TLS, pos: &l.TLS.Pos, unset: func() { l.TLS = TLS{Mode: TLSOff} }},
+			"Encryption. Without this key the listener speaks plaintext.",
+		},
+		{
+			"limits", optional,
+			object{of: &l.Limits},
+			"How much this listener takes on.",
+		},
+		{
+			"timeouts", optional,
+			object{of: &l.Timeouts},
+			"How long a connection may take over each step. Each may be off.",
+		},
+		{
+			"routes", required,
+			list[Route]{
+				p: &l.Routes, of: "routes such as {handler: echo}",
+				item: func(r *Route) value { return object{of: r, pos: &r.Pos} },
+			},
+			"Who serves a connection: the first route that matches. The last one, and only that, has no match.",
+		},
+	}
+}
+
+// ProxyProtocol is who must introduce its clients with a PROXY protocol header.
+type ProxyProtocol struct {
+	// From is empty when nobody does. A header is required from these sources and refused from all others.
+	From []netip.Prefix
+}
+
+func (p *ProxyProtocol) keys() []key {
+	return []key{
+		{
+			"from", required,
+			list[netip.Prefix]{p: &p.From, of: "prefixes such as 10.0.0.0/8", item: sourcePrefix},
+			"Prefixes or single addresses. The header is required from these sources and refused from all others.",
+		},
+	}
+}
+
+// TLS is whether and with what a listener encrypts.
+type TLS struct {
+	Pos          Position // zero when the file has no tls key
+	Mode         TLSMode
+	Certificates []Certificate
+	Development  bool
+}
+
+// TLSMode is what a listener does with a TLS handshake.
+type TLSMode string
+
+// What a listener does with a TLS handshake.
+const (
+	TLSOff       TLSMode = "off"       // its bytes are the handler's
+	TLSTerminate TLSMode = "terminate" // it is required, and ends here
+	TLSOptional  TLSMode = "optional"  // it ends here if the first byte is one, else the connection is plaintext
+)
+
+func (t *TLS) keys() []key {
+	return []key{
+		{
+			"mode", optional,
+			choice[TLSMode]{p: &t.Mode, def: TLSTerminate, options: words(TLSOff, TLSTerminate, TLSOptional)},
+			"off is plaintext; terminate requires TLS; optional is TLS when the first byte is a TLS handshake, plaintext otherwise.",
+		},
+		{
+			"certificates", optional,
+			list[Certificate]{
+				p: &t.Certificates, of: "certificates such as {cert: a.pem, key: a-key.pem}",
+				item: func(c *Certificate) value { return object{of: c, pos: &c.Pos} },
+			},
+			"Certificates with their keys, chosen by the name that the client asks for.",
+		},
+		{
+			"development", optional,
+			boolean{&t.Development},
+			"Use a certificate from this machine's own development CA, which is made at first use. Excludes certificates.",
+		},
+	}
+}
+
+// Certificate is a pair of PEM files. Both paths are absolute; the file may give them relative to its own folder.
+type Certificate struct {
+	Pos  Position
+	Cert string
+	Key  string
+}
+
+func (c *Certificate) keys() []key {
+	return []key{
+		{"cert", required, filePath(&c.Cert), "The certificate and its chain: a PEM file, relative to this file's folder."},
+		{"key", required, filePath(&c.Key), "The private key: a PEM file, relative to this file's folder."},
+	}
+}
+
+// Limits is how much a listener takes on.
+type Limits struct {
+	MaxConnections int // 0 is derived from the open-files limit
+}
+
+func (l *Limits) keys() []key {
+	return []key{
+		{
+			"max_connections", optional,
+			integer{p: &l.MaxConnections, min: 0, max: 10_000_000},
+			"How many connections may be open at once. 0 is as many as the open-files limit allows.",
+		},
+	}
+}
+
+// Timeouts is how long a connection may take over each step; negative is without limit.
+type Timeouts struct {
+	Arrival     time.Duration
+	ProxyHeader time.Duration
+	Sniff       time.Duration
+	Idle        time.Duration
+	HalfClosed  time.Duration
+	WriteStall  time.Duration
+	Lifetime    time.Duration
+}
+
+func (t *Timeouts) keys() []key {
+	return []key{
+		{
+			"arrival", optional, timeout(&t.Arrival, 10*time.Second, day),
+			"How long a connection may take from accept to the choice of a route: header, handshake and first bytes together. No byte resets it.",
+		},
+		{
+			"proxy_header", optional, timeout(&t.ProxyHeader, 5*time.Second, day),
+			"How long the PROXY protocol header may take, within arrival.",
+		},
+		{
+			"sniff", optional, timeout(&t.Sniff, 5*time.Second, day),
+			"How long the first bytes, which tell the protocol, may take, within arrival.",
+		},
+		{
+			"idle", optional, timeout(&t.Idle, 5*time.Minute, month),
+			"How long a connection may go without a byte in either direction.",
+		},
+		{
+			"half_closed", optional, timeout(&t.HalfClosed, 60*time.Second, day),
+			"How long a connection may go without a byte after one side has finished sending.",
+		},
+		{
+			"write_stall", optional, timeout(&t.WriteStall, 30*time.Second, day),
+			"How long bytes may wait to be sent without progress, because the reader does not read.",
+		},
+		{
+			"lifetime", optional, timeout(&t.Lifetime, Off, month),
+			"How long a connection may last, however busy it is.",
+		},
+	}
+}
+
+// Route is who serves the connections that match.
+type Route struct {
+	Pos     Position
+	Match   Match
+	Handler Handler
+}
+
+// Handler is a handler that comes with levee.
+type Handler string
+
+// The handlers that come with levee.
+const (
+	HandlerEcho    Handler = "echo"
+	HandlerDiscard Handler = "discard"
+	HandlerHello   Handler = "hello"
+)
+
+func (r *Route) keys() []key {
+	return []key{
+		{
+			"match", optional,
+			object{of: &r.Match, filled: true},
+			"What a connection must look like. A route without it takes every connection.",
+		},
+		{
+			"handler", required,
+			choice[Handler]{p: &r.Handler, options: words(HandlerEcho, HandlerDiscard, HandlerHello)},
+			"echo sends back what it reads, discard throws it away, hello answers HTTP requests with a greeting.",
+		},
+	}
+}
+
+// Match is what a connection must look like; the zero Match takes every connection.
+type Match struct {
+	Protocol Protocol
+}
+
+// Protocol is what the first bytes of a connection say it speaks.
+type Protocol string
+
+// The protocols that are told apart by their first bytes.
+const (
+	ProtocolHTTP Protocol = "http"
+	ProtocolTLS  Protocol = "tls"
+)
+
+func (m *Match) keys() []key {
+	return []key{
+		{
+			"protocol", optional,
+			choice[Protocol]{p: &m.Protocol, options: words(ProtocolHTTP, ProtocolTLS)},
+			"What the first bytes speak: http is an HTTP/1 request, tls a TLS handshake.",
+		},
+	}
+}
