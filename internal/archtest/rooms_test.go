@@ -13,6 +13,7 @@ var rooms = []room{
 	{".", &heart},
 
 	{"certs", &leaf},
+	{"frame", &neighbour},
 	{"httpserve", &neighbour},
 	{"leveetest", &bench},
 	{"route", &neighbour},
@@ -23,7 +24,10 @@ var rooms = []room{
 	{"internal/archtest", &leaf},
 	{"internal/config", &leaf},
 	{"internal/handlers", &neighbour},
+	{"internal/load", &leaf},
+	{"internal/reactor", &leaf},
 
+	{"bench", &scale},
 	{"cmd/levee", &door},
 	{"e2e", &visitor},
 	{"examples", &visitor},
@@ -63,6 +67,10 @@ var (
 	door = role{
 		mayImport: func(to room) bool { return to.role == &hub },
 		why:       "a command reads a command line and calls internal/app, where a test can call the same",
+	}
+	scale = role{
+		mayImport: func(to room) bool { return to.isPublic() || to.dir == "internal/load" },
+		why:       "what is measured is what a stranger could use; only the load comes from within",
 	}
 	visitor = role{
 		mayImport: room.isPublic,

@@ -1,0 +1,257 @@
+package levee
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"runtime"
+	"time"
+)
+
+const (
+	firstPause = 5 * time.Millisecond // after a failed accept, doubling: net/http's figures
+	lastPause  = time.Second
+
+	sweepPause = 5 * time.Millisecond // how long the accept queue must stay empty to count as served
+	sweepLimit = time.Second          // for those who come while a server drains
+)
+
+// acceptorsPerListener: accepting itself is serialised by the door, what follows
+// (making the connection ready, starting its goroutine) is not. One acceptor
+// keeps up with a few cores; more help from there on.
+func acceptorsPerListener() int { return min(4, 1+runtime.GOMAXPROCS(0)/8) }
+
+// A door is a listener with its acceptors.
+type door struct {
+	server    *Server
+	listener  net.Listener
+	ctx       context.Context // parent of every connection's
+	failed    chan<- error    // has room for one
+	acceptors int             // guarded by server.mu
+
+	turn  chan struct{} // held by the acceptor that is in next; a mutex would stop synctest's time
+	pause time.Duration // after the last failure, 0 after a success; the turn's
+}
+
+// accept lets connections in until the server stops or the listener is closed.
+func (d *door) accept() {
+	defer d.leave()
+	for {
+		raw := d.next()
+		if raw == nil {
+			return
+		}
+		d.server.welcome(d.ctx, raw)
+	}
+}
+
+// next waits for the next connection and a slot for it. It returns nil when the
+// server stops or the listener is closed. Nothing else ends it: a full table of
+// open files, a lack of memory and the like pass.
+func (d *door) next() net.Conn {
+	d.turn <- struct{}{}
+	defer func() { <-d.turn }()
+	s := d.server
+	for s.awaitRoom() {
+		raw, err := d.listener.Accept()
+		if err == nil {
+			d.pause = 0
+			return d.admit(raw)
+		}
+		select {
+		case <-s.stopping:
+			return nil
+		default:
+		}
+		if errors.Is(err, net.ErrClosed) {
+			d.fail(err)
+			return nil
+		}
+		d.pause = min(max(2*d.pause, firstPause), lastPause)
+		if !s.acceptFailed(d.listener, err, d.pause, s.stopping) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// admit waits for a slot: another door may have taken the one that there was. So
+// at the cap each door but one may have a connection in hand that is not served
+// yet.
+func (d *door) admit(raw net.Conn) net.Conn {
+	if d.server.takeSlot() {
+		return raw
+	}
+	_ = raw.Close()
+	return nil
+}
+
+// fail has Serve return. The first failure of all its listeners is enough.
+func (d *door) fail(err error) {
+	select {
+	case d.failed <- fmt.Errorf("accept on %s: %w", d.listener.Addr(), err):
+	default:
+	}
+}
+
+// leave is an acceptor's end. The last one at the door serves who still waits
+// there and closes it; the last of all may be what the server's end waited for.
+func (d *door) leave() {
+	s := d.server
+	s.mu.Lock()
+	d.acceptors--
+	last := d.acceptors == 0
+	s.mu.Unlock()
+	if last {
+		d.sweep()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.acceptors--
+	if last {
+		delete(s.doors, d)
+		_ = d.listener.Close()
+	}
+	s.closeIfGoneLocked()
+}
+
+// sweep serves what still waits in the accept queue: those clients have
+// connected already, and closing the listener would reset them. For those who
+// are in the queue now it waits, at the cap, until others have left; with those
+// who come later it has less patience, or a flood of them would keep a draining
+// server open.
+func (d *door) sweep() {
+	s := d.server
+	l, ok := d.listener.(interface{ SetDeadline(time.Time) error })
+	if !ok {
+		return
+	}
+	parked, _ := queueOf(d.listener)
+	for giveUp := time.Now().Add(sweepLimit); parked > 0 || time.Now().Before(giveUp); parked-- {
+		if parked > 0 && !s.takeSlot() || parked <= 0 && !s.takeFreeSlot() {
+			return
+		}
+		_ = l.SetDeadline(time.Now().Add(sweepPause)) // a closed listener says so at Accept
+		raw, err := d.listener.Accept()
+		if err == nil {
+			s.welcome(d.ctx, raw)
+			continue
+		}
+		s.freeSlot()
+		switch waiting, _ := queueOf(d.listener); {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			if !s.acceptFailed(d.listener, err, sweepPause, s.gone) {
+				return
+			}
+		case waiting == 0:
+			return
+		}
+	}
+}
+
+// queueOf returns how many connections wait in a listener's accept queue, and how
+// many may, as far as it can be told: the kernel's in TCP on Linux, and one in
+// memory that counts them itself, as leveetest's does.
+func queueOf(l net.Listener) (length, limit int) {
+	if own, ok := l.(interface{ Queued() int }); ok {
+		return own.Queued(), 0
+	}
+	return kernelQueue(l)
+}
+
+// welcome counts a connection in and gives it its goroutine.
+func (s *Server) welcome(ctx context.Context, raw net.Conn) {
+	c := newConn(ctx, s, raw)
+	s.mu.Lock()
+	if s.state == closed {
+		s.mu.Unlock()
+		_ = raw.Close()
+		s.freeSlot()
+		return
+	}
+	s.conns[c.id] = c
+	drain := s.state == draining
+	s.mu.Unlock()
+	if drain {
+		c.askToLeave(Drained, nil)
+	}
+	go c.live() // ends when the handler returns; Kill cuts what it may wait for
+}
+
+// awaitRoom waits until the cap allows one more connection. It returns false
+// when the server stops. It takes no slot: an acceptor whose listener is quiet
+// would keep it from the others.
+func (s *Server) awaitRoom() bool {
+	select {
+	case <-s.stopping:
+		return false
+	default:
+	}
+	if s.slots == nil {
+		return true
+	}
+	select {
+	case <-s.stopping:
+		return false
+	case s.slots <- struct{}{}:
+		s.freeSlot()
+		return true
+	}
+}
+
+// takeSlot waits for a slot, also while the server drains. It returns false if
+// the end comes first.
+func (s *Server) takeSlot() bool {
+	if s.takeFreeSlot() {
+		return true
+	}
+	select {
+	case s.slots <- struct{}{}:
+		return true
+	case <-s.gone:
+		return false
+	}
+}
+
+// takeFreeSlot is takeSlot without the wait.
+func (s *Server) takeFreeSlot() bool {
+	if s.slots == nil {
+		return true
+	}
+	select {
+	case s.slots <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *Server) freeSlot() {
+	if s.slots != nil {
+		<-s.slots
+	}
+}
+
+// acceptFailed tells of a failed accept and pauses. It returns false if stop was
+// closed meanwhile.
+func (s *Server) acceptFailed(l net.Listener, err error, pause time.Duration, stop <-chan struct{}) bool {
+	s.mu.Lock()
+	s.left.acceptErrors++
+	s.mu.Unlock()
+	s.acceptLog.complain(s.Logger, "accept failed", "listener", l.Addr().String(), "err", err, "retry_in", pause)
+	if hook := s.trace().AcceptFailed; hook != nil {
+		s.guard(nil, func() { hook(l, err, pause) })
+	}
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-stop:
+		return false
+	case <-timer.C:
+		return true
+	}
+}

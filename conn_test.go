@@ -1,0 +1,78 @@
+package levee_test
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"testing"
+
+	"golang.org/x/net/nettest"
+
+	"github.com/levee-net/levee"
+	"github.com/levee-net/levee/leveetest"
+)
+
+// pipe makes nettest's pairs: the first end is a *levee.Conn.
+func pipe(srv *levee.Server, l net.Listener, dial func() (net.Conn, error)) nettest.MakePipe {
+	return func() (c1, c2 net.Conn, stop func(), err error) {
+		handed := levee.NewListener(l.Addr())
+		s := &levee.Server{Handler: handed, TLSConfig: srv.TLSConfig}
+		served := make(chan error, 1)
+		go func() { served <- s.Serve(context.Background(), l) }()
+		dialled := make(chan error, 1)
+		go func() {
+			var err error
+			c2, err = dial()
+			if t, ok := c2.(*tls.Conn); ok && err == nil {
+				err = t.Handshake()
+			}
+			dialled <- err
+		}()
+		c1, err = handed.Accept()
+		if err == nil {
+			err = <-dialled
+		}
+		stop = func() {
+			_ = c1.Close()
+			_ = c2.Close()
+			_ = s.Close()
+			<-served
+		}
+		return c1, c2, stop, err
+	}
+}
+
+func TestConnBehavesAsNetConnOverTCP(t *testing.T) {
+	nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
+		l, err := levee.Listen(t.Context(), "127.0.0.1:0")
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		return pipe(&levee.Server{}, l, func() (net.Conn, error) { return net.Dial("tcp", l.Addr().String()) })()
+	})
+}
+
+func TestConnBehavesAsNetConnOverTLS(t *testing.T) {
+	ca := leveetest.NewCA(t)
+	nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
+		l, err := levee.Listen(t.Context(), "127.0.0.1:0")
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		srv := &levee.Server{TLSConfig: ca.ServerConfig("localhost")}
+		return pipe(srv, l, func() (net.Conn, error) {
+			c, err := net.Dial("tcp", l.Addr().String())
+			if err != nil {
+				return nil, err
+			}
+			return tls.Client(c, ca.ClientConfig("localhost")), nil
+		})()
+	})
+}
+
+func TestConnBehavesAsNetConnInMemory(t *testing.T) {
+	nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
+		l := leveetest.Listen()
+		return pipe(&levee.Server{}, l, func() (net.Conn, error) { return l.Dial(t.Context()) })()
+	})
+}

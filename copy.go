@@ -1,0 +1,148 @@
+package levee
+
+import (
+	"errors"
+	"io"
+)
+
+// WriteTo copies what the peer sends to w, until its end of stream. It is what
+// io.Copy calls.
+//
+// It holds no memory while the peer is silent. In plaintext on Linux, bulk goes
+// from socket to socket inside the kernel (splice(2)); small messages do not,
+// because for them two pipe operations cost more than a copy.
+func (c *Conn) WriteTo(w io.Writer) (total int64, err error) {
+	for {
+		if err := c.awaitBytes(); err == io.EOF {
+			return total, nil
+		} else if err != nil {
+			return total, err
+		}
+		n, full, err := c.copyOnce(w)
+		total += n
+		if err == nil && full {
+			n, err = burst(w, c)
+			total += n
+		}
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+// awaitBytes waits for bytes as Next does, but not for leave.
+func (c *Conn) awaitBytes() error {
+	if c.tls == nil {
+		return c.wire.awaitBytes()
+	}
+	return c.nextTLS(c.wire.awaitBytes)
+}
+
+// copyOnce writes what is there to w, and reports whether it was a full buffer.
+func (c *Conn) copyOnce(w io.Writer) (total int64, full bool, err error) {
+	buffer := copyBuffers.Get().(*[copySize]byte)
+	defer copyBuffers.Put(buffer)
+	n, err := c.Read(buffer[:])
+	if err != nil {
+		return 0, false, skipEOF(err)
+	}
+	var broken error    // behind the bytes that were read
+	if n == blockSize { // the block was full, so more is likely
+		var m int
+		m, broken = c.readMore(buffer[n:])
+		n += m
+	}
+	m, err := w.Write(buffer[:n])
+	switch {
+	case err != nil:
+	case m < n:
+		err = io.ErrShortWrite
+	default:
+		err = broken
+	}
+	return int64(m), n == copySize, err
+}
+
+// readMore reads what has arrived already: with TLS the rest of the record. An
+// end of stream shows again at the next read.
+func (c *Conn) readMore(p []byte) (n int, err error) {
+	if c.tls != nil {
+		n, err = c.readRecord(p)
+		err = c.afterTLS(err)
+	} else {
+		n, err = c.wire.readNow(p)
+		err = c.wire.ended(err)
+	}
+	if err == io.EOF || errors.Is(err, errWouldBlock) {
+		err = nil
+	}
+	return n, err
+}
+
+func skipEOF(err error) error {
+	if err == io.EOF {
+		return nil
+	}
+	return err
+}
+
+// ReadFrom copies r to the peer, until r's end. It is what io.Copy calls. From
+// another Conn, a TCP or Unix socket or a file, bulk stays inside the kernel as
+// with [Conn.WriteTo].
+func (c *Conn) ReadFrom(r io.Reader) (total int64, err error) {
+	if source, ok := r.(*Conn); ok {
+		return source.WriteTo(c)
+	}
+	if n, err, ok := c.sendFile(r); ok {
+		return n, err
+	}
+	buffer := copyBuffers.Get().(*[copySize]byte)
+	defer copyBuffers.Put(buffer)
+	for {
+		n, err := r.Read(buffer[:])
+		if n > 0 {
+			m, err := c.Write(buffer[:n])
+			total += int64(m)
+			if err != nil {
+				return total, err
+			}
+		}
+		if err == nil && n == copySize {
+			var m int64
+			m, err = burst(c, r)
+			total += m
+		}
+		if err != nil {
+			return total, skipEOF(err)
+		}
+	}
+}
+
+// burst moves what waits in the source's receive queue to the sink without
+// copying it, where both are sockets of a kind that the kernel can join. It
+// moves nothing where they are not.
+func burst(to io.Writer, from io.Reader) (int64, error) {
+	source, ok := from.(*Conn)
+	if !ok {
+		return splice(to, from)
+	}
+	if source.tls != nil {
+		return 0, nil
+	}
+	source.wire.lendToKernel(true)
+	defer source.wire.lendToKernel(false)
+	n, err := splice(to, source.wire.raw)
+	source.wire.read.Add(n)
+	return n, err
+}
+
+// lendToKernel leaves only the handler's own read deadline in force: what the
+// kernel is asked for is there, and a sink that takes its time is no silence of
+// the peer's.
+func (w *wire) lendToKernel(lent bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.kernelReads = lent
+	_ = w.armReadLocked()
+	w.readArmed.Store(lent) // the next read arms its own
+}

@@ -1,0 +1,209 @@
+package levee
+
+import (
+	"io"
+	"io/fs"
+	"math"
+	"net"
+	"reflect"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// spliceLeast is the least that is worth two pipe operations.
+const spliceLeast = 16 << 10
+
+// splice moves what the source has already received. It asks for that much and no
+// more, so net's splice never waits for the source with a pipe in its hands: an
+// idle pair of connections keeps no pipe, and no deadline of the source's can
+// strike while bytes are in one.
+func splice(to io.Writer, from io.Reader) (total int64, err error) {
+	var sink func(*io.LimitedReader) (int64, error, bool)
+	switch to := to.(type) {
+	case *Conn:
+		if to.tls != nil {
+			return 0, nil
+		}
+		sink = to.wire.kernelCopy
+	case *net.TCPConn:
+		sink = func(r *io.LimitedReader) (int64, error, bool) {
+			n, err := to.ReadFrom(r)
+			return n, err, true
+		}
+	default:
+		return 0, nil
+	}
+	for {
+		ready := unread(from)
+		if ready < spliceLeast {
+			return total, nil
+		}
+		n, err, ok := sink(&io.LimitedReader{R: from, N: int64(ready)})
+		total += n
+		if !ok || err != nil || n == 0 {
+			return total, err
+		}
+	}
+}
+
+// unread returns how many received bytes wait in one of net's sockets, 0 if it is
+// none. io.Copy shows a *net.TCPConn as a type of net's that hides its WriteTo.
+func unread(source io.Reader) (n int) {
+	s, ok := source.(syscall.Conn)
+	if !ok {
+		return 0
+	}
+	kind := reflect.TypeOf(source)
+	if kind.Kind() == reflect.Pointer {
+		kind = kind.Elem()
+	}
+	if kind.PkgPath() != "net" {
+		return 0 // what embeds a socket may have a Read of its own
+	}
+	sock, err := s.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = sock.Control(func(fd uintptr) {
+		n, err = unix.IoctlGetInt(int(fd), unix.TIOCINQ)
+	})
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// sendFile copies a file by sendfile(2). Like net it takes whatever has the methods
+// of an *os.File, as io.Copy shows that as a type that hides its WriteTo.
+func (c *Conn) sendFile(r io.Reader) (int64, error, bool) { //nolint:revive,staticcheck // the error is data here, ok the verdict
+	f, ok := r.(interface {
+		fs.File
+		io.Seeker
+		syscall.Conn
+	})
+	if !ok || c.tls != nil {
+		return 0, nil, false
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return 0, nil, false
+	}
+	return c.wire.kernelCopy(&io.LimitedReader{R: f, N: math.MaxInt64})
+}
+
+// kernelCopy has net copy inside the kernel, to a TCP socket. A write deadline
+// that struck meanwhile would lose what sits in the pipe, and cannot be told
+// progress anyhow: so only the handler's own is in force, and a guard that asks
+// the kernel for progress stands in for the stall deadline.
+func (w *wire) kernelCopy(from *io.LimitedReader) (int64, error, bool) { //nolint:revive,staticcheck // the error is data here, ok the verdict
+	sink, ok := w.raw.(*net.TCPConn)
+	if !ok {
+		return 0, nil, false
+	}
+	w.conn.turn <- struct{}{}
+	defer func() { <-w.conn.turn }()
+	w.writes.Add(1)
+	defer w.writes.Add(-1)
+	guard := w.guardAgainstStall(sink)
+	n, err := sink.ReadFrom(from)
+	guard.stop()
+	w.written.Add(n)
+	w.wroteAt.Store(int64(w.clock()))
+	return n, w.ended(err), true
+}
+
+// A stallGuard ends a connection whose peer has taken nothing for
+// WriteStallTimeout though bytes were waiting, by the kernel's own account.
+type stallGuard struct {
+	wire     *wire
+	sock     *net.TCPConn
+	interval time.Duration
+	stopped  atomic.Bool
+
+	mu    sync.Mutex
+	timer *time.Timer
+	acked uint64
+	since time.Time
+}
+
+func (w *wire) guardAgainstStall(sock *net.TCPConn) *stallGuard {
+	w.mu.Lock()
+	w.kernelWrites = true
+	_ = w.raw.SetWriteDeadline(w.userWrite)
+	w.mu.Unlock()
+	g := &stallGuard{wire: w, sock: sock, since: time.Now()}
+	if limit := w.conn.server.limits.writeStall; limit > 0 {
+		g.interval = limit / stallLooks
+		g.mu.Lock()
+		g.timer = time.AfterFunc(g.interval, g.look) // ended by stop
+		g.mu.Unlock()
+	}
+	return g
+}
+
+func (g *stallGuard) look() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.stopped.Load() {
+		return
+	}
+	now := time.Now()
+	pending, acked := sendQueue(g.sock)
+	if !pending || acked != g.acked {
+		g.acked, g.since = acked, now
+	}
+	if now.Sub(g.since) >= g.wire.conn.server.limits.writeStall {
+		_ = g.wire.conn.cut(WriteStalled, nil)
+		return
+	}
+	g.timer.Reset(g.interval)
+}
+
+func (g *stallGuard) stop() {
+	g.stopped.Store(true)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.timer != nil {
+		g.timer.Stop()
+	}
+	g.wire.mu.Lock()
+	defer g.wire.mu.Unlock()
+	g.wire.kernelWrites = false
+	g.wire.writeArmed.Store(false) // the next write arms its deadline again
+}
+
+// sendQueue reports whether bytes wait for the peer, and how many it has taken
+// since the connection's start.
+func sendQueue(sock *net.TCPConn) (pending bool, acked uint64) {
+	if info := tcpInfo(sock); info != nil {
+		return info.Unacked > 0 || info.Notsent_bytes > 0, info.Bytes_acked
+	}
+	return false, 0
+}
+
+// unsent reports whether a TCP socket has bytes to send that the peer's window has
+// not yet let go.
+func unsent(raw net.Conn) bool {
+	if sock, ok := raw.(*net.TCPConn); ok {
+		info := tcpInfo(sock)
+		return info != nil && info.Notsent_bytes > 0
+	}
+	return false
+}
+
+func tcpInfo(sock *net.TCPConn) (info *unix.TCPInfo) {
+	raw, err := sock.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	_ = raw.Control(func(fd uintptr) {
+		info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+	})
+	if err != nil {
+		return nil
+	}
+	return info
+}

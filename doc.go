@@ -1,0 +1,68 @@
+// Package levee is to TCP what net/http's Server is to HTTP: a developer with a
+// protocol of their own writes a Handler, and everything that a server in
+// production needs around it is there and on.
+//
+//	package main
+//
+//	import (
+//		"bufio"
+//		"context"
+//		"log"
+//		"os"
+//		"os/signal"
+//		"strings"
+//
+//		"github.com/levee-net/levee"
+//	)
+//
+//	func main() {
+//		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+//		srv := &levee.Server{Handler: levee.HandlerFunc(shout)}
+//		err := srv.ListenAndServe(ctx, "127.0.0.1:7000")
+//		stop()
+//		if err != nil {
+//			log.Fatal(err)
+//		}
+//	}
+//
+//	func shout(_ context.Context, c *levee.Conn) error {
+//		lines := bufio.NewReader(c)
+//		for lines.Buffered() > 0 || c.Next() {
+//			line, err := lines.ReadString('\n')
+//			if err != nil {
+//				return err
+//			}
+//			if _, err := c.Write([]byte(strings.ToUpper(line))); err != nil {
+//				return err
+//			}
+//		}
+//		return nil
+//	}
+//
+// # A connection's life
+//
+// A connection arrives, is served and leaves, in one goroutine:
+//
+//	accept → PROXY header → TLS → route → Handler.ServeTCP → close
+//
+// Its arrival, up to the choice of its handler, stands under one absolute
+// deadline. While it is served, deadlines for idleness, for writes that make no
+// progress and, if set, for its age are in force beneath the handler's own. A
+// panic ends it and no other. However it ends, it ends with one [CloseReason],
+// whose word is the same everywhere it shows.
+//
+// # Leaving
+//
+// There are two ways to be told to leave. The soft one is for deploys:
+// [Server.Shutdown], the end of the context of [Server.ListenAndServe], or
+// [Conn.Drain] for one connection. A handler notices it in [Conn.Next], which it
+// calls between two requests, or in [Conn.Draining]. The hard one closes the
+// socket and ends the handler's context: [Conn.Kill], [Server.Close], or the
+// drain deadline.
+//
+// # What it costs
+//
+// Deadlines, limits and counts are designed to cost next to nothing while bytes
+// flow: a round trip pays for two readings of the clock and two additions. A
+// connection that waits in [Conn.Next] holds no buffer.
+package levee

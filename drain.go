@@ -1,0 +1,118 @@
+package levee
+
+import (
+	"context"
+	"net"
+	"time"
+)
+
+// lastWords is how long connections that were cut get to return from their
+// handlers, so that their end is still told, before Shutdown returns regardless.
+const lastWords = 100 * time.Millisecond
+
+// Shutdown stops accepting, serves the connections that already wait in the
+// accept queue, and asks every connection to leave: those that wait in
+// [Conn.Next] do at once, the others when they are done. It returns nil as soon
+// as the last has left. When ctx ends before that, the rest are cut and it
+// returns a [*DrainError] with their number.
+//
+// It may be called more than once, and from several goroutines: each call waits,
+// the first deadline to pass cuts.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.init()
+	s.stopAccepting(draining)
+	for _, c := range s.Conns() {
+		c.askToLeave(Drained, nil)
+	}
+	select {
+	case <-s.gone:
+		return s.verdict()
+	case <-ctx.Done():
+		return s.cutAll(DrainTimeout)
+	}
+}
+
+// Close ends every connection now, with reason server_closed, and closes the
+// listeners. It returns a [*DrainError] if there was a connection to cut.
+func (s *Server) Close() error {
+	s.init()
+	return s.cutAll(ServerClosed)
+}
+
+func (s *Server) cutAll(reason CloseReason) error {
+	s.stopAccepting(closed)
+	for _, c := range s.Conns() {
+		_ = c.cut(reason, nil)
+	}
+	timer := time.NewTimer(lastWords)
+	defer timer.Stop()
+	select {
+	case <-s.gone:
+	case <-timer.C:
+		s.abandon()
+	}
+	return s.verdict()
+}
+
+// verdict says how the connections left: nil if Shutdown and Close had none to cut.
+func (s *Server) verdict() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	cut := int(s.left.closed[DrainTimeout] + s.left.closed[ServerClosed])
+	for _, c := range s.conns { // their handlers have not returned even so
+		if reason := c.Reason(); reason == DrainTimeout || reason == ServerClosed {
+			cut++
+		}
+	}
+	if cut > 0 {
+		return &DrainError{Cut: cut}
+	}
+	return nil
+}
+
+// stopAccepting moves the server on to the given state. The acceptors notice
+// and sweep their queue when it is draining, or leave when it is closed.
+func (s *Server) stopAccepting(next state) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state >= next {
+		return
+	}
+	if s.state == serving {
+		close(s.stopping)
+	}
+	s.state = next
+	for d := range s.doors {
+		wake, ok := d.listener.(interface{ SetDeadline(time.Time) error })
+		if next == closed || !ok || wake.SetDeadline(longAgo) != nil {
+			_ = d.listener.Close()
+		}
+	}
+	s.closeIfGoneLocked()
+}
+
+// closeIfGoneLocked lets the last to leave close the door behind them.
+func (s *Server) closeIfGoneLocked() {
+	if s.state == serving || s.acceptors > 0 || len(s.conns) > 0 || s.leaving > 0 {
+		return
+	}
+	s.closeGoneLocked()
+}
+
+// abandon stops waiting for handlers that do not return though their connection
+// is gone.
+func (s *Server) abandon() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closeGoneLocked()
+}
+
+func (s *Server) closeGoneLocked() {
+	select {
+	case <-s.gone:
+	default:
+		close(s.gone)
+	}
+}
+
+var _ net.Conn = (*Conn)(nil)

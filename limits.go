@@ -1,0 +1,67 @@
+package levee
+
+import "time"
+
+// limits are a Server's fields with the defaults filled in; negative is off.
+type limits struct {
+	arrival, proxyHeader, sniff  time.Duration
+	idle, halfClosed, writeStall time.Duration
+	lifetime, drain              time.Duration
+	conns                        int
+}
+
+func (s *Server) effectiveLimits() limits {
+	return limits{
+		arrival:     patience(s.ArrivalTimeout, 10*time.Second),
+		proxyHeader: patience(s.ProxyHeaderTimeout, 5*time.Second),
+		sniff:       patience(s.SniffTimeout, 5*time.Second),
+		idle:        patience(s.IdleTimeout, 5*time.Minute),
+		halfClosed:  patience(s.HalfClosedTimeout, time.Minute),
+		writeStall:  patience(s.WriteStallTimeout, 30*time.Second),
+		lifetime:    patience(s.MaxLifetime, -1),
+		drain:       patience(s.DrainTimeout, 25*time.Second),
+		conns:       or(s.MaxConns, DefaultMaxConns()),
+	}
+}
+
+// tooLong is more than anybody waits, and little enough to be added to any time
+// without an overflow.
+const tooLong = 100 * 365 * 24 * time.Hour
+
+// patience returns what a duration among the fields means.
+func patience(v, byDefault time.Duration) time.Duration {
+	if v > tooLong {
+		return -1
+	}
+	return or(v, byDefault)
+}
+
+// or returns v, or the default if v is zero.
+func or[T comparable](v, byDefault T) T {
+	var zero T
+	if v == zero {
+		return byDefault
+	}
+	return v
+}
+
+// DefaultMaxConns returns what a [Server.MaxConns] of zero means: the process's
+// limit of open files less 128, half of it if it is below 256, or -1 if there is
+// none. A process with several servers has to share it out.
+func DefaultMaxConns() int { return defaultMaxConns(openFilesLimit()) }
+
+// spareFiles are the open files that connections leave to everything else: the
+// admin port, logs, certificates, an upgrade.
+const spareFiles = 128
+
+// defaultMaxConns derives the cap on connections from that on open files, so
+// that the process pauses before the kernel refuses.
+func defaultMaxConns(files int) int {
+	switch {
+	case files <= 0:
+		return -1 // unknown or unlimited
+	case files < 2*spareFiles:
+		return max(1, files/2)
+	}
+	return files - spareFiles
+}

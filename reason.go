@@ -1,0 +1,176 @@
+package levee
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+)
+
+// A CloseReason says why a connection ended. Every connection ends with exactly
+// one, and its word is the same in logs, metrics, spans and tests. The set is
+// closed: strangers cannot add to it, so it is safe as a metric label.
+//
+// The words are built as who, phase or cause: client_… is the peer's doing,
+// handler_… the service's, the rest levee's own.
+type CloseReason uint8
+
+// The reasons, in the order in which a connection may meet them.
+const (
+	// ReasonNone is the zero value: the connection has not ended.
+	ReasonNone CloseReason = iota
+
+	// ClientAborted: the peer left before the connection was set up (a port
+	// scan, a TCP health check, a client that gave up).
+	ClientAborted
+	// ArrivalTimeout: PROXY header, first bytes, TLS handshake or routing took
+	// longer than Server.ArrivalTimeout, ProxyHeaderTimeout or SniffTimeout.
+	ArrivalTimeout
+	// ProxyHeaderInvalid: a source that must send a PROXY header sent
+	// something else, or a malformed one.
+	ProxyHeaderInvalid
+	// ProxyHeaderRefused: a source outside Server.ProxyFrom sent a PROXY header.
+	ProxyHeaderRefused
+	// TLSFailed: the TLS handshake failed, or the first bytes were not TLS.
+	TLSFailed
+	// NoRoute: the Router found no handler for the connection.
+	NoRoute
+
+	// ClientClosed: the peer closed its side and the handler finished.
+	ClientClosed
+	// ClientReset: the peer reset the connection.
+	ClientReset
+	// NetworkError: the network lost the peer (keep-alive or retransmission
+	// timed out, no route to host).
+	NetworkError
+	// HandlerClosed: the handler returned nil, or closed the connection, while
+	// the peer was still there.
+	HandlerClosed
+	// HandlerError: the handler returned an error of its own.
+	HandlerError
+	// HandlerPanic: the handler, a hook or a TLS callback panicked.
+	HandlerPanic
+
+	// IdleTimeout: no byte in either direction for Server.IdleTimeout.
+	IdleTimeout
+	// HalfClosedTimeout: the server had closed its side and the peer sent
+	// nothing for Server.HalfClosedTimeout.
+	HalfClosedTimeout
+	// WriteStalled: bytes were pending and the peer took none of them for
+	// Server.WriteStallTimeout.
+	WriteStalled
+	// LifetimeExpired: the connection reached Server.MaxLifetime.
+	LifetimeExpired
+
+	// Drained: the connection was asked to leave, by Server.Shutdown or
+	// Conn.Drain, and left in its own time.
+	Drained
+	// DrainTimeout: the connection was still there at the drain deadline and
+	// was cut.
+	DrainTimeout
+	// Killed: Conn.Kill ended the connection.
+	Killed
+	// ServerClosed: Server.Close ended the connection.
+	ServerClosed
+
+	reasonCount
+)
+
+var reasonWords = [reasonCount]string{
+	ReasonNone:         "none",
+	ClientAborted:      "client_aborted",
+	ArrivalTimeout:     "arrival_timeout",
+	ProxyHeaderInvalid: "proxy_header_invalid",
+	ProxyHeaderRefused: "proxy_header_refused",
+	TLSFailed:          "tls_failed",
+	NoRoute:            "no_route",
+	ClientClosed:       "client_closed",
+	ClientReset:        "client_reset",
+	NetworkError:       "network_error",
+	HandlerClosed:      "handler_closed",
+	HandlerError:       "handler_error",
+	HandlerPanic:       "handler_panic",
+	IdleTimeout:        "idle_timeout",
+	HalfClosedTimeout:  "half_closed_timeout",
+	WriteStalled:       "write_stalled",
+	LifetimeExpired:    "lifetime_expired",
+	Drained:            "drained",
+	DrainTimeout:       "drain_timeout",
+	Killed:             "killed",
+	ServerClosed:       "server_closed",
+}
+
+// String returns the reason's word, such as "idle_timeout".
+func (r CloseReason) String() string {
+	if r < reasonCount {
+		return reasonWords[r]
+	}
+	return fmt.Sprintf("CloseReason(%d)", uint8(r))
+}
+
+// CloseReasons returns every reason a connection can end with, in a fixed
+// order: what a metric needs to show a zero before the first event.
+func CloseReasons() []CloseReason {
+	all := make([]CloseReason, 0, reasonCount-1)
+	for r := ReasonNone + 1; r < reasonCount; r++ {
+		all = append(all, r)
+	}
+	return all
+}
+
+// A CloseError is what I/O on a connection returns, and what the cause of its
+// context is, once levee has ended it. It matches net.ErrClosed, and
+// os.ErrDeadlineExceeded when the reason is one of time, and whatever cause
+// [Conn.Kill] was given.
+type CloseError struct {
+	Reason CloseReason
+	Cause  error // nil unless someone gave one
+}
+
+// Error returns a sentence such as "connection ended: idle_timeout".
+func (e *CloseError) Error() string {
+	if e.Cause != nil {
+		return "connection ended: " + e.Reason.String() + ": " + e.Cause.Error()
+	}
+	return "connection ended: " + e.Reason.String()
+}
+
+// Unwrap returns the cause.
+func (e *CloseError) Unwrap() error { return e.Cause }
+
+// Is reports whether target is net.ErrClosed, or os.ErrDeadlineExceeded and
+// the reason a timeout.
+func (e *CloseError) Is(target error) bool {
+	return target == net.ErrClosed || target == os.ErrDeadlineExceeded && e.Timeout()
+}
+
+// Timeout reports whether time ran out, as net.Error wants it.
+func (e *CloseError) Timeout() bool {
+	switch e.Reason {
+	case ArrivalTimeout, IdleTimeout, HalfClosedTimeout, WriteStalled, LifetimeExpired, DrainTimeout:
+		return true
+	}
+	return false
+}
+
+// Temporary is always false: an ended connection stays ended.
+func (e *CloseError) Temporary() bool { return false }
+
+// reasonOf tells what the network did, by a socket's error: ReasonNone if it had
+// no part in it.
+func reasonOf(err error) CloseReason {
+	switch {
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNABORTED),
+		errors.Is(err, syscall.ENOTCONN): // shutdown(2)'s word for it
+		return ClientReset
+	case errors.Is(err, syscall.ETIMEDOUT), errors.Is(err, syscall.EHOSTUNREACH),
+		errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.ENETDOWN):
+		return NetworkError
+	}
+	return ReasonNone
+}
+
+// isEOF reports whether err is an end of stream, be it in the middle of something.
+func isEOF(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) }

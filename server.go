@@ -1,0 +1,277 @@
+package levee
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// A Server accepts TCP connections and runs a Handler for each.
+//
+// The zero value of every field but Handler is a safe default; a negative
+// duration or count means no limit. The fields are read when serving begins, or
+// when a method is first called, and must not be changed after that; levee never
+// writes to them. A Server must not be copied, and once shut down it cannot be
+// used again.
+type Server struct {
+	// Name names the server in logs and metrics. It may be empty.
+	Name string
+
+	// Handler serves the connections. If it is a [Router] it is asked for the
+	// real handler within the arrival deadline. It must not be nil.
+	Handler Handler
+
+	// TLSConfig makes every connection begin with a TLS handshake, within the
+	// arrival deadline. It needs a certificate, by whichever of its fields.
+	TLSConfig *tls.Config
+
+	// AllowPlaintext, with a TLSConfig, serves a connection in plaintext if its
+	// first byte is not that of a TLS handshake (22, RFC 8446 section 5.1). The
+	// client has to speak first then.
+	AllowPlaintext bool
+
+	// ProxyFrom lists the sources, as address prefixes, that must begin every
+	// connection with a PROXY protocol header, version 1 or 2. Their header's
+	// source is the connection's client address. When it is not empty, a
+	// connection from any other source that begins with such a header is ended
+	// with reason proxy_header_refused. When empty, the protocol is unknown.
+	ProxyFrom []netip.Prefix
+
+	// MaxConns is how many connections may be open at once. At that number the
+	// server stops accepting, and newcomers wait in the kernel's queue. Zero
+	// means the process's limit of open files less 128 (or half of it, if it
+	// is below 256).
+	MaxConns int
+
+	// ArrivalTimeout is how long a connection may take from accept until its
+	// handler is chosen: PROXY header, first bytes, TLS handshake and routing
+	// together. It is absolute, no byte extends it. Zero means 10 seconds.
+	ArrivalTimeout time.Duration
+
+	// ProxyHeaderTimeout and SniffTimeout are the parts of ArrivalTimeout that
+	// may go to the PROXY header, and to waiting for the first bytes where they
+	// decide between TLS and plaintext or between routes. Zero means 5 seconds.
+	ProxyHeaderTimeout time.Duration
+	SniffTimeout       time.Duration
+
+	// IdleTimeout is how long a connection may go without a byte in either
+	// direction while its handler waits for one. While it also writes,
+	// WriteStallTimeout is in force instead. Zero means 5 minutes.
+	IdleTimeout time.Duration
+
+	// HalfClosedTimeout takes the place of IdleTimeout once the server has
+	// closed its own side ([Conn.CloseWrite]). Zero means 1 minute.
+	HalfClosedTimeout time.Duration
+
+	// WriteStallTimeout is how long written bytes may wait without the peer
+	// taking any of them. A slow reader is not a stalled one. The check is made
+	// four times as often, so a stall may last a quarter longer. Zero means 30
+	// seconds.
+	WriteStallTimeout time.Duration
+
+	// MaxLifetime is the age at which a connection is asked to leave; it is cut
+	// when it has not done so DrainTimeout later. Each connection's own is
+	// drawn from ±10 % around it, so that those that came together do not all
+	// come back together. Zero or less means no limit.
+	MaxLifetime time.Duration
+
+	// DrainTimeout is how long connections may take to leave when the context
+	// of ListenAndServe or Serve ends; those left are cut. Zero means 25
+	// seconds, which fits into the 30 that container platforms give.
+	DrainTimeout time.Duration
+
+	// Trace is told of everything that happens. It may be nil.
+	Trace *Trace
+
+	// Logger gets what an operator must see even without a Trace: failing
+	// accepts and panics, at a bounded rate. Nil means slog.Default().
+	Logger *slog.Logger
+
+	limits    limits
+	epoch     time.Time // what wire.clock counts from
+	acceptLog complaints
+	panicLog  complaints
+
+	once  sync.Once
+	slots chan struct{} // one per open connection, nil if there is no cap
+	gone  chan struct{} // closed when nobody can come any more and the last has left
+
+	mu        sync.Mutex
+	state     state
+	doors     map[*door]struct{}
+	acceptors int
+	stopping  chan struct{} // closed when accepting is to stop
+	conns     map[uint64]*Conn
+	left      tally // of the connections that have ended
+	leaving   int   // ended, but their Closed hook is still running
+}
+
+// state is how far a server is in its life.
+type state int
+
+const (
+	serving state = iota
+	draining
+	closed
+)
+
+// ErrServerClosed is returned by Serve and ListenAndServe after a call to
+// Shutdown or Close.
+var ErrServerClosed = errors.New("levee: server closed")
+
+// A DrainError says that not every connection left before the drain deadline.
+type DrainError struct {
+	Cut int // how many had to be cut
+}
+
+// Error returns a sentence such as "levee: 3 connections cut at the drain deadline".
+func (e *DrainError) Error() string {
+	if e.Cut == 1 {
+		return "levee: 1 connection cut at the drain deadline"
+	}
+	return fmt.Sprintf("levee: %d connections cut at the drain deadline", e.Cut)
+}
+
+// Is reports whether target is context.DeadlineExceeded.
+func (e *DrainError) Is(target error) bool { return target == context.DeadlineExceeded }
+
+// ListenAndServe listens on the addresses (see [Listen]) and serves until ctx
+// ends; then it drains as [Server.Shutdown] does, for up to DrainTimeout.
+//
+// It returns nil when every connection left in its own time, a [*DrainError]
+// when some had to be cut, [ErrServerClosed] when Shutdown or Close was called,
+// and what went wrong when an address could not be listened on.
+func (s *Server) ListenAndServe(ctx context.Context, addresses ...string) error {
+	listeners := make([]net.Listener, 0, len(addresses))
+	for _, address := range addresses {
+		l, err := Listen(ctx, address)
+		if err != nil {
+			for _, l := range listeners {
+				_ = l.Close()
+			}
+			return err
+		}
+		listeners = append(listeners, l)
+	}
+	return s.Serve(ctx, listeners...)
+}
+
+// Serve is ListenAndServe on listeners that are already there. It owns them from
+// now on and closes them. Any net.Listener will do; with net's own the server
+// can also serve the connections that wait in the kernel's queue when it shuts
+// down. It may be called several times, for more listeners; the end of any
+// call's ctx shuts the whole server down.
+//
+// When somebody else closes one of the listeners, Serve closes the others and
+// returns an error. The connections go on, until Shutdown or Close.
+//
+// Of ctx only the end and the values count: the context that handlers see has
+// its values, and outlives it until their connection ends.
+func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
+	failed := make(chan error, 1)
+	if err := s.start(ctx, listeners, failed); err != nil {
+		for _, l := range listeners {
+			_ = l.Close()
+		}
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		// The context's values still count; its end has had its effect.
+		ctx = context.WithoutCancel(ctx)
+		if s.limits.drain >= 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, s.limits.drain)
+			defer cancel()
+		}
+		return s.Shutdown(ctx)
+	case err := <-failed:
+		for _, l := range listeners {
+			_ = l.Close()
+		}
+		return err
+	case <-s.stopping:
+		<-s.gone
+		return ErrServerClosed
+	}
+}
+
+// start registers the listeners and starts their acceptors.
+func (s *Server) start(ctx context.Context, listeners []net.Listener, failed chan<- error) error {
+	if s.Handler == nil {
+		return errors.New("levee: Server.Handler is nil: nothing to serve connections with")
+	}
+	if len(listeners) == 0 {
+		return errors.New("levee: no address to listen on")
+	}
+	s.init()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state != serving {
+		return ErrServerClosed
+	}
+	base := context.WithoutCancel(ctx)
+	for _, l := range listeners {
+		door := &door{
+			server: s, listener: l, ctx: base, failed: failed,
+			acceptors: acceptorsPerListener(), turn: make(chan struct{}, 1),
+		}
+		s.doors[door] = struct{}{}
+		for range door.acceptors {
+			s.acceptors++
+			go door.accept() // ends when s.stopping is closed, or the listener is
+		}
+	}
+	return nil
+}
+
+// init readies what the zero Server lacks.
+func (s *Server) init() {
+	s.once.Do(func() {
+		s.limits = s.effectiveLimits()
+		s.epoch = time.Now()
+		s.gone = make(chan struct{})
+		s.stopping = make(chan struct{})
+		s.doors = make(map[*door]struct{})
+		s.conns = make(map[uint64]*Conn)
+		if s.limits.conns > 0 {
+			s.slots = make(chan struct{}, s.limits.conns)
+		}
+	})
+}
+
+// trace returns a Trace that is never nil.
+func (s *Server) trace() *Trace {
+	if s.Trace == nil {
+		return &noTrace
+	}
+	return s.Trace
+}
+
+var noTrace Trace
+
+// Conn returns the open connection with that id, or nil.
+func (s *Server) Conn(id uint64) *Conn {
+	s.init()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conns[id]
+}
+
+// Conns returns the connections that are open now, in no order.
+func (s *Server) Conns() []*Conn {
+	s.init()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]*Conn, 0, len(s.conns))
+	for _, c := range s.conns {
+		all = append(all, c)
+	}
+	return all
+}

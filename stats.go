@@ -1,0 +1,70 @@
+package levee
+
+// Stats are a server's counts at one instant. They are taken together:
+// Accepted is always Active plus the sum of Closed.
+type Stats struct {
+	Accepted int64                 // connections accepted since the start
+	Active   int64                 // of these, open now
+	Closed   map[CloseReason]int64 // of these, ended, by reason; every reason is present
+
+	Read, Written int64 // bytes on the wire, both of ended and of open connections
+	Panics        int64 // in handlers, hooks and TLS callbacks
+	AcceptErrors  int64 // failed accepts, however they failed
+
+	// QueueLength is how many connections wait in the kernel's accept queues,
+	// and QueueLimit how many may. Both are 0 where the system does not tell
+	// (TCP on Linux does).
+	QueueLength, QueueLimit int
+
+	MaxConns int  // the cap on Active, negative if there is none
+	Draining bool // Shutdown or Close has been called
+}
+
+// Stats returns the server's counts. It looks at every open connection, so it is
+// for the pace of a metrics scrape, not for that of a request.
+func (s *Server) Stats() Stats {
+	s.init()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stats := Stats{
+		Active:       int64(len(s.conns)),
+		Accepted:     int64(len(s.conns)) + s.left.total,
+		Closed:       make(map[CloseReason]int64, reasonCount),
+		Read:         s.left.read,
+		Written:      s.left.written,
+		Panics:       s.left.panics,
+		AcceptErrors: s.left.acceptErrors,
+		MaxConns:     s.limits.conns,
+		Draining:     s.state != serving,
+	}
+	for _, reason := range CloseReasons() {
+		stats.Closed[reason] = s.left.closed[reason]
+	}
+	for _, c := range s.conns {
+		read, written := c.Traffic()
+		stats.Read += read
+		stats.Written += written
+	}
+	for d := range s.doors {
+		length, limit := queueOf(d.listener)
+		stats.QueueLength += length
+		stats.QueueLimit += limit
+	}
+	return stats
+}
+
+// tally sums up the connections that have ended.
+type tally struct {
+	total         int64
+	closed        [reasonCount]int64
+	read, written int64
+	panics        int64
+	acceptErrors  int64
+}
+
+func (t *tally) add(end End) {
+	t.total++
+	t.closed[end.Reason]++
+	t.read += end.Read
+	t.written += end.Written
+}

@@ -1,0 +1,108 @@
+package levee
+
+import (
+	"net"
+	"time"
+)
+
+// Trace is a set of hooks into the life of connections, in the manner of
+// net/http/httptrace. Every hook may be nil; new ones may be added without
+// breaking anybody. What they are called with is in hand when they run, so they
+// cost nothing when nil.
+//
+// Hooks run in the connection's own goroutine (but Draining in the one that asks,
+// and AcceptFailed in the acceptor's, where runtime.Goexit is not allowed), and
+// with no lock held; they may be called for many connections at once. They should
+// be quick: the connection waits. A panic in one ends that connection only.
+type Trace struct {
+	// Accepted is called first, before a byte has been read.
+	Accepted func(c *Conn)
+
+	// AcceptFailed is called when a listener's Accept returned an error that
+	// is not its end. The next try comes after the given pause.
+	AcceptFailed func(l net.Listener, err error, pause time.Duration)
+
+	// ProxyHeader is called once a PROXY header has been read, and
+	// [Conn.ClientAddr] is the client's.
+	ProxyHeader func(c *Conn)
+
+	// Handshake is called after the TLS handshake, with the time that it took
+	// and its error.
+	Handshake func(c *Conn, took time.Duration, err error)
+
+	// Serving is called when the arrival is over and h is about to serve.
+	Serving func(c *Conn, h Handler)
+
+	// Draining is called when the connection is first asked to leave.
+	Draining func(c *Conn)
+
+	// Panicked is called when a panic was caught. The stack is the text of
+	// runtime/debug.Stack.
+	Panicked func(c *Conn, value any, stack []byte)
+
+	// Closed is called last, after the socket has been closed and the
+	// connection has left the server's counts.
+	Closed func(c *Conn, end End)
+}
+
+// End is how a connection ended.
+type End struct {
+	Reason CloseReason
+	// Err is what the handler returned, or what failed in the arrival. It may
+	// be nil, and it may hold bytes that a stranger chose: quote it.
+	Err error
+	// Duration is the time from accept to the close of the socket.
+	Duration time.Duration
+	// Read and Written count bytes on the wire, TLS and PROXY header included.
+	Read, Written int64
+}
+
+// Traces joins several traces into one that calls them in order. Nil ones are
+// skipped.
+func Traces(traces ...*Trace) *Trace {
+	var joined Trace
+	for _, t := range traces {
+		if t == nil {
+			continue
+		}
+		joined = Trace{
+			Accepted:     both1(joined.Accepted, t.Accepted),
+			AcceptFailed: both3(joined.AcceptFailed, t.AcceptFailed),
+			ProxyHeader:  both1(joined.ProxyHeader, t.ProxyHeader),
+			Handshake:    both3(joined.Handshake, t.Handshake),
+			Serving:      both2(joined.Serving, t.Serving),
+			Draining:     both1(joined.Draining, t.Draining),
+			Panicked:     both3(joined.Panicked, t.Panicked),
+			Closed:       both2(joined.Closed, t.Closed),
+		}
+	}
+	return &joined
+}
+
+func both1[A any](f, g func(A)) func(A) {
+	if f == nil || g == nil {
+		return either(f, g, f == nil)
+	}
+	return func(a A) { f(a); g(a) }
+}
+
+func both2[A, B any](f, g func(A, B)) func(A, B) {
+	if f == nil || g == nil {
+		return either(f, g, f == nil)
+	}
+	return func(a A, b B) { f(a, b); g(a, b) }
+}
+
+func both3[A, B, C any](f, g func(A, B, C)) func(A, B, C) {
+	if f == nil || g == nil {
+		return either(f, g, f == nil)
+	}
+	return func(a A, b B, c C) { f(a, b, c); g(a, b, c) }
+}
+
+func either[F any](f, g F, second bool) F {
+	if second {
+		return g
+	}
+	return f
+}
