@@ -1,0 +1,8 @@
+//go:build !unix
+
+package certs
+
+import "io/fs"
+
+// readableByOthers: access is not a matter of mode bits here.
+func readableByOthers(fs.FileInfo) bool { return false }

@@ -1,0 +1,155 @@
+package telemetry
+
+import (
+	"math"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/levee-net/levee"
+)
+
+// Metrics are the Prometheus metrics of one or more servers. Its methods may be
+// called from several goroutines.
+//
+// The names and labels are part of levee's interface. Every set of label values
+// is bounded: listener is a server's Name, reason a levee.CloseReason.
+type Metrics struct {
+	durations  prometheus.Histogram
+	handshakes prometheus.Histogram
+
+	mu      sync.Mutex
+	servers []*levee.Server
+}
+
+// NewMetrics registers the metrics. It panics if registry has them already.
+func NewMetrics(registry prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		durations: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "levee_connection_duration_seconds",
+			Help:    "Time from accept to close of the connections that have ended.",
+			Buckets: []float64{.001, .01, .1, 1, 10, 60, 600, 3600, 86400},
+
+			NativeHistogramBucketFactor:     1.1,
+			NativeHistogramMaxBucketNumber:  100,
+			NativeHistogramMinResetDuration: time.Hour,
+		}),
+		handshakes: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "levee_handshake_duration_seconds",
+			Help:    "Time that TLS handshakes took, failed ones included.",
+			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+
+			NativeHistogramBucketFactor:     1.1,
+			NativeHistogramMaxBucketNumber:  100,
+			NativeHistogramMinResetDuration: time.Hour,
+		}),
+	}
+	registry.MustRegister(m.durations, m.handshakes, buildInfo(), (*counts)(m))
+	return m
+}
+
+// Trace returns the hooks that record times.
+func (m *Metrics) Trace() *levee.Trace {
+	return &levee.Trace{
+		Handshake: func(_ *levee.Conn, took time.Duration, _ error) { m.handshakes.Observe(took.Seconds()) },
+		Closed:    func(_ *levee.Conn, end levee.End) { m.durations.Observe(end.Duration.Seconds()) },
+	}
+}
+
+// Watch adds a server, which must have a Name of its own, to those whose counts a
+// scrape shows.
+func (m *Metrics) Watch(s *levee.Server) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.servers = append(m.servers, s)
+}
+
+// counts is the part of Metrics that is read from the servers at each scrape. All
+// of one server's are of the same instant.
+type counts Metrics
+
+// description is a metric that is read from a server's counts.
+type description struct {
+	desc  *prometheus.Desc
+	kind  prometheus.ValueType
+	value func(levee.Stats) float64
+}
+
+var descriptions = []description{
+	describe("levee_connections_active", "Connections that are open.", prometheus.GaugeValue,
+		func(s levee.Stats) float64 { return float64(s.Active) }),
+	describe("levee_connections_max", "Connections that may be open; +Inf if any number may.", prometheus.GaugeValue, maxConns),
+	describe("levee_connections_accepted_total", "Connections accepted.", prometheus.CounterValue,
+		func(s levee.Stats) float64 { return float64(s.Accepted) }),
+	describe("levee_accept_errors_total", "Accepts that failed, such as for a lack of file descriptors.", prometheus.CounterValue,
+		func(s levee.Stats) float64 { return float64(s.AcceptErrors) }),
+	describe("levee_accept_queue_length", "Connections that wait in the kernel to be accepted.", prometheus.GaugeValue,
+		func(s levee.Stats) float64 { return float64(s.QueueLength) }),
+	describe("levee_accept_queue_limit", "Connections that the kernel lets wait to be accepted.", prometheus.GaugeValue,
+		func(s levee.Stats) float64 { return float64(s.QueueLimit) }),
+	describe("levee_handler_panics_total", "Panics caught in handlers, hooks and TLS callbacks.", prometheus.CounterValue,
+		func(s levee.Stats) float64 { return float64(s.Panics) }),
+}
+
+var (
+	closedDesc = prometheus.NewDesc("levee_connections_closed_total",
+		"Connections ended, by reason.", []string{"listener", "reason"}, nil)
+	bytesDesc = prometheus.NewDesc("levee_bytes_total",
+		"Bytes on the wire, TLS included: in is from clients, out is to them.", []string{"listener", "direction"}, nil)
+)
+
+func describe(name, help string, kind prometheus.ValueType, value func(levee.Stats) float64) description {
+	return description{prometheus.NewDesc(name, help, []string{"listener"}, nil), kind, value}
+}
+
+// Describe implements prometheus.Collector.
+func (c *counts) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range descriptions {
+		ch <- d.desc
+	}
+	ch <- closedDesc
+	ch <- bytesDesc
+}
+
+// Collect implements prometheus.Collector.
+func (c *counts) Collect(ch chan<- prometheus.Metric) {
+	c.mu.Lock()
+	servers := slices.Clip(c.servers) // Watch only appends
+	c.mu.Unlock()
+	for _, server := range servers {
+		stats := server.Stats()
+		for _, d := range descriptions {
+			ch <- prometheus.MustNewConstMetric(d.desc, d.kind, d.value(stats), server.Name)
+		}
+		for reason, n := range stats.Closed {
+			ch <- prometheus.MustNewConstMetric(closedDesc, prometheus.CounterValue, float64(n), server.Name, reason.String())
+		}
+		ch <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(stats.Read), server.Name, "in")
+		ch <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(stats.Written), server.Name, "out")
+	}
+}
+
+func maxConns(s levee.Stats) float64 {
+	if s.MaxConns < 0 {
+		return math.Inf(1)
+	}
+	return float64(s.MaxConns)
+}
+
+// buildInfo is a constant 1 whose labels say what is running.
+func buildInfo() prometheus.Collector {
+	version, goVersion := "unknown", "unknown"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		version, goVersion = info.Main.Version, info.GoVersion
+	}
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name:        "levee_build_info",
+		Help:        "Always 1; the labels say what is running.",
+		ConstLabels: prometheus.Labels{"version": version, "goversion": goVersion},
+	})
+	info.Set(1)
+	return info
+}
