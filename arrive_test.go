@@ -74,7 +74,7 @@ func TestHandshakeHookIsToldOfFailureToo(t *testing.T) {
 			Handler:   echoing,
 		})
 		client := dial()
-		time.Sleep(3 * time.Second) // virtual time, before the handshake begins
+		time.Sleep(3 * time.Second) // virtual time
 		send(t, client, "\x16")
 		time.Sleep(2 * time.Second) // virtual time
 		client.Close()

@@ -147,7 +147,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 		return c.wire.Read(p)
 	}
 	if c.plain.some.Load() {
-		if n, err, ok := c.plain.take(p); ok {
+		if n, ok, err := c.plain.take(p); ok {
 			return n, err
 		}
 	}

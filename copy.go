@@ -93,7 +93,7 @@ func (c *Conn) ReadFrom(r io.Reader) (total int64, err error) {
 	if source, ok := r.(*Conn); ok {
 		return source.WriteTo(c)
 	}
-	if n, err, ok := c.sendFile(r); ok {
+	if n, ok, err := c.sendFile(r); ok {
 		return n, err
 	}
 	buffer := copyBuffers.Get().(*[copySize]byte)

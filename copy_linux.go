@@ -22,7 +22,7 @@ const spliceLeast = 16 << 10
 // idle pair of connections keeps no pipe, and no deadline of the source's can
 // strike while bytes are in one.
 func splice(to io.Writer, from io.Reader) (total int64, err error) {
-	var sink func(*io.LimitedReader) (int64, error, bool)
+	var sink func(*io.LimitedReader) (n int64, ok bool, err error)
 	switch to := to.(type) {
 	case *Conn:
 		if to.tls != nil {
@@ -30,9 +30,9 @@ func splice(to io.Writer, from io.Reader) (total int64, err error) {
 		}
 		sink = to.wire.kernelCopy
 	case *net.TCPConn:
-		sink = func(r *io.LimitedReader) (int64, error, bool) {
+		sink = func(r *io.LimitedReader) (int64, bool, error) {
 			n, err := to.ReadFrom(r)
-			return n, err, true
+			return n, true, err
 		}
 	default:
 		return 0, nil
@@ -42,7 +42,7 @@ func splice(to io.Writer, from io.Reader) (total int64, err error) {
 		if ready < spliceLeast {
 			return total, nil
 		}
-		n, err, ok := sink(&io.LimitedReader{R: from, N: int64(ready)})
+		n, ok, err := sink(&io.LimitedReader{R: from, N: int64(ready)})
 		total += n
 		if !ok || err != nil || n == 0 {
 			return total, err
@@ -79,17 +79,17 @@ func unread(source io.Reader) (n int) {
 
 // sendFile copies a file by sendfile(2). Like net it takes whatever has the methods
 // of an *os.File, as io.Copy shows that as a type that hides its WriteTo.
-func (c *Conn) sendFile(r io.Reader) (int64, error, bool) { //nolint:revive,staticcheck // the error is data here, ok the verdict
-	f, ok := r.(interface {
+func (c *Conn) sendFile(r io.Reader) (n int64, ok bool, err error) {
+	f, isFile := r.(interface {
 		fs.File
 		io.Seeker
 		syscall.Conn
 	})
-	if !ok || c.tls != nil {
-		return 0, nil, false
+	if !isFile || c.tls != nil {
+		return 0, false, nil
 	}
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return 0, nil, false
+		return 0, false, nil //nolint:nilerr // it will show when it is read
 	}
 	return c.wire.kernelCopy(&io.LimitedReader{R: f, N: math.MaxInt64})
 }
@@ -98,21 +98,21 @@ func (c *Conn) sendFile(r io.Reader) (int64, error, bool) { //nolint:revive,stat
 // that struck meanwhile would lose what sits in the pipe, and cannot be told
 // progress anyhow: so only the handler's own is in force, and a guard that asks
 // the kernel for progress stands in for the stall deadline.
-func (w *wire) kernelCopy(from *io.LimitedReader) (int64, error, bool) { //nolint:revive,staticcheck // the error is data here, ok the verdict
-	sink, ok := w.raw.(*net.TCPConn)
-	if !ok {
-		return 0, nil, false
+func (w *wire) kernelCopy(from *io.LimitedReader) (n int64, ok bool, err error) {
+	sink, isTCP := w.raw.(*net.TCPConn)
+	if !isTCP {
+		return 0, false, nil
 	}
 	w.conn.turn <- struct{}{}
 	defer func() { <-w.conn.turn }()
 	w.writes.Add(1)
 	defer w.writes.Add(-1)
 	guard := w.guardAgainstStall(sink)
-	n, err := sink.ReadFrom(from)
+	n, err = sink.ReadFrom(from)
 	guard.stop()
 	w.written.Add(n)
 	w.wroteAt.Store(int64(w.clock()))
-	return n, w.ended(err), true
+	return n, true, w.ended(err)
 }
 
 // A stallGuard ends a connection whose peer has taken nothing for

@@ -37,7 +37,7 @@ type held struct {
 
 // take moves bytes to p, and gives the memory back with the last of them. It
 // reports false if it has nothing to say and the socket is to be asked.
-func (h *held) take(p []byte) (n int, err error, ok bool) { //nolint:revive,staticcheck // the error is data here, ok the verdict
+func (h *held) take(p []byte) (n int, ok bool, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
@@ -47,13 +47,13 @@ func (h *held) take(p []byte) (n int, err error, ok bool) { //nolint:revive,stat
 		if len(h.buf) == 0 {
 			h.releaseLocked()
 		}
-		return n, nil, true
+		return n, true, nil
 	case h.err != nil:
 		err, h.err = h.err, nil
 		h.some.Store(false)
-		return 0, err, true
+		return 0, true, err
 	}
-	return 0, nil, false
+	return 0, false, nil
 }
 
 // put adopts a block of which the first n bytes were just read. The caller has

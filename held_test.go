@@ -57,7 +57,7 @@ func FuzzHeldBytesAreThoseOfTheStream(f *testing.F) {
 				p := make([]byte, n)
 				m, err, ok := 0, error(nil), false
 				if h.some.Load() {
-					m, err, ok = h.take(p)
+					m, ok, err = h.take(p)
 				}
 				if !ok {
 					m, err = socket.read(p)

@@ -61,13 +61,12 @@ var goodHeaders = []struct{ name, header, client string }{
 
 // report is a handler's account of who it met and what that sent.
 type account struct {
-	client     netip.AddrPort
-	remote     string
-	peer       string
-	traced     bool
-	message    string
-	err        error
-	readHeader int64
+	client  netip.AddrPort
+	remote  string
+	peer    string
+	traced  bool
+	message string
+	err     error
 }
 
 // accounts starts a server that requires headers from 10.0.0.0/8.

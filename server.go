@@ -69,10 +69,11 @@ type Server struct {
 	// closed its own side ([Conn.CloseWrite]). Zero means 1 minute.
 	HalfClosedTimeout time.Duration
 
-	// WriteStallTimeout is how long written bytes may wait without the peer
-	// taking any of them. A slow reader is not a stalled one. The check is made
-	// four times as often, so a stall may last a quarter longer. Zero means 30
-	// seconds.
+	// WriteStallTimeout is how long a write, or a copy to the peer, may be blocked
+	// without the peer taking any of its bytes. A slow reader is not a stalled one.
+	// The check is made four times as often, so a stall may last a quarter longer.
+	// What has gone into the kernel's send buffer is no longer watched: that is
+	// what IdleTimeout and keep-alive are for. Zero means 30 seconds.
 	WriteStallTimeout time.Duration
 
 	// MaxLifetime is the age at which a connection is asked to leave; it is cut

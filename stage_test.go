@@ -175,8 +175,7 @@ func expectReason(t testing.TB, ends <-chan levee.End, want levee.CloseReason) l
 
 // reasonOf returns the CloseReason in err.
 func reasonOf(err error) levee.CloseReason {
-	var end *levee.CloseError
-	if errors.As(err, &end) {
+	if end, ok := errors.AsType[*levee.CloseError](err); ok {
 		return end.Reason
 	}
 	return levee.ReasonNone

@@ -75,7 +75,7 @@ var errAskedToLeave = errors.New("asked to leave")
 // Read reads held bytes first and then the socket.
 func (w *wire) Read(p []byte) (int, error) {
 	if w.held.some.Load() {
-		if n, err, ok := w.held.take(p); ok {
+		if n, ok, err := w.held.take(p); ok {
 			return n, err
 		}
 	}

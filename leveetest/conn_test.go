@@ -322,7 +322,7 @@ func wantTransfer(t *testing.T, call func([]byte) (int, error), buffer string, w
 	if n != wantN || !errors.Is(err, wantErr) {
 		t.Errorf("got %d, %v; want %d, %v", n, err, wantN, wantErr)
 	}
-	if err != nil && err != io.EOF { //nolint:errorlint // EOF must come bare
+	if err != nil && err != io.EOF {
 		wantOpError(t, err, wantErr)
 	}
 }

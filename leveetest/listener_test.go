@@ -111,7 +111,7 @@ func TestFailAcceptsComeInOrderBeforeConnections(t *testing.T) {
 
 	_, err := listener.Accept()
 	wantOpError(t, err, syscall.EMFILE)
-	if _, err := listener.Accept(); err != odd { //nolint:errorlint // must come as it is
+	if _, err := listener.Accept(); err != odd {
 		t.Errorf("got %v, want %v", err, odd)
 	}
 	mustAccept(t, listener)
@@ -193,8 +193,8 @@ func TestSilentClientIsDropped(t *testing.T) {
 		defer client.Close()
 
 		start := time.Now()
-		_, err = client.Read(make([]byte, 1))                  // a minute passes in no time
-		if err != io.EOF || time.Since(start) != time.Minute { //nolint:errorlint // EOF comes bare
+		_, err = client.Read(make([]byte, 1)) // a minute passes in no time
+		if err != io.EOF || time.Since(start) != time.Minute {
 			t.Errorf("Read: %v after %v, want EOF after 1m0s", err, time.Since(start))
 		}
 	})
