@@ -52,9 +52,16 @@ cover: ## measure test coverage, into coverage.html
 fuzz: ## run every fuzz target for FUZZTIME (30s) each
 	@FUZZTIME=$(FUZZTIME) scripts/fuzz
 
+# BENCH="--quick" takes about a minute; BENCH="--help" lists what else there is.
+.PHONY: bench
+bench: ## run levee beside its peers on this machine, which takes about ten minutes
+	@scripts/install-debian-packages bench
+	go build -C bench -o .build/bench .
+	@cd bench && .build/bench $(BENCH)
+
 .PHONY: clean
 clean: ## remove everything that was built, the tools too
-	rm -rf bin .tools coverage.out coverage.html
+	rm -rf bin .tools bench/.build coverage.out coverage.html
 
 .PHONY: help
 help: ## list the targets

@@ -1,0 +1,7 @@
+// Package e2e tests the levee binary as its users have it: a process, on a port,
+// with clients that are not ours.
+//
+//	go test ./...
+//
+// A test whose client is not installed is skipped, and says so.
+package e2e

@@ -1,0 +1,3 @@
+module github.com/levee-net/levee/e2e
+
+go 1.26.0

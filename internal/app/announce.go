@@ -1,0 +1,194 @@
+package app
+
+import (
+	"fmt"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/levee-net/levee"
+	"github.com/levee-net/levee/internal/config"
+)
+
+// announce says on standard output what is open, and with the built-in
+// configuration what to try; the log gets the honesty report.
+func (f *front) announce(demo bool) {
+	for _, line := range f.report() {
+		if line.warning {
+			f.log.Warn(line.text)
+		} else {
+			f.log.Info(line.text)
+		}
+	}
+	for _, sockets := range f.sockets {
+		for _, s := range sockets {
+			fmt.Fprintf(f.env.Stdout, "Listening on %s\n", s.Addr())
+		}
+	}
+	if demo {
+		f.suggest(f.sockets[0][0].Addr())
+	}
+	if f.adminSocket != nil {
+		where := "http://" + f.adminSocket.Addr().String() + "/metrics"
+		if f.adminSocket.Addr().Network() == "unix" {
+			where = "unix socket " + f.adminSocket.Addr().String()
+		}
+		fmt.Fprintf(f.env.Stdout, "Metrics on %s\n", where)
+	}
+}
+
+// suggest prints three lines to try.
+func (f *front) suggest(address net.Addr) {
+	host, port, err := net.SplitHostPort(address.String())
+	if err != nil {
+		return
+	}
+	trust := ""
+	if f.ca != nil && f.ca.CertFile != "" {
+		trust = " -CAfile '" + strings.ReplaceAll(f.ca.CertFile, "'", `'\''`) + "'"
+	}
+	fmt.Fprintf(f.env.Stdout, `Try   printf 'hi\n' | nc -N %s %s
+      curl http://%s/
+      openssl s_client -brief%s -connect %s
+`, host, port, address, trust, address)
+}
+
+// A reportLine is a sentence of the honesty report; a warning is one that an
+// operator should not overlook.
+type reportLine struct {
+	text    string
+	warning bool
+}
+
+// String marks warnings.
+func (l reportLine) String() string {
+	if l.warning {
+		return "warning: " + l.text
+	}
+	return l.text
+}
+
+// report is the honesty report: what the configuration amounts to with every
+// default filled in, and what it leaves unprotected.
+func (f *front) report() []reportLine {
+	var lines []reportLine
+	say := func(warning bool, format string, args ...any) {
+		lines = append(lines, reportLine{fmt.Sprintf(format, args...), warning})
+	}
+	total := 0
+	for i, l := range f.cfg.Listeners {
+		server := f.servers[i]
+		most := server.Stats().MaxConns
+		total += max(most, 0)
+		say(false, "%s: %s; %s; %s", l.Name, tlsInWords(l.TLS), connsInWords(most), timeoutsInWords(l.Timeouts))
+		if l.TLS.Mode != config.TLSTerminate {
+			say(!allLoopback(l.Listen), "%s: plaintext is accepted (tls.mode: %s)", l.Name, l.TLS.Mode)
+		}
+		if l.TLS.Development {
+			say(!allLoopback(l.Listen), "%s: its certificates are this machine's own; %s", l.Name, f.trustInWords())
+		}
+		for _, name := range timeoutsOff(l.Timeouts) {
+			say(true, "%s: timeouts.%s is off: one client can hold a connection for ever", l.Name, name)
+		}
+	}
+	say(false, "not limited: connections and rate per client")
+	if limit := levee.DefaultMaxConns(); limit > 0 && total > limit {
+		say(true, "the listeners may hold %d connections together, but the limit of open files leaves room for %d: raise it (ulimit -n) or lower limits.max_connections", total, limit)
+	}
+	if f.cfg.Admin.Listen.Off() {
+		say(true, "admin is off: no metrics, no health checks")
+	}
+	say(false, "drain: up to %s after SIGTERM, the rest are cut", f.cfg.Drain.Timeout)
+	return lines
+}
+
+func tlsInWords(t config.TLS) string {
+	switch t.Mode {
+	case config.TLSTerminate:
+		return "TLS required"
+	case config.TLSOptional:
+		return "TLS optional"
+	}
+	return "no TLS"
+}
+
+func connsInWords(n int) string {
+	if n < 0 {
+		return "any number of connections"
+	}
+	return fmt.Sprintf("up to %d connections", n)
+}
+
+func (f *front) trustInWords() string {
+	if f.env.lookOnly && f.ca.CertFile == "" {
+		return "the CA is made at the first start"
+	}
+	if f.ca.CertFile == "" {
+		return "they last until levee ends"
+	}
+	return "clients need " + f.ca.CertFile + " to trust them"
+}
+
+// namedTimeouts are a listener's timeouts under their names in the configuration.
+func namedTimeouts(t config.Timeouts) []struct {
+	name string
+	d    time.Duration
+} {
+	return []struct {
+		name string
+		d    time.Duration
+	}{
+		{"arrival", t.Arrival},
+		{"proxy_header", t.ProxyHeader},
+		{"sniff", t.Sniff},
+		{"idle", t.Idle},
+		{"half_closed", t.HalfClosed},
+		{"write_stall", t.WriteStall},
+		{"lifetime", t.Lifetime},
+	}
+}
+
+func timeoutsInWords(t config.Timeouts) string {
+	var words []string
+	for _, timeout := range namedTimeouts(t) {
+		value := "off"
+		if timeout.d >= 0 {
+			value = shortDuration(timeout.d)
+		}
+		words = append(words, timeout.name+" "+value)
+	}
+	return strings.Join(words, ", ")
+}
+
+// shortDuration is d without the zero units that Duration.String spells out.
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+// timeoutsOff names the timeouts without which a silent client stays. A lifetime
+// is not among them: it bounds the well-behaved.
+func timeoutsOff(t config.Timeouts) []string {
+	var off []string
+	for _, timeout := range namedTimeouts(t) {
+		if timeout.d < 0 && timeout.name != "lifetime" {
+			off = append(off, timeout.name)
+		}
+	}
+	return off
+}
+
+func allLoopback(addresses []config.Address) bool {
+	for _, a := range addresses {
+		if !a.Loopback() {
+			return false
+		}
+	}
+	return true
+}

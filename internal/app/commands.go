@@ -1,0 +1,92 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/levee-net/levee/internal/config"
+)
+
+func checkCommand(env Env) *cli.Command {
+	return &cli.Command{
+		Name:         "check",
+		Usage:        "say what is wrong with a configuration file, or what it amounts to",
+		UsageText:    "levee check -c FILE",
+		OnUsageError: usageError,
+		Flags:        []cli.Flag{fileFlag()},
+		Action: func(_ context.Context, c *cli.Command) error {
+			if err := alone(c); err != nil {
+				return err
+			}
+			cfg, err := load(c)
+			if err != nil {
+				return err
+			}
+			env.lookOnly = true
+			f, err := assemble(cfg, env)
+			if err != nil {
+				return err
+			}
+			for _, line := range f.report() {
+				fmt.Fprintln(env.Stdout, line)
+			}
+			fmt.Fprintf(env.Stdout, "%s: ok\n", c.String("config"))
+			return nil
+		},
+	}
+}
+
+func schemaCommand(env Env) *cli.Command {
+	return &cli.Command{
+		Name:         "schema",
+		Usage:        "print the JSON schema of the configuration",
+		UsageText:    "levee schema > levee.schema.json",
+		OnUsageError: usageError,
+		Action: func(_ context.Context, c *cli.Command) error {
+			if err := alone(c); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(env.Stdout, "%s\n", config.Schema())
+			return err
+		},
+	}
+}
+
+func versionCommand(env Env) *cli.Command {
+	return &cli.Command{
+		Name:         "version",
+		Usage:        "print the version",
+		UsageText:    "levee version",
+		OnUsageError: usageError,
+		Action: func(_ context.Context, c *cli.Command) error {
+			if err := alone(c); err != nil {
+				return err
+			}
+			return printVersion(env)
+		},
+	}
+}
+
+func printVersion(env Env) error {
+	_, err := fmt.Fprintln(env.Stdout, version())
+	return err
+}
+
+// version says what is running: the module's version, the commit where it was
+// built from a checkout, Go's version and the platform.
+func version() string {
+	release, commit := "unknown", ""
+	if info, ok := debug.ReadBuildInfo(); ok {
+		release = info.Main.Version
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				commit = " " + s.Value
+			}
+		}
+	}
+	return fmt.Sprintf("levee %s%s %s %s/%s", release, commit, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}

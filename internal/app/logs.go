@@ -1,0 +1,37 @@
+package app
+
+import (
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/lmittmann/tint"
+	"golang.org/x/term"
+
+	"github.com/levee-net/levee/internal/config"
+)
+
+// newLogger returns the logger that the configuration asks for: for people on a
+// terminal, JSON elsewhere. In JSON a duration is a number of seconds, as in the
+// metrics.
+func newLogger(env Env, logs config.Logs) *slog.Logger {
+	text := logs.Format == config.LogText || logs.Format == config.LogAuto && env.Terminal
+	if text {
+		return slog.New(tint.NewTextHandler(env.Stderr, &tint.Options{
+			Level:      logs.Level,
+			TimeFormat: time.TimeOnly,
+			NoColor:    !env.Terminal || os.Getenv("NO_COLOR") != "", // https://no-color.org
+		}))
+	}
+	return slog.New(slog.NewJSONHandler(env.Stderr, &slog.HandlerOptions{Level: logs.Level, ReplaceAttr: inSeconds}))
+}
+
+// inSeconds replaces slog's nanoseconds, which look like any other number.
+func inSeconds(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.Float64Value(a.Value.Duration().Seconds())
+	}
+	return a
+}
+
+func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }

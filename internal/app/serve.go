@@ -1,0 +1,97 @@
+package app
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/urfave/cli/v3"
+
+	"github.com/levee-net/levee/internal/config"
+)
+
+func serveCommand(env Env) *cli.Command {
+	return &cli.Command{
+		Name:         "serve",
+		Usage:        "serve what a configuration file says",
+		UsageText:    "levee serve -c FILE [--listen ADDR] [--admin ADDR]",
+		OnUsageError: usageError,
+		Flags:        append([]cli.Flag{fileFlag()}, addressFlags()...),
+		Action: func(ctx context.Context, c *cli.Command) error {
+			if err := alone(c); err != nil {
+				return err
+			}
+			cfg, err := load(c)
+			if err != nil {
+				return err
+			}
+			return serveWith(ctx, env, cfg, c, false)
+		},
+	}
+}
+
+func fileFlag() cli.Flag {
+	return &cli.StringFlag{Name: "config", Aliases: []string{"c"}, Usage: "the configuration `FILE`", TakesFile: true}
+}
+
+// load reads the file that the command line names.
+func load(c *cli.Command) (*config.Config, error) {
+	file := c.String("config")
+	if file == "" { // as Required, package cli would complain of it before anything else
+		return nil, usage(c, "%s: which configuration? name it with -c FILE", c.Name)
+	}
+	cfg, err := config.Load(file)
+	return cfg, exit(exitUsage, err)
+}
+
+func addressFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "listen", Usage: "listen on `ADDR` (host:port) instead of what the configuration says", Local: true},
+		&cli.StringFlag{Name: "admin", Usage: "serve metrics and health on `ADDR` (host:port, unix:/path or off)", Local: true},
+	}
+}
+
+// serveWith serves the configuration, with the flags' addresses in place of its
+// own.
+func serveWith(ctx context.Context, env Env, cfg *config.Config, c *cli.Command, demo bool) error {
+	if err := override(cfg, c, demo); err != nil {
+		return exit(exitUsage, err)
+	}
+	f, err := assemble(cfg, env)
+	if err != nil {
+		return err
+	}
+	if err := f.open(ctx); err != nil {
+		return exit(exitNotStart, err)
+	}
+	f.announce(demo)
+	return f.run(ctx)
+}
+
+// override puts the flags' addresses into the configuration. What is wrong with
+// them is said in terms of the command line.
+func override(cfg *config.Config, c *cli.Command, demo bool) error {
+	if c.IsSet("listen") {
+		if len(cfg.Listeners) != 1 {
+			return fmt.Errorf("--listen: the configuration has %d listeners; change the address there", len(cfg.Listeners))
+		}
+		address, err := config.ParseAddress(c.String("listen"))
+		if err != nil {
+			return fmt.Errorf("--listen: %w", err)
+		}
+		address.Pos.File = "--listen"
+		l := &cfg.Listeners[0]
+		l.Listen = []config.Address{address}
+		if demo && !address.Loopback() {
+			return fmt.Errorf("--listen: other machines can reach %q, and the built-in configuration lets plaintext in; use 127.0.0.1, or write a configuration with TLS (levee serve -c FILE)", address)
+		}
+	}
+	if c.IsSet("admin") {
+		address, err := config.ParseAdminAddress(c.String("admin"))
+		if err != nil {
+			return fmt.Errorf("--admin: %w", err)
+		}
+		address.Pos.File = "--admin"
+		cfg.Admin.Listen = address
+	}
+	return cfg.Check()
+}
