@@ -46,8 +46,8 @@ func (c *Conn) copyOnce(w io.Writer) (total int64, full bool, err error) {
 	if err != nil {
 		return 0, false, skipEOF(err)
 	}
-	var broken error    // behind the bytes that were read
-	if n == blockSize { // the block was full, so more is likely
+	var broken error // behind the bytes that were read
+	if n == blockSize && c.tls != nil {
 		var m int
 		m, broken = c.readMore(buffer[n:])
 		n += m
@@ -63,17 +63,11 @@ func (c *Conn) copyOnce(w io.Writer) (total int64, full bool, err error) {
 	return int64(m), n == copySize, err
 }
 
-// readMore reads what has arrived already: with TLS the rest of the record. An
-// end of stream shows again at the next read.
-func (c *Conn) readMore(p []byte) (n int, err error) {
-	if c.tls != nil {
-		n, err = c.readRecord(p)
-		err = c.afterTLS(err)
-	} else {
-		n, err = c.wire.readNow(p)
-		err = c.wire.ended(err)
-	}
-	if err == io.EOF || errors.Is(err, errWouldBlock) {
+// readMore reads the rest of a TLS record, of which a block was full. An end of
+// stream shows again at the next read.
+func (c *Conn) readMore(p []byte) (int, error) {
+	n, err := c.readRecord(p)
+	if err = c.afterTLS(err); err == io.EOF || errors.Is(err, errWouldBlock) {
 		err = nil
 	}
 	return n, err

@@ -133,6 +133,14 @@ func (h *held) roomLocked(n int) []byte {
 	return h.buf[len(h.buf):cap(h.buf)]
 }
 
+// fail has the next take say err. The caller has made sure that nothing is held.
+func (h *held) fail(err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.err = err
+	h.some.Store(true)
+}
+
 // state tells what the next take would say: nil if there are bytes.
 func (h *held) state() error {
 	h.mu.Lock()

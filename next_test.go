@@ -503,3 +503,21 @@ func TestContextEndsWithTheReasonAsItsCause(t *testing.T) {
 	}
 	expectReason(t, ends, levee.Killed)
 }
+
+func TestOneReadAfterNextTakesMoreThanABlock(t *testing.T) {
+	const size, block = 16 << 10, 4 << 10
+	sent, read := make(chan struct{}), make(chan int, 1)
+	dial, _ := overTCP(t, &levee.Server{Handler: does(func(c *levee.Conn) error {
+		<-sent // on loopback it has arrived when it has been sent
+		c.Next()
+		n, err := c.Read(make([]byte, size))
+		read <- n
+		return err
+	})})
+	client := dial()
+	send(t, client, strings.Repeat("x", size))
+	close(sent)
+	if n := <-read; n <= block {
+		t.Errorf("the first read took %d of %d bytes that had arrived", n, size)
+	}
+}

@@ -75,11 +75,29 @@ var errAskedToLeave = errors.New("asked to leave")
 // Read reads held bytes first and then the socket.
 func (w *wire) Read(p []byte) (int, error) {
 	if w.held.some.Load() {
-		if n, ok, err := w.held.take(p); ok {
+		n, ok, err := w.held.take(p)
+		if n == blockSize && n < len(p) && !w.impatient {
+			n += w.readBehind(p[n:])
+		}
+		if ok {
 			return n, err
 		}
 	}
 	return w.readSocket(p)
+}
+
+// readBehind reads what has arrived behind a block that was full, or a large
+// message would take a read for each block. What fails is told by the next read.
+func (w *wire) readBehind(p []byte) int {
+	n, err := w.readNow(p)
+	switch err {
+	case nil, errWouldBlock:
+		return n
+	case io.EOF:
+		w.eof.Store(true)
+	}
+	w.held.fail(w.ended(err))
+	return n
 }
 
 // peek is held.peek over the socket.
