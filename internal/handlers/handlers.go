@@ -12,7 +12,7 @@ import (
 	"github.com/levee-net/levee"
 )
 
-const bufferSize = 4 << 10
+const bufferSize = 32 << 10 // what a connection may hold in one direction, while it holds anything
 
 // The buffers of connections that have bytes in hand.
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
