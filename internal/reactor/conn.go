@@ -1,0 +1,117 @@
+//go:build linux
+
+package reactor
+
+import "sync/atomic"
+
+// A Conn is a connection's state. It is meant to be embedded in its owner. The
+// zero value is ready for Reactor.Adopt; once it has been adopted it cannot be
+// used for another. Its methods may be called when Adopt has returned, and do
+// nothing once the connection has ended.
+type Conn struct {
+	owner  Owner
+	limits *Limits
+	loop   *loop
+	rest   *rest // bytes that wait; nil for most
+
+	read, written atomic.Int64
+	active        int64 // clock when a byte last moved
+
+	next, prev *Conn // in the wheel
+	due        int64 // the wheel's tick at which to look
+
+	fd    int32
+	gen   uint32 // tells its events from those of an earlier connection with the same fd
+	state state
+	quick uint8 // calls in a row that the lane found quick
+}
+
+// rest are a connection's bytes that wait for something.
+type rest struct {
+	in      []byte                       // for the rest of their message
+	out     []byte                       // for the peer to take them
+	since   int64                        // clock when the peer last took some, or the goodbye began
+	queue   uint32                       // bytes that the kernel held for the peer when last asked
+	cause   Cause                        // of the end, while the goodbye lasts
+	refusal error                        // why the connection ends once it has
+	dropped int                          // bytes that came during the goodbye
+	release func(fd int, in, out []byte) // who gets the connection when its call is over
+}
+
+// owes reports whether bytes wait for the peer.
+func (c *Conn) owes() bool { return c.rest != nil && len(c.rest.out) > 0 }
+
+func (c *Conn) needRest() *rest {
+	if c.rest == nil {
+		c.rest = new(rest)
+	}
+	return c.rest
+}
+
+// dropRest lets go of a rest in which nothing is left.
+func (c *Conn) dropRest() {
+	if len(c.rest.in) == 0 && len(c.rest.out) == 0 {
+		c.rest = nil
+	}
+}
+
+type state uint16
+
+const (
+	readable state = 1 << iota // the kernel may have bytes
+	hungUp                     // the peer's end of stream is among what it has: a short read is not the end
+	ended                      // the end of stream has been read
+	away                       // a call outlived its budget and has the connection
+	slow                       // calls go through the lane
+	proven                     // a call has returned in time
+	queued                     // in the loop's list of those that have more to read
+	paused
+	leaving
+	killed
+	refused // ends when the reply has been written
+	parting // says goodbye: only what comes is read, and dropped
+	gone    // closed, or released
+)
+
+func (c *Conn) is(s state) bool { return c.state&s != 0 }
+func (c *Conn) set(s state)     { c.state |= s }
+func (c *Conn) clear(s state)   { c.state &^= s }
+
+// Traffic returns the bytes read and written. It may be called from any goroutine.
+func (c *Conn) Traffic() (read, written int64) { return c.read.Load(), c.written.Load() }
+
+// Leave asks the connection to leave: once all that has arrived is answered, at
+// once if nothing has. It may be called from any goroutine, and more than once.
+func (c *Conn) Leave() { c.loop.post(message{op: opLeave, conn: c}) }
+
+// Kill closes the connection. It may be called from any goroutine, and more than
+// once. A call that is under way is not interrupted.
+func (c *Conn) Kill() { c.loop.post(message{op: opKill, conn: c}) }
+
+// Pause stops reading until Resume. What waits for the peer is still written.
+// A paused connection is never idle, and neither leaves nor sees the peer's end.
+func (c *Conn) Pause() { c.loop.post(message{op: opPause, conn: c}) }
+
+// Resume ends a Pause.
+func (c *Conn) Resume() { c.loop.post(message{op: opResume, conn: c}) }
+
+// A View is what Inspect shows of a connection.
+type View struct {
+	In, Out       int // bytes that wait for the rest of their message, and for the peer
+	Read, Written int64
+	Idle          int64 // nanoseconds since a byte last moved
+	Away, Slow    bool
+	Paused        bool
+}
+
+// Inspect calls f with the connection's state, on its loop, unless it has ended. f
+// must be quick, and must not panic.
+func (c *Conn) Inspect(f func(View)) { c.loop.post(message{op: opInspect, conn: c, inspect: f}) }
+
+// Release takes the connection out of the reactor and calls f with its socket and
+// the bytes that wait: those received and not consumed, and those for the peer. It
+// waits for a call that is under way. Either f is called or End is. f must be quick,
+// and must not panic; what it is given is its own.
+func (c *Conn) Release(f func(fd int, in, out []byte)) {
+	c.loop.post(message{op: opRelease, conn: c, release: f})
+}

@@ -1,0 +1,52 @@
+//go:build linux
+
+package reactor
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	lingerTime  = 500 * time.Millisecond // net/http's: long enough for the last bytes to get across
+	lingerBytes = 256 << 10
+)
+
+// sayGoodbye sees to it that the peer gets to read the last bytes it was sent. The
+// kernel answers a close with unread bytes by a reset, which can overtake them
+// (RFC 1122, section 4.2.2.13): so whatever is still coming is read and dropped,
+// for a moment, and only then the connection closed.
+func (l *loop) sayGoodbye(c *Conn, cause Cause, err error) bool {
+	n, unread := readSocket(int(c.fd), l.in)
+	if unread != nil || unix.Shutdown(int(c.fd), unix.SHUT_WR) != nil {
+		return l.close(c, cause, err) // nothing unread: a plain close harms nobody
+	}
+	c.read.Add(int64(n))
+	c.rest = &rest{since: l.now, cause: cause, refusal: err, dropped: n}
+	c.set(parting | readable)
+	l.wheel.put(c, l.now+int64(lingerTime))
+	return l.drop(c)
+}
+
+// drop goes on with the goodbye, and ends it when the peer has closed its side or
+// has had its share of time or bytes.
+func (l *loop) drop(c *Conn) bool {
+	for r := c.rest; c.is(readable) && r.dropped < lingerBytes; {
+		n, err := readSocket(int(c.fd), l.in)
+		if err == unix.EAGAIN {
+			c.clear(readable)
+			break
+		}
+		if err != nil {
+			return l.close(c, r.cause, r.refusal)
+		}
+		r.dropped += n
+		c.read.Add(int64(n))
+	}
+	if c.rest.dropped >= lingerBytes || l.now-c.rest.since >= int64(lingerTime) {
+		return l.close(c, c.rest.cause, c.rest.refusal)
+	}
+	l.wheel.put(c, c.rest.since+int64(lingerTime))
+	return true
+}

@@ -1,0 +1,588 @@
+//go:build linux
+
+package reactor
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math"
+	"runtime"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	batch      = 64                           // events in one look: some 500 µs of work, after which other goroutines get a chance
+	bufferSize = 64 << 10                     // one read; a full one says that more is waiting
+	fairReads  = 4                            // reads of one connection before the others get their turn
+	fairTime   = int64(50 * time.Microsecond) // between two yields to other goroutines
+)
+
+// A loop runs its connections. Everything in it but the mailbox and the call's
+// number belongs to the goroutine that runs it, of which there is one at a time.
+// What it is in the middle of stands in fields, not on the stack, so that another
+// goroutine can carry it on.
+type loop struct {
+	reactor *Reactor
+	poller  *poller
+	conns   []*Conn // by socket
+
+	now     int64 // clock of the present batch
+	yielded int64 // clock when other goroutines last had a chance
+	armed   int64 // clock of the deadline that the poller's wait has, 0 if none
+
+	mail   []message // taken from the mailbox
+	mailAt int       // the message to obey next
+	events [batch]unix.EpollEvent
+	at, n  int     // the event to handle next, and their number
+	more   []*Conn // that had more to read when their turn was over
+	again  []*Conn // the same for the next batch
+	wheel  wheel
+	doubt  int // that calls are quick; see feed
+	stop   bool
+
+	in, out []byte // of the call that runs, or of the next
+
+	mailbox mailbox
+	call    call
+	batches atomic.Uint64 // tells the watchdog that the loop is at work
+	lag     atomic.Int64  // nanoseconds; see Reactor.Lag
+}
+
+// call is the call of an owner that a loop is in. Whoever changes the number to 0
+// has the loop: the caller when it returns, or the watchdog before that.
+type call struct {
+	number atomic.Uint64
+	last   uint64
+	conn   *Conn
+}
+
+func newLoop(r *Reactor) (*loop, error) {
+	p, err := newPoller()
+	if err != nil {
+		return nil, err
+	}
+	l := &loop{reactor: r, poller: p}
+	l.freshBuffers()
+	return l, nil
+}
+
+func (l *loop) freshBuffers() {
+	l.in, l.out = make([]byte, bufferSize), make([]byte, 0, bufferSize)
+}
+
+// run carries the loop on until it is stopped or taken away.
+func (l *loop) run() {
+	for l.finishBatch() {
+		if l.stop {
+			l.reactor.done.Done()
+			return
+		}
+		l.nextBatch()
+	}
+}
+
+// nextBatch finds out what is to be done, and waits for it if there is nothing.
+func (l *loop) nextBatch() {
+	l.more, l.again = l.again, l.more[:0]
+	l.at, l.n = 0, l.poller.poll(l.events[:])
+	idle, since := l.n == 0 && len(l.more) == 0 && !l.mailbox.some.Load(), l.now
+	if idle || l.now-l.yielded > fairTime {
+		runtime.Gosched()
+		l.yielded = l.reactor.clock()
+		if l.n == 0 {
+			l.n = l.poller.poll(l.events[:])
+		}
+		if idle && l.n == 0 {
+			l.late(l.yielded - since)
+			l.wait()
+			since = math.MaxInt64 // nothing has had to wait for it
+		}
+	}
+	l.now = l.reactor.clock()
+	l.late(l.now - since)
+	l.batches.Add(1)
+	l.reactor.watch.stir()
+	l.mail, l.mailAt = l.mailbox.take(l.mail), 0
+	l.wheel.advance(l.now)
+}
+
+// wait parks until something happens or somebody's time has come.
+func (l *loop) wait() {
+	if !l.mailbox.sleep() {
+		return
+	}
+	// A deadline that is armed for an earlier time is left: a needless look costs less.
+	if at := l.wheel.next(); at != 0 && (l.armed == 0 || at < l.armed) {
+		l.armed = at
+		l.poller.wakeAt(l.reactor.epoch, at)
+	}
+	over := false
+	if l.n, over = l.poller.wait(l.events[:]); over {
+		if l.armed > l.yielded {
+			l.late(l.reactor.clock() - l.armed)
+		}
+		l.armed = 0
+		l.poller.wakeAt(l.reactor.epoch, 0) // or every wait would end at once
+	}
+	l.mailbox.wake()
+}
+
+// late notes that something may have had to wait so long.
+func (l *loop) late(by int64) {
+	if by > l.lag.Load() {
+		l.lag.Store(by)
+	}
+}
+
+// finishBatch does what is to be done. It reports false if the loop was taken
+// away meanwhile: the goroutine must end then, and touch nothing. So do all that
+// it calls.
+func (l *loop) finishBatch() bool {
+	for l.mailAt < len(l.mail) { // first: a new connection's events may be in this very batch
+		m := l.mail[l.mailAt]
+		l.mail[l.mailAt] = message{} // it may hold memory
+		l.mailAt++
+		if !l.obey(m) {
+			return false
+		}
+	}
+	for l.at < l.n {
+		event := l.events[l.at]
+		l.at++
+		if !l.handle(event) {
+			return false
+		}
+	}
+	for len(l.more) > 0 {
+		c := l.more[len(l.more)-1]
+		l.more[len(l.more)-1] = nil // it may end, and be garbage
+		l.more = l.more[:len(l.more)-1]
+		c.clear(queued)
+		if !l.pump(c) {
+			return false
+		}
+	}
+	for c := l.wheel.pop(); c != nil; c = l.wheel.pop() {
+		if !l.look(c) {
+			return false
+		}
+	}
+	return true
+}
+
+// handle takes an event to its connection.
+func (l *loop) handle(event unix.EpollEvent) bool {
+	c := l.find(event)
+	if c == nil {
+		return true
+	}
+	if event.Events&incoming != 0 {
+		c.set(readable)
+	}
+	if event.Events&ending != 0 {
+		c.set(hungUp)
+	}
+	if event.Events&unix.EPOLLOUT != 0 && c.owes() && !c.is(away) {
+		return l.flush(c)
+	}
+	return l.pump(c)
+}
+
+// find returns the connection that an event is for, nil if it was a ring, or for
+// a connection that has ended and whose socket's number may be another's by now.
+func (l *loop) find(event unix.EpollEvent) *Conn {
+	if uint32(event.Fd) >= uint32(len(l.conns)) { //nolint:gosec // wakeSlot is beyond all
+		return nil
+	}
+	c := l.conns[event.Fd]
+	if c == nil || c.gen != uint32(event.Pad) {
+		return nil
+	}
+	return c
+}
+
+// enter makes the loop the connection's.
+func (l *loop) enter(c *Conn, first []byte) bool {
+	if int(c.fd) >= len(l.conns) {
+		grown := make([]*Conn, max(2*len(l.conns), int(c.fd)+1))
+		copy(grown, l.conns)
+		l.conns = grown
+	}
+	l.conns[c.fd] = c
+	c.active = l.now
+	l.watch(c)
+	if len(first) > 0 && !l.feed(c, first) {
+		return false
+	}
+	return l.pump(c)
+}
+
+// has reports whether the connection is the loop's.
+func (l *loop) has(c *Conn) bool { return int(c.fd) < len(l.conns) && l.conns[c.fd] == c }
+
+// stallLooks is how often a peer that takes nothing is looked at before it counts
+// as stalled, which is thus noticed up to a quarter late.
+const stallLooks = 4
+
+// watch has the wheel look at a connection when its time may be over, or before.
+func (l *loop) watch(c *Conn) {
+	since, limit, cause := l.patience(c)
+	if limit <= 0 {
+		return
+	}
+	at := since + int64(limit)
+	if cause == Stalled {
+		at = min(at, l.now+int64(limit)/stallLooks)
+	}
+	l.wheel.put(c, at)
+}
+
+// patience returns since when a connection is waited for, how long that may last
+// and what it ends of then.
+func (l *loop) patience(c *Conn) (since int64, limit time.Duration, cause Cause) {
+	switch {
+	case c.owes() && c.limits.WriteStall > 0:
+		return c.rest.since, c.limits.WriteStall, Stalled
+	case c.is(away | paused):
+		return l.now, c.limits.Idle, Idle // it is not the peer that is idle
+	}
+	return c.active, c.limits.Idle, Idle
+}
+
+// look sees whether a connection's time is over.
+func (l *loop) look(c *Conn) bool {
+	if c.owes() && sendQueue(int(c.fd)) < c.rest.queue {
+		l.progress(c)
+	}
+	switch since, limit, cause := l.patience(c); {
+	case c.is(gone):
+		return true
+	case c.is(parting):
+		return l.drop(c)
+	case limit > 0 && l.now-since >= int64(limit):
+		return l.end(c, cause, nil)
+	}
+	l.watch(c)
+	return true
+}
+
+// pump reads and steps until there is nothing to read, or the connection has had
+// its turn, or something stands in the way.
+func (l *loop) pump(c *Conn) bool {
+	for reads := 0; c.is(readable) && !c.is(away|paused|gone|refused|parting|queued) && !c.owes(); reads++ {
+		if reads == fairReads {
+			c.set(queued)
+			l.again = append(l.again, c)
+			return true
+		}
+		buffer, have := l.space(c)
+		n, err := readSocket(int(c.fd), buffer[have:])
+		switch {
+		case err == unix.EAGAIN:
+			c.clear(readable)
+			continue
+		case err == io.EOF:
+			c.clear(readable)
+			c.set(ended)
+			continue
+		case err != nil:
+			return l.end(c, IOError, err)
+		}
+		c.read.Add(int64(n))
+		c.active = l.now
+		if have+n < len(buffer) && !c.is(hungUp|leaving) {
+			c.clear(readable) // a short read: the socket is empty, and the next byte a new edge
+		}
+		if !l.feed(c, buffer[:have+n]) {
+			return false
+		}
+	}
+	return l.settle(c)
+}
+
+// space returns where to read to, and how much of it a message's beginning takes
+// already.
+func (l *loop) space(c *Conn) (buffer []byte, have int) {
+	if c.rest == nil || len(c.rest.in) == 0 {
+		return l.in, 0
+	}
+	if have = len(c.rest.in); have <= len(l.in)/2 {
+		copy(l.in, c.rest.in)
+		return l.in, have
+	}
+	if cap(c.rest.in)-have < have/8 { // a large message grows in its own memory, never by more than it has sent
+		c.rest.in = append(make([]byte, 0, 2*have), c.rest.in...)
+	}
+	return c.rest.in[:cap(c.rest.in)], have
+}
+
+// A call that has to be taken its loop costs the others a budget or two, and the
+// loop its buffers. One in a while is fine; if there are many, as when all calls
+// wait for the same server that has stopped to answer, further calls had better
+// be made aside, until enough of them have proven quick.
+const (
+	strike       = 64           // quick calls that make up for a slow one
+	doubtNew     = 2 * strike   // above it, the calls of connections that have not proven quick are made aside
+	doubtAll     = 16 * strike  // above it, all are
+	doubtAtWorst = doubtAll + 1 // so that it ends soon when calls are quick again
+)
+
+func (l *loop) trust() { l.doubt = max(0, l.doubt-1) }
+
+// trusts reports whether the connection's next call may be made inline.
+func (l *loop) trusts(c *Conn) bool {
+	return !c.is(slow) && (l.doubt <= doubtNew || l.doubt <= doubtAll && c.is(proven))
+}
+
+// feed has the owner step through what was received.
+func (l *loop) feed(c *Conn, in []byte) bool {
+	for len(in) > 0 && !c.is(gone|parting|refused) {
+		if !l.trusts(c) {
+			l.lend(c, bytes.Clone(in))
+			return true
+		}
+		n, reply, err, mine := l.step(c, in)
+		if !mine {
+			return false
+		}
+		in = in[n:]
+		if !l.answer(c, reply, err) {
+			return false
+		}
+		if n == 0 || c.owes() {
+			break
+		}
+	}
+	return l.keep(c, in)
+}
+
+// answer writes a step's reply, and ends the connection with its error.
+func (l *loop) answer(c *Conn, reply []byte, refusal error) bool {
+	if len(reply) > 0 {
+		if err := l.write(c, reply); err != nil {
+			return l.end(c, IOError, err)
+		}
+	}
+	if refusal == nil {
+		return true
+	}
+	if c.owes() {
+		c.rest.in, c.rest.refusal = nil, refusal
+		c.set(refused)
+		return true
+	}
+	return l.refuse(c, refusal)
+}
+
+func (l *loop) refuse(c *Conn, refusal error) bool {
+	if p := (*PanicError)(nil); errors.As(refusal, &p) {
+		return l.end(c, Panicked, refusal)
+	}
+	return l.end(c, Refused, refusal)
+}
+
+// keep holds what a step has left of what was received.
+func (l *loop) keep(c *Conn, in []byte) bool {
+	switch {
+	case c.is(gone | parting | refused):
+		return true
+	case len(in) == 0:
+		if c.rest != nil {
+			c.rest.in = nil
+			c.dropRest()
+		}
+		return true
+	case len(in) >= c.limits.maxMessage() && !c.owes():
+		return l.end(c, Refused, ErrMessageTooLong)
+	}
+	r := c.needRest()
+	if cap(r.in) > bufferSize && len(in) <= cap(r.in)/4 {
+		r.in = nil // a large message has been there
+	}
+	r.in = append(r.in[:0], in...)
+	return true
+}
+
+// write writes what the peer takes and keeps the rest.
+func (l *loop) write(c *Conn, p []byte) error {
+	n, err := 0, error(nil)
+	if !c.owes() {
+		n, err = writeSocket(int(c.fd), p)
+		c.written.Add(int64(n))
+	}
+	if err != nil && err != unix.EAGAIN {
+		return err
+	}
+	if n < len(p) {
+		r := c.needRest()
+		r.out = append(r.out, p[n:]...)
+		l.progress(c)
+		l.watch(c)
+	}
+	return nil
+}
+
+// progress notes that the peer has taken bytes. The kernel calls a socket writable,
+// and writes to it, when a good part of its buffer is free; for that a peer that
+// reads slowly may need longer than it may stall. So what counts is what the kernel
+// still holds for it.
+func (l *loop) progress(c *Conn) {
+	c.rest.since, c.active = l.now, l.now
+	c.rest.queue = sendQueue(int(c.fd))
+}
+
+// flush writes what waits for the peer, and goes on when it has taken all.
+func (l *loop) flush(c *Conn) bool {
+	n, err := writeSocket(int(c.fd), c.rest.out)
+	if err != nil && err != unix.EAGAIN {
+		return l.end(c, IOError, err)
+	}
+	c.written.Add(int64(n))
+	c.rest.out = c.rest.out[n:]
+	if n > 0 {
+		l.progress(c)
+	}
+	if len(c.rest.out) > 0 {
+		return true
+	}
+	c.rest.out = nil
+	l.watch(c)
+	if c.is(refused) {
+		return l.refuse(c, c.rest.refusal)
+	}
+	in := c.rest.in
+	c.dropRest()
+	if len(in) > 0 && !l.feed(c, in) {
+		return false
+	}
+	return l.pump(c)
+}
+
+// settle ends a connection that has nothing more to do here.
+func (l *loop) settle(c *Conn) bool {
+	if c.is(gone|away|paused|refused|queued) || c.owes() {
+		return true
+	}
+	if c.is(parting) {
+		return l.drop(c)
+	}
+	if c.is(ended) {
+		if c.rest != nil {
+			return l.end(c, EOF, io.ErrUnexpectedEOF)
+		}
+		return l.end(c, EOF, nil)
+	}
+	if c.is(leaving) && c.rest == nil {
+		return l.end(c, Left, nil)
+	}
+	return true
+}
+
+// end ends a connection: kindly, if its owner refused it.
+func (l *loop) end(c *Conn, cause Cause, err error) bool {
+	switch cause {
+	case Refused:
+		return l.sayGoodbye(c, cause, err)
+	case Stalled:
+		// What the peer will not take is not kept for it.
+		_ = unix.SetsockoptLinger(int(c.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	}
+	return l.close(c, cause, err)
+}
+
+// close closes a connection and tells its owner.
+func (l *loop) close(c *Conn, cause Cause, err error) bool {
+	l.forget(c)
+	_ = unix.Close(int(c.fd))
+	return l.tell(c, cause, err)
+}
+
+// forget takes a connection out of the loop.
+func (l *loop) forget(c *Conn) {
+	l.conns[c.fd] = nil
+	l.wheel.remove(c)
+	c.rest = nil
+	c.set(gone)
+}
+
+// step calls the owner, behind a panic wall and under the watchdog's eye. It
+// reports false if the loop was taken away meanwhile; what the step said is then
+// on its way to the loop as a message.
+func (l *loop) step(c *Conn, in []byte) (n int, reply []byte, err error, mine bool) { //nolint:revive // mine is the verdict
+	out := l.out[:0] // from now on the field may be another goroutine's
+	number := l.begin(c)
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		n, reply, mine = 0, nil, l.finish(number)
+		value := recover()
+		err = &PanicError{Value: value, Stack: debug.Stack()}
+		if value == nil && mine { // runtime.Goexit takes the goroutine: the loop needs another
+			c.set(away)
+			l.freshBuffers()
+			go l.run() // ends as every other
+			mine = false
+		}
+		if !mine {
+			c.loop.post(message{op: opBack, conn: c, back: &back{err: err, took: l.reactor.budget}})
+		}
+	}()
+	n, reply, err = c.owner.Step(in, out)
+	returned = true
+	if mine = l.finish(number); mine {
+		l.trust()
+		c.set(proven)
+	} else {
+		c.loop.post(message{op: opBack, conn: c, back: &back{n: n, rest: in[n:], reply: reply, err: err, took: l.reactor.budget}})
+	}
+	return n, reply, err, mine
+}
+
+// tell calls the owner's End. A panic there ends nothing that has not ended.
+func (l *loop) tell(c *Conn, cause Cause, err error) (mine bool) {
+	number := l.begin(c)
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		value := recover()
+		if mine = l.finish(number); value == nil && mine {
+			l.freshBuffers()
+			go l.run()
+			mine = false
+		}
+	}()
+	c.owner.End(cause, err)
+	returned = true
+	return l.finish(number)
+}
+
+// begin lets the watchdog know that a call runs, and may take the loop.
+func (l *loop) begin(c *Conn) (number uint64) {
+	l.call.conn = c
+	l.call.last++
+	number = l.call.last // to return it later would be to read what may be another goroutine's
+	l.call.number.Store(number)
+	return number
+}
+
+// finish reports whether the loop is still the caller's.
+func (l *loop) finish(number uint64) bool { return l.call.number.CompareAndSwap(number, 0) }
+
+// seize takes the loop from a call that has lasted too long. The watchdog calls
+// it, and has the loop when it does.
+func (l *loop) seize() {
+	l.reactor.slow.Add(1)
+	l.doubt = min(l.doubt+strike, doubtAtWorst)
+	l.call.conn.set(away | slow)
+	l.freshBuffers() // the call has the old ones
+	go l.run()       // ends as every other
+}

@@ -1,0 +1,280 @@
+//go:build linux
+
+package reactor
+
+import (
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// op is what a message asks of a loop.
+type op uint8
+
+const (
+	opAdopt op = iota
+	opBack
+	opLeave
+	opKill
+	opPause
+	opResume
+	opInspect
+	opRelease
+	opStop
+)
+
+// A message asks a loop for something.
+type message struct {
+	op      op
+	conn    *Conn
+	first   []byte
+	back    *back
+	inspect func(View)
+	release func(fd int, in, out []byte)
+}
+
+// back is what a call that outlived its budget, or that the lane made, has to say.
+type back struct {
+	n     int    // how much it consumed
+	rest  []byte // received and not consumed
+	reply []byte
+	err   error
+	took  time.Duration
+}
+
+// A mailbox is where others leave messages for a loop.
+type mailbox struct {
+	some atomic.Bool // there are messages; spares the lock
+
+	mu     sync.Mutex
+	queue  []message
+	asleep bool // the loop waits, and nobody has rung yet
+	closed bool // the loop ends: nothing that comes is read
+}
+
+// post leaves a message and sees that it is read.
+func (l *loop) post(m message) {
+	b := &l.mailbox
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.closed {
+		l.postLocked(m)
+	}
+}
+
+func (l *loop) postLocked(m message) {
+	b := &l.mailbox
+	b.queue = append(b.queue, m)
+	b.some.Store(true)
+	if b.asleep {
+		b.asleep = false // one ring wakes it, for however many messages
+		l.poller.ring()
+	}
+}
+
+// shut leaves the last message.
+func (l *loop) shut() {
+	l.mailbox.mu.Lock()
+	defer l.mailbox.mu.Unlock()
+	l.postLocked(message{op: opStop})
+	l.mailbox.closed = true
+}
+
+// adopt registers the connection's socket and leaves the message that goes with
+// it. The loop has to read the message before it handles the socket's first
+// events. It looks into the mailbox after it has got those; there it finds that
+// there is something, and waits for the lock.
+func (l *loop) adopt(c *Conn, first []byte) error {
+	b := &l.mailbox
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return net.ErrClosed
+	}
+	b.some.Store(true)
+	if err := l.poller.add(int(c.fd), c.fd, c.gen); err != nil {
+		return err
+	}
+	l.postLocked(message{op: opAdopt, conn: c, first: first})
+	return nil
+}
+
+// manyMessages is how long a queue may get before its memory is not kept.
+const manyMessages = 1024
+
+// take returns the messages, and leaves an empty queue in the memory of old ones.
+func (b *mailbox) take(old []message) []message {
+	if !b.some.Load() {
+		return old[:0]
+	}
+	if cap(old) > manyMessages {
+		old = nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	taken := b.queue
+	b.queue = old[:0]
+	b.some.Store(false)
+	return taken
+}
+
+// sleep reports whether there is no message: the loop may wait then.
+func (b *mailbox) sleep() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.asleep = len(b.queue) == 0
+	return b.asleep
+}
+
+// wake notes that the loop is up.
+func (b *mailbox) wake() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.asleep = false
+}
+
+// obey does what a message asks.
+func (l *loop) obey(m message) bool {
+	c := m.conn
+	if m.op == opStop {
+		l.stop = true
+		return true
+	}
+	if m.op == opAdopt {
+		return l.enter(c, m.first)
+	}
+	if !l.has(c) {
+		return true
+	}
+	switch m.op {
+	case opBack:
+		return l.takeBack(c, m.back)
+	case opLeave:
+		c.set(leaving | readable) // what has arrived is answered first
+		return l.pump(c)
+	case opKill:
+		return l.kill(c)
+	case opPause:
+		c.set(paused)
+	case opResume:
+		if c.is(paused) {
+			c.clear(paused)
+			c.active = l.now
+		}
+		return l.pump(c)
+	case opInspect:
+		m.inspect(l.view(c))
+	case opRelease:
+		l.letGo(c, m.release)
+	}
+	return true
+}
+
+func (l *loop) kill(c *Conn) bool {
+	switch {
+	case c.is(away):
+		c.set(killed) // when the call is over
+		_ = unix.Shutdown(int(c.fd), unix.SHUT_RDWR)
+		return true
+	case c.is(parting):
+		return l.close(c, c.rest.cause, c.rest.refusal)
+	}
+	return l.end(c, Killed, nil)
+}
+
+func (l *loop) letGo(c *Conn, f func(fd int, in, out []byte)) {
+	switch {
+	case c.is(away):
+		c.needRest().release = f // when the call is over
+	case c.is(refused | parting):
+		// it is as good as over: End will be called
+	default:
+		l.release(c, f)
+	}
+}
+
+// takeBack goes on with a connection whose call is over.
+func (l *loop) takeBack(c *Conn, b *back) bool {
+	c.clear(away)
+	c.active = l.now
+	l.judge(c, b.took < l.reactor.budget)
+	if c.is(killed) {
+		return l.end(c, Killed, nil)
+	}
+	if !l.answer(c, b.reply, b.err) {
+		return false
+	}
+	switch {
+	case c.is(gone | parting | refused):
+		return true
+	case c.rest != nil && c.rest.release != nil:
+		f := c.rest.release
+		c.rest.in = b.rest
+		l.release(c, f)
+		return true
+	case len(b.rest) > 0 && b.n > 0 && !c.owes() && c.is(slow):
+		l.lend(c, b.rest)
+		return true
+	case len(b.rest) > 0 && b.n > 0 && !c.owes():
+		if !l.feed(c, b.rest) {
+			return false
+		}
+	default:
+		if !l.keep(c, b.rest) {
+			return false
+		}
+	}
+	return l.pump(c)
+}
+
+// lend has the connection's next call made aside. Nothing else may use in.
+func (l *loop) lend(c *Conn, in []byte) {
+	c.set(away)
+	if c.is(slow) {
+		l.reactor.lane.submit(c, in)
+		return
+	}
+	go stepAside(job{c, in}) // a call that is only doubted does not queue behind slow ones; ends with it
+}
+
+// judge decides where the connection's next calls are made, after one that was
+// made aside.
+func (l *loop) judge(c *Conn, quick bool) {
+	if !quick {
+		c.quick = 0
+		c.set(slow)
+		return
+	}
+	l.trust()
+	if c.quick++; c.quick == quickEnough {
+		c.clear(slow)
+		c.set(proven)
+		c.quick = 0
+	}
+}
+
+// quickEnough is how many quick calls in a row bring a connection back inline.
+const quickEnough = 16
+
+func (l *loop) view(c *Conn) View {
+	v := View{Idle: l.now - c.active, Away: c.is(away), Slow: c.is(slow), Paused: c.is(paused)}
+	v.Read, v.Written = c.Traffic()
+	if c.rest != nil {
+		v.In, v.Out = len(c.rest.in), len(c.rest.out)
+	}
+	return v
+}
+
+func (l *loop) release(c *Conn, f func(fd int, in, out []byte)) {
+	var in, out []byte
+	if c.rest != nil {
+		in, out = c.rest.in, c.rest.out
+	}
+	_ = l.poller.remove(int(c.fd))
+	fd := int(c.fd)
+	l.forget(c)
+	f(fd, in, out)
+}

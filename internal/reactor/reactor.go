@@ -1,0 +1,173 @@
+//go:build linux
+
+package reactor
+
+import (
+	"errors"
+	"math"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// An Owner is what a connection belongs to. Its methods are called by the
+// connection's loop, one at a time, but not always on the same goroutine. They may
+// block: that costs the loop its budget once, and then only this connection waits.
+type Owner interface {
+	// Step is given the bytes that have been received and not yet consumed. It
+	// returns how many of them it has consumed and what to write in reply, which
+	// may be appended to out, or be part of in. It is called again with the rest
+	// until it consumes nothing, and then when more has come. It must keep neither
+	// slice. An error ends the connection, once the reply has been written.
+	Step(in, out []byte) (n int, reply []byte, err error)
+
+	// End is called once, last, when the socket has been closed.
+	End(cause Cause, err error)
+}
+
+// A Cause is why a connection ended.
+type Cause uint8
+
+// The causes.
+const (
+	EOF      Cause = iota + 1 // the peer closed its side; the error is io.ErrUnexpectedEOF if bytes were left over
+	IOError                   // the socket failed, with the error
+	Refused                   // Step returned the error; a peer that is still sending got a moment to read its last reply
+	Panicked                  // Step panicked; the error is a *PanicError
+	Idle                      // no byte moved for Limits.Idle
+	Stalled                   // the peer took no byte for Limits.WriteStall
+	Left                      // it was asked to leave, and did
+	Killed                    // Kill
+)
+
+// Limits are what a connection may do. They must not be changed while in use. A
+// duration that is not positive is no limit.
+type Limits struct {
+	Idle       time.Duration
+	WriteStall time.Duration
+	// MaxMessage is how many bytes may wait for the rest of a message, 0 for 1 MiB.
+	// Negative is no limit.
+	MaxMessage int
+}
+
+const defaultMaxMessage = 1 << 20
+
+func (l *Limits) maxMessage() int {
+	switch {
+	case l.MaxMessage == 0:
+		return defaultMaxMessage
+	case l.MaxMessage < 0:
+		return math.MaxInt
+	}
+	return l.MaxMessage
+}
+
+// ErrMessageTooLong ends a connection whose owner consumed nothing of
+// Limits.MaxMessage bytes.
+var ErrMessageTooLong = errors.New("message too long")
+
+// A PanicError is a panic in Step, or what runtime.Goexit in it leaves: a nil
+// Value.
+type PanicError struct {
+	Value any
+	Stack []byte
+}
+
+func (e *PanicError) Error() string { return "panic in a step" }
+
+// Options set a Reactor up.
+type Options struct {
+	// Loops is how many event loops there are. Zero means one for each processor
+	// that Go uses.
+	Loops int
+	// Budget is how long a call may hold its loop. Zero means 1 ms. It is looked at
+	// as often, so a call may hold the loop for twice as long.
+	Budget time.Duration
+}
+
+// A Reactor is a set of event loops. Its methods may be called from any goroutine.
+type Reactor struct {
+	loops  []*loop
+	turn   atomic.Uint32
+	budget time.Duration
+	epoch  time.Time
+
+	watch watchdog
+	lane  lane
+	slow  atomic.Int64
+	done  sync.WaitGroup // of the loops
+	close sync.Once
+}
+
+// New starts the loops.
+func New(o Options) (*Reactor, error) {
+	if o.Loops == 0 {
+		o.Loops = runtime.GOMAXPROCS(0)
+	}
+	if o.Budget == 0 {
+		o.Budget = time.Millisecond
+	}
+	r := &Reactor{budget: o.Budget, epoch: time.Now()}
+	for range o.Loops {
+		l, err := newLoop(r)
+		if err != nil {
+			r.Close()
+			return nil, err
+		}
+		r.loops = append(r.loops, l)
+	}
+	r.lane.base = max(1, runtime.GOMAXPROCS(0)-1)
+	r.lane.permits = r.lane.base
+	r.watch.start(r)
+	for _, l := range r.loops {
+		r.done.Add(1)
+		go l.run() // ends with Close
+	}
+	return r, nil
+}
+
+// Close ends the loops. Connections that are still there are left as they are,
+// with their sockets open: end them first.
+func (r *Reactor) Close() {
+	r.close.Do(func() {
+		for _, l := range r.loops {
+			l.shut()
+		}
+		r.done.Wait()
+		r.watch.stop()
+		for _, l := range r.loops {
+			l.poller.close()
+		}
+	})
+}
+
+// Loops returns how many loops there are.
+func (r *Reactor) Loops() int { return len(r.loops) }
+
+// Slow returns how many calls have had their loop taken away, as they took longer
+// than the budget.
+func (r *Reactor) Slow() int64 { return r.slow.Load() }
+
+// Lag returns how long something that was due, be it an event or a deadline, had to
+// wait for its loop, at worst, since Lag was last called.
+func (r *Reactor) Lag() time.Duration {
+	worst := int64(0)
+	for _, l := range r.loops {
+		worst = max(worst, l.lag.Swap(0))
+	}
+	return time.Duration(worst)
+}
+
+func (r *Reactor) clock() int64 { return int64(time.Since(r.epoch)) }
+
+// Adopt gives a non-blocking socket that is in no other poller to one of the
+// loops, with bytes that were read from it already. The fd and the bytes are the
+// reactor's from now on. After an error they are still the caller's, and nothing
+// has been called. After Close that is net.ErrClosed.
+func (r *Reactor) Adopt(c *Conn, fd int, first []byte, owner Owner, limits *Limits) error {
+	turn := r.turn.Add(1)
+	l := r.loops[turn%uint32(len(r.loops))]
+	c.fd, c.gen, c.owner, c.limits, c.loop = int32(fd), turn, owner, limits, l
+	return l.adopt(c, first)
+}
