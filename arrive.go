@@ -39,7 +39,9 @@ func (c *Conn) failed(step CloseReason, err error) error {
 	case errors.As(err, &ended) && ended == c.end.Load():
 		return err // already said
 	case errors.Is(err, errAskedToLeave):
-		step = Drained
+		c.mu.Lock()
+		step, err = c.drainReason, errors.Join(errAskedToLeave, c.drainCause)
+		c.mu.Unlock()
 	case c.wire.eof.Load() && isEOF(err):
 		step = ClientAborted
 	case c.wire.broken.Load() != 0 && reasonOf(err) != ReasonNone:

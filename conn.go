@@ -321,25 +321,33 @@ func (c *Conn) Draining() <-chan struct{} {
 func (c *Conn) Drain(cause error) { c.askToLeave(Drained, cause) }
 
 func (c *Conn) askToLeave(reason CloseReason, cause error) {
+	if c.ask(reason, cause) {
+		c.tellDraining()
+	}
+}
+
+// ask asks, and reports whether the Trace has to be told: by tellDraining, once.
+func (c *Conn) ask(reason CloseReason, cause error) (tell bool) {
 	c.mu.Lock()
 	if c.drainReason != ReasonNone {
 		c.mu.Unlock()
-		return
+		return false
 	}
 	c.drainReason, c.drainCause = reason, cause
 	if c.draining != nil {
 		close(c.draining)
 	}
-	tell := c.introduced
-	if tell {
+	if tell = c.introduced; tell {
 		c.telling.Add(1)
 	}
 	c.mu.Unlock()
 	c.wire.askToLeave()
-	if tell {
-		defer c.telling.Done()
-		c.server.guard(c, func() { c.server.trace().Draining(c) })
-	}
+	return tell
+}
+
+func (c *Conn) tellDraining() {
+	defer c.telling.Done()
+	c.server.guard(c, func() { c.server.trace().Draining(c) })
 }
 
 // Kill ends the connection now: its context is canceled, its socket closed, and
@@ -350,6 +358,9 @@ func (c *Conn) Kill(cause error) { _ = c.cut(Killed, cause) }
 // cut ends the connection for the given reason, if nothing has ended it before,
 // and returns the error that says which it was.
 func (c *Conn) cut(reason CloseReason, cause error) *CloseError {
+	if c.closing.Load() {
+		return &CloseError{Reason: HandlerClosed} // there is nothing left to cut; settleReason has the last word
+	}
 	end := &CloseError{Reason: reason, Cause: cause}
 	if !c.end.CompareAndSwap(nil, end) {
 		return c.end.Load()

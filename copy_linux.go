@@ -80,6 +80,10 @@ func unread(source io.Reader) (n int) {
 // sendFile copies a file by sendfile(2). Like net it takes whatever has the methods
 // of an *os.File, as io.Copy shows that as a type that hides its WriteTo.
 func (c *Conn) sendFile(r io.Reader) (n int64, ok bool, err error) {
+	from := &io.LimitedReader{R: r, N: math.MaxInt64}
+	if limited, ok := r.(*io.LimitedReader); ok { // io.CopyN's, net/http's
+		from, r = limited, limited.R
+	}
 	f, isFile := r.(interface {
 		fs.File
 		io.Seeker
@@ -91,7 +95,7 @@ func (c *Conn) sendFile(r io.Reader) (n int64, ok bool, err error) {
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		return 0, false, nil //nolint:nilerr // it will show when it is read
 	}
-	return c.wire.kernelCopy(&io.LimitedReader{R: f, N: math.MaxInt64})
+	return c.wire.kernelCopy(from)
 }
 
 // kernelCopy has net copy inside the kernel, to a TCP socket. A write deadline

@@ -5,39 +5,39 @@
 //	package main
 //
 //	import (
-//		"bufio"
+//		"bytes"
 //		"context"
 //		"log"
-//		"os"
 //		"os/signal"
-//		"strings"
+//		"syscall"
 //
 //		"github.com/levee-net/levee"
 //	)
 //
 //	func main() {
-//		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+//		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+//		context.AfterFunc(ctx, stop) // a second signal does not wait for the connections
 //		srv := &levee.Server{Handler: levee.HandlerFunc(shout)}
-//		err := srv.ListenAndServe(ctx, "127.0.0.1:7000")
-//		stop()
-//		if err != nil {
+//		if err := srv.ListenAndServe(ctx, "127.0.0.1:7000"); err != nil {
 //			log.Fatal(err)
 //		}
 //	}
 //
 //	func shout(_ context.Context, c *levee.Conn) error {
-//		lines := bufio.NewReader(c)
-//		for lines.Buffered() > 0 || c.Next() {
-//			line, err := lines.ReadString('\n')
+//		buffer := make([]byte, 4096)
+//		for c.Next() {
+//			n, err := c.Read(buffer)
 //			if err != nil {
 //				return err
 //			}
-//			if _, err := c.Write([]byte(strings.ToUpper(line))); err != nil {
+//			if _, err := c.Write(bytes.ToUpper(buffer[:n])); err != nil {
 //				return err
 //			}
 //		}
 //		return nil
 //	}
+//
+// Package frame has handlers for messages instead of bytes.
 //
 // # A connection's life
 //

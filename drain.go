@@ -21,14 +21,32 @@ const lastWords = 100 * time.Millisecond
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.init()
 	s.stopAccepting(draining)
-	for _, c := range s.Conns() {
-		c.askToLeave(Drained, nil)
-	}
+	s.askAllToLeave()
 	select {
 	case <-s.gone:
 		return s.verdict()
 	case <-ctx.Done():
 		return s.cutAll(DrainTimeout)
+	}
+}
+
+// askAllToLeave asks first and tells the Trace afterwards, on the side: a hook that
+// blocks delays neither the others nor the deadline.
+func (s *Server) askAllToLeave() {
+	var told []*Conn
+	for _, c := range s.Conns() {
+		if c.ask(Drained, nil) {
+			told = append(told, c)
+		}
+	}
+	if len(told) > 0 {
+		go tellAllDraining(told) // ends with the last hook; each connection's Closed waits for its own
+	}
+}
+
+func tellAllDraining(conns []*Conn) {
+	for _, c := range conns {
+		c.tellDraining()
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -781,5 +782,86 @@ func TestHandlerSeesTheContextsValuesAndNotItsEnd(t *testing.T) {
 		if call.ctx.Err() == nil {
 			t.Error("the handler's context outlives its connection")
 		}
+	})
+}
+
+func TestConnectionThatItsHandlerHasClosedIsNotCut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		closedIt := make(chan struct{})
+		dial, ends := inMemory(t, &levee.Server{DrainTimeout: time.Second, Handler: does(func(c *levee.Conn) error {
+			err := c.Close()
+			close(closedIt)
+			time.Sleep(time.Minute) // virtual time
+			c.Kill(errors.New("too late"))
+			return err
+		})})
+		dial()
+		<-closedIt
+		expectReason(t, ends, levee.HandlerClosed)
+	})
+}
+
+func TestShutdownIsNotHeldUpByADrainingHook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := leveetest.Listen()
+		release := make(chan struct{})
+		s := &levee.Server{
+			Handler: does(func(c *levee.Conn) error {
+				for c.Next() {
+					if _, err := c.Read(make([]byte, 8)); err != nil {
+						return err
+					}
+				}
+				<-release
+				return nil
+			}),
+			Trace: &levee.Trace{Draining: func(*levee.Conn) { <-release }},
+		}
+		served := make(chan error, 1)
+		go func() { served <- s.Serve(context.Background(), l) }()
+		for range 3 {
+			dial(t, l)
+		}
+		synctest.Wait()
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		err := s.Shutdown(ctx)
+		if drained, ok := errors.AsType[*levee.DrainError](err); !ok || drained.Cut != 3 {
+			t.Errorf("Shutdown: %v, want 3 cut", err)
+		}
+		if took := time.Since(began); took > 1200*time.Millisecond {
+			t.Errorf("Shutdown took %v, its deadline was 1s", took)
+		}
+		close(release)
+		<-served
+	})
+}
+
+func TestSilentConnectionThatIsAskedToLeaveWhileItArrivesSaysWhy(t *testing.T) {
+	why := errors.New("rebalancing")
+	synctest.Test(t, func(t *testing.T) {
+		accepted := make(chan *levee.Conn, 1)
+		dial, ends := inMemory(t, &levee.Server{
+			ProxyFrom: []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")},
+			Handler:   echoing,
+			Trace:     &levee.Trace{Accepted: func(c *levee.Conn) { accepted <- c }},
+		})
+		dial()
+		c := <-accepted
+		synctest.Wait()
+		c.Drain(why)
+		if end := expectReason(t, ends, levee.Drained); !errors.Is(end.Err, why) {
+			t.Errorf("ended with %v, want the cause in it", end.Err)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		dial, ends := inMemory(t, &levee.Server{
+			ProxyFrom:   []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0")},
+			Handler:     echoing,
+			MaxLifetime: time.Second,
+		})
+		dial()
+		expectReason(t, ends, levee.LifetimeExpired)
 	})
 }

@@ -51,7 +51,7 @@ func or[T comparable](v, byDefault T) T {
 func DefaultMaxConns() int { return defaultMaxConns(openFilesLimit()) }
 
 // spareFiles are the open files that connections leave to everything else: the
-// admin port, logs, certificates, an upgrade.
+// admin port, logs, certificates.
 const spareFiles = 128
 
 // defaultMaxConns derives the cap on connections from that on open files, so

@@ -59,15 +59,13 @@ func (c *Conn) introduce() {
 // takeLeave tells the Trace of the connection's end, when nothing else is being
 // told any more.
 func (c *Conn) takeLeave(end End) {
-	hook := c.server.trace().Closed
-	if hook == nil {
-		return
-	}
 	c.mu.Lock()
 	c.introduced = false
 	c.mu.Unlock()
 	c.telling.Wait()
-	c.server.guard(c, func() { hook(c, end) })
+	if hook := c.server.trace().Closed; hook != nil {
+		c.server.guard(c, func() { hook(c, end) })
+	}
 }
 
 // limitLifetime asks the connection to leave at its age, and cuts it when it

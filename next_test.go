@@ -521,3 +521,21 @@ func TestOneReadAfterNextTakesMoreThanABlock(t *testing.T) {
 		t.Errorf("the first read took %d of %d bytes that had arrived", n, size)
 	}
 }
+
+func TestReadIntoNothingTakesNothing(t *testing.T) {
+	onEveryTransport(t, func(t *testing.T, serve func(*levee.Server) (func() peer, <-chan levee.End)) {
+		dial, ends := serve(&levee.Server{Handler: does(func(c *levee.Conn) error {
+			if n, err := c.Read(nil); n != 0 || err != nil {
+				t.Errorf("Read(nil) of a silent peer: %d, %v", n, err)
+			}
+			want(t, c, "once")
+			_, err := io.WriteString(c, "so")
+			return err
+		})})
+		client := dial()
+		// Over TLS the handshake alone does not tell that the handler is there.
+		send(t, client, "once")
+		want(t, client, "so")
+		expectReason(t, ends, levee.HandlerClosed)
+	})
+}

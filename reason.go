@@ -10,7 +10,7 @@ import (
 )
 
 // A CloseReason says why a connection ended. Every connection ends with exactly
-// one, and its word is the same in logs, metrics, spans and tests. The set is
+// one, and its word is the same in logs, metrics and tests. The set is
 // closed: strangers cannot add to it, so it is safe as a metric label.
 //
 // The words are built as who, phase or cause: client_… is the peer's doing,

@@ -40,7 +40,8 @@ type Server struct {
 	// connection with a PROXY protocol header, version 1 or 2. Their header's
 	// source is the connection's client address. When it is not empty, a
 	// connection from any other source that begins with such a header is ended
-	// with reason proxy_header_refused. When empty, the protocol is unknown.
+	// with reason proxy_header_refused. When empty, the protocol is unknown. The
+	// peer of a Unix socket has no address and cannot be listed.
 	ProxyFrom []netip.Prefix
 
 	// MaxConns is how many connections may be open at once. At that number the
@@ -208,6 +209,9 @@ func (s *Server) start(ctx context.Context, listeners []net.Listener, failed cha
 	if s.Handler == nil {
 		return errors.New("levee: Server.Handler is nil: nothing to serve connections with")
 	}
+	if err := s.checkTLS(); err != nil {
+		return err
+	}
 	if len(listeners) == 0 {
 		return errors.New("levee: no address to listen on")
 	}
@@ -228,6 +232,18 @@ func (s *Server) start(ctx context.Context, listeners []net.Listener, failed cha
 			s.acceptors++
 			go door.accept() // ends when s.stopping is closed, or the listener is
 		}
+	}
+	return nil
+}
+
+// checkTLS refuses what could only fail every handshake, as crypto/tls's Listen does.
+func (s *Server) checkTLS() error {
+	c := s.TLSConfig
+	switch {
+	case c == nil && s.AllowPlaintext:
+		return errors.New("levee: Server.AllowPlaintext without a TLSConfig: all is plaintext then, drop it")
+	case c != nil && len(c.Certificates) == 0 && c.GetCertificate == nil && c.GetConfigForClient == nil:
+		return errors.New("levee: Server.TLSConfig has neither Certificates nor GetCertificate nor GetConfigForClient")
 	}
 	return nil
 }

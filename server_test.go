@@ -2,6 +2,8 @@ package levee_test
 
 import (
 	"context"
+	"crypto/tls"
+	"errors"
 	"math"
 	"net"
 	"strings"
@@ -127,5 +129,20 @@ func TestMiddlewareRunsFromLeftToRight(t *testing.T) {
 	}
 	if got := strings.Join(order, " "); got != "a b handler /b /a" {
 		t.Errorf("%s", got)
+	}
+}
+
+func TestTLSThatCouldOnlyFailIsRefused(t *testing.T) {
+	for _, s := range []*levee.Server{
+		{Handler: echoing, TLSConfig: &tls.Config{}},
+		{Handler: echoing, AllowPlaintext: true},
+	} {
+		l := leveetest.Listen()
+		if err := s.Serve(t.Context(), l); err == nil || !strings.Contains(err.Error(), "TLSConfig") {
+			t.Errorf("Serve: %v", err)
+		}
+		if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("the listener was left open: %v", err)
+		}
 	}
 }

@@ -74,6 +74,9 @@ var errAskedToLeave = errors.New("asked to leave")
 
 // Read reads held bytes first and then the socket.
 func (w *wire) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil // nil has a meaning of its own to readSocket
+	}
 	if w.held.some.Load() {
 		n, ok, err := w.held.take(p)
 		if n == blockSize && n < len(p) && !w.impatient {

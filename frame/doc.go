@@ -9,14 +9,15 @@
 //		"log"
 //		"os"
 //		"os/signal"
+//		"syscall"
 //
 //		"github.com/levee-net/levee"
 //		"github.com/levee-net/levee/frame"
 //	)
 //
 //	func main() {
-//		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-//		defer stop()
+//		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+//		context.AfterFunc(ctx, stop) // a second signal does not wait for the connections
 //		srv := &levee.Server{Handler: frame.Handler(frame.Lines(64<<10), shout)}
 //		if err := srv.ListenAndServe(ctx, "127.0.0.1:7000"); err != nil {
 //			log.Fatal(err)

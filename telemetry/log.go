@@ -11,7 +11,7 @@ import (
 )
 
 // Log returns hooks that log one line for every connection that ends, with the
-// word that metrics and spans have for it too.
+// word that metrics have for it too.
 //
 // The ordinary end of a connection is logged at level debug. Ends that are this
 // side's doing (handler_error, handler_panic, drain_timeout) are logged at warn,

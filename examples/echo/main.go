@@ -13,10 +13,9 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal does not wait for the connections
 	srv := &levee.Server{Handler: levee.HandlerFunc(echo)}
-	err := srv.ListenAndServe(ctx, "127.0.0.1:7000") // returns when all have left
-	stop()
-	if err != nil {
+	if err := srv.ListenAndServe(ctx, "127.0.0.1:7000"); err != nil { // returns when all have left
 		log.Fatal(err)
 	}
 }

@@ -89,18 +89,19 @@ func assemble(cfg *config.Config, env Env) (*front, error) {
 // shareConns gives each listener its cap on connections: its own figure, or an
 // equal share of what the limit of open files leaves.
 func shareConns(listeners []config.Listener) []int {
-	left, sharers := levee.DefaultMaxConns(), 0
+	total, sharers := levee.DefaultMaxConns(), 0
+	left := total
 	shares := make([]int, len(listeners))
 	for i, l := range listeners {
 		shares[i] = l.Limits.MaxConnections
 		if shares[i] == 0 {
 			sharers++
-		} else if left > 0 {
+		} else {
 			left -= shares[i]
 		}
 	}
 	for i := range shares {
-		if shares[i] == 0 && left >= 0 {
+		if shares[i] == 0 && total > 0 {
 			shares[i] = max(1, left/sharers)
 		}
 	}
@@ -262,8 +263,8 @@ func (f *front) run(ctx context.Context) error {
 		defer f.admin.Close()
 	}
 	if err := f.wait(ctx, broken); err != nil {
-		f.closeServers()
-		return exit(exitNotStart, err)
+		f.log.Error("draining, as a listener is down", "err", err)
+		return exit(exitCut, errors.Join(err, f.drain()))
 	}
 	return f.drain()
 }

@@ -50,7 +50,7 @@ func (c *Config) keys() []key {
 		{
 			"admin", optional,
 			object{of: &c.Admin},
-			"The address for operators: metrics, health, profiles and the admin API.",
+			"The address for operators: metrics, health and profiles.",
 		},
 		{
 			"drain", optional,
@@ -181,7 +181,7 @@ func (l *Listener) keys() []key {
 				p: &l.Name, parse: parseName, format: verbatim,
 				wants: "a name such as public", pattern: namePattern,
 			},
-			"What metrics, logs and the admin API call this listener: up to 63 of a-z, 0-9, _ and -, unique.",
+			"What metrics and logs call this listener: up to 63 of a-z, 0-9, _ and -, unique.",
 		},
 		{
 			"listen", required,
@@ -341,7 +341,7 @@ func (t *Timeouts) keys() []key {
 		},
 		{
 			"half_closed", optional, timeout(&t.HalfClosed, 60*time.Second, day),
-			"How long a connection may go without a byte after one side has finished sending.",
+			"How long a connection may go without a byte after levee has finished sending.",
 		},
 		{
 			"write_stall", optional, timeout(&t.WriteStall, 30*time.Second, day),
