@@ -38,10 +38,7 @@ type Conn struct {
 
 	secured atomic.Bool // TLS is in place
 
-	// turn holds an element while someone writes, so that no Write lands within
-	// another. A mutex would do, but in a synctest bubble time stands still while
-	// a goroutine waits for one.
-	turn chan struct{}
+	turn turn // of those that write
 
 	end     atomic.Pointer[CloseError] // set once, by whatever ends it
 	closing atomic.Bool                // the handler has called Close
@@ -62,7 +59,7 @@ type Conn struct {
 var lastID atomic.Uint64
 
 func newConn(ctx context.Context, s *Server, raw net.Conn) *Conn {
-	c := &Conn{server: s, id: lastID.Add(1), accepted: time.Now(), turn: make(chan struct{}, 1)}
+	c := &Conn{server: s, id: lastID.Add(1), accepted: time.Now()}
 	c.wire.raw, c.wire.conn = raw, c
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	return c
@@ -158,8 +155,8 @@ func (c *Conn) Read(p []byte) (int, error) {
 // Write writes all of p, or returns why it could not. What several goroutines
 // write at once does not mix.
 func (c *Conn) Write(p []byte) (int, error) {
-	c.turn <- struct{}{}
-	defer func() { <-c.turn }()
+	c.turn.take()
+	defer c.turn.give()
 	if c.tls == nil {
 		return c.wire.Write(p)
 	}

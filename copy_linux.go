@@ -107,10 +107,8 @@ func (w *wire) kernelCopy(from *io.LimitedReader) (n int64, ok bool, err error) 
 	if !isTCP {
 		return 0, false, nil
 	}
-	w.conn.turn <- struct{}{}
-	defer func() { <-w.conn.turn }()
-	w.writes.Add(1)
-	defer w.writes.Add(-1)
+	w.conn.turn.take()
+	defer w.conn.turn.give()
 	guard := w.guardAgainstStall(sink)
 	n, err = sink.ReadFrom(from)
 	guard.stop()

@@ -58,18 +58,21 @@ func (w *wire) awaitNothing() error {
 	return w.ended(err)
 }
 
+// beginWait reports whether there is no time to wait. It and askToLeave each say
+// what they do before they look at what the other does, so one of them notices.
 func (w *wire) beginWait() (leaving bool) {
-	w.mu.Lock()
+	w.waiting.Store(true)
+	if !w.leaving.Load() {
+		return false
+	}
+	w.mu.Lock() // askToLeave may be about to arm the deadline: it must not strike at the look that follows
 	defer w.mu.Unlock()
-	w.waiting = true
-	return w.leaving
+	return true
 }
 
 func (w *wire) endWait() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.waiting = false
-	if w.leaving {
+	w.waiting.Store(false)
+	if w.leaving.Load() {
 		w.readArmed.Store(false) // it may have been armed to interrupt the wait
 	}
 }

@@ -32,9 +32,9 @@ type wire struct {
 	waited       atomic.Int64 // how long the parts of the wait that are over took
 	moved        atomic.Int64 // bytes in both directions when the first part began
 	wroteAt      atomic.Int64 // clock when a write last ended or made progress
-	writes       atomic.Int32 // how many are under way
 
 	readArmed, writeArmed atomic.Bool
+	waiting, leaving      atomic.Bool // in a wait that a request to leave may interrupt; asked to leave
 	screening             atomic.Bool // a PROXY header would be an intrusion: look before the first byte is used
 	sealed                bool        // TLS lies above: what is written are records
 	impatient             bool        // reads return errWouldBlock instead of waiting; the reader's own
@@ -43,8 +43,6 @@ type wire struct {
 	userRead     time.Time // what the handler asked for
 	userWrite    time.Time
 	phase        time.Time // absolute end of the arrival's present phase; zero once it is over
-	waiting      bool      // in a wait that a request to leave may interrupt
-	leaving      bool      // asked to leave
 	kernelReads  bool      // the kernel copies from it, or to it: the handler's
 	kernelWrites bool      // own deadline is armed and none of levee's
 	signature    []byte    // what the first bytes still lack to be a PROXY header's; see screen
@@ -178,7 +176,7 @@ func (w *wire) afterRead(err error) error {
 	now := time.Now()
 	w.mu.Lock()
 	switch {
-	case w.waiting && w.leaving:
+	case w.waiting.Load() && w.leaving.Load():
 		w.mu.Unlock()
 		return errAskedToLeave
 	case past(w.userRead, now):
@@ -205,7 +203,7 @@ func (w *wire) readLimitLocked() (time.Time, CloseReason) {
 	if patience < 0 || w.kernelReads {
 		return time.Time{}, ReasonNone
 	}
-	if w.writes.Load() > 0 {
+	if w.conn.turn.taken() {
 		return time.Now().Add(patience), reason // WriteStallTimeout has its eye on the peer meanwhile
 	}
 	since := max(w.waitingSince.Load(), w.wroteAt.Load())
@@ -225,7 +223,7 @@ func (w *wire) armRead() error {
 
 func (w *wire) armReadLocked() error {
 	w.readArmed.Store(true)
-	if w.waiting && w.leaving {
+	if w.waiting.Load() && w.leaving.Load() {
 		return w.raw.SetReadDeadline(longAgo)
 	}
 	limit, _ := w.readLimitLocked()
@@ -243,8 +241,6 @@ func (w *wire) Write(p []byte) (int, error) {
 // writeSocket writes all of p. It reads the clock when it is done; before that
 // only when a deadline, which may be an old one, has interrupted it.
 func (w *wire) writeSocket(p []byte) (int, error) {
-	w.writes.Add(1)
-	defer w.writes.Add(-1)
 	if !w.writeArmed.Load() {
 		_ = w.armWrite(w.clock())
 	}
@@ -348,8 +344,8 @@ func (w *wire) setPhase(end time.Time) {
 func (w *wire) askToLeave() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.leaving = true
-	if w.waiting {
+	w.leaving.Store(true)
+	if w.waiting.Load() {
 		_ = w.armReadLocked() // locked, or it could strike at the look that follows the wait
 	}
 }
