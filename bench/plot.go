@@ -21,7 +21,7 @@ type panel struct {
 var panels = []panel{
 	{"messages/s, 64 connections (more is better)", "echo64", rate, "k", 1e-3},
 	{"messages/s, 1000 connections (more is better)", "echo1000", rate, "k", 1e-3},
-	{"messages/s, 16 under way on each of 64 (more is better)", "pipeline", rate, "k", 1e-3},
+	{"messages/s, 64 connections, 16 deep (more is better)", "pipeline", rate, "M", 1e-6},
 	{"16 KiB messages/s, 64 connections (more is better)", "echo16k", rate, "k", 1e-3},
 	{"p99 latency, 1000 connections (less is better)", "echo1000", p99, " ms", 1e-3},
 	{"CPU per message, 8000 connections (less is better)", "echo8000", cpu, " µs", 1},
