@@ -31,7 +31,7 @@ type door struct {
 	failed    chan<- error    // has room for one
 	acceptors int             // guarded by server.mu
 
-	turn  chan struct{} // held by the acceptor that is in next; a mutex would stop synctest's time
+	turn  turn          // of the acceptor that is in next
 	pause time.Duration // after the last failure, 0 after a success; the turn's
 }
 
@@ -51,8 +51,8 @@ func (d *door) accept() {
 // server stops or the listener is closed. Nothing else ends it: a full table of
 // open files, a lack of memory and the like pass.
 func (d *door) next() net.Conn {
-	d.turn <- struct{}{}
-	defer func() { <-d.turn }()
+	d.turn.take()
+	defer d.turn.give()
 	s := d.server
 	for s.awaitRoom() {
 		raw, err := d.listener.Accept()

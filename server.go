@@ -225,7 +225,7 @@ func (s *Server) start(ctx context.Context, listeners []net.Listener, failed cha
 	for _, l := range listeners {
 		door := &door{
 			server: s, listener: l, ctx: base, failed: failed,
-			acceptors: acceptorsPerListener(), turn: make(chan struct{}, 1),
+			acceptors: acceptorsPerListener(),
 		}
 		s.doors[door] = struct{}{}
 		for range door.acceptors {

@@ -6,7 +6,7 @@ import (
 )
 
 // A turn is what a goroutine takes to write, so that no other's bytes land among
-// its own. It is a mutex whose waiters wait at a channel: testing/synctest's time
+// its own, or to accept. It is a mutex whose waiters wait at a channel: testing/synctest's time
 // stands still for a goroutine that waits for a mutex. Taken without a rival it
 // costs two additions.
 type turn struct {
@@ -27,7 +27,7 @@ func (t *turn) give() {
 	}
 }
 
-// taken reports whether somebody writes.
+// taken reports whether somebody has it.
 func (t *turn) taken() bool { return t.takers.Load() > 0 }
 
 func (t *turn) line() chan struct{} {

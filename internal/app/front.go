@@ -119,11 +119,17 @@ func (f *front) tlsConfig(l *config.Listener) (*tls.Config, error) {
 	pairs := make([]certs.Pair, 0, len(l.TLS.Certificates))
 	for _, c := range l.TLS.Certificates {
 		pairs = append(pairs, certs.Pair{Cert: c.Cert, Key: c.Key})
-		if _, err := certs.Files(pairs[len(pairs)-1]); err != nil {
+	}
+	tlsConfig, err := certs.Files(pairs...)
+	if err == nil {
+		return tlsConfig, nil
+	}
+	for i, c := range l.TLS.Certificates { // which of them is it?
+		if _, err := certs.Files(pairs[i]); err != nil {
 			return nil, fmt.Errorf("%s: %w", c.Pos, err)
 		}
 	}
-	return certs.Files(pairs...)
+	return nil, err
 }
 
 // developmentTLS uses the development CA, the same for all listeners. Where there
@@ -264,7 +270,8 @@ func (f *front) run(ctx context.Context) error {
 	}
 	if err := f.wait(ctx, broken); err != nil {
 		f.log.Error("draining, as a listener is down", "err", err)
-		return exit(exitCut, errors.Join(err, f.drain()))
+		_ = f.drain() // it has said how that went
+		return &exitError{code: exitCut}
 	}
 	return f.drain()
 }
