@@ -258,7 +258,8 @@ func TestAnEndThatPanicsOrHangsOrExitsEndsNothingElse(t *testing.T) {
 	defer close(gate)
 	for _, onEnd := range []func(){func() { panic("oh") }, runtime.Goexit, func() { <-gate }} {
 		fd, peer := tcp(t)
-		o := &owner{step: echo, ended: make(chan ending, 1), over: make(chan struct{}), onEnd: onEnd}
+		o := newOwner(t, echo)
+		o.onEnd = onEnd
 		must(t, r.Adopt(&o.Conn, fd, nil, o, &reactor.Limits{}))
 		exchange(t, peer, "x")
 		peer.Close()

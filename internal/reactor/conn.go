@@ -21,7 +21,8 @@ type Conn struct {
 	due        int64 // the wheel's tick at which to look
 
 	fd    int32
-	gen   uint32 // tells its events from those of an earlier connection with the same fd
+	gen   uint32        // tells its events from those of an earlier connection with the same fd
+	users atomic.Uint32 // of the socket, beside the loop; see Control
 	state state
 	quick uint8 // calls in a row that the lane found quick
 }
@@ -32,6 +33,7 @@ type rest struct {
 	out     []byte                       // for the peer to take them
 	since   int64                        // clock when the peer last took some, or the goodbye began
 	queue   uint32                       // bytes that the kernel held for the peer when last asked
+	shown   bool                         // in has been, to a step that consumed none of it
 	cause   Cause                        // of the end, while the goodbye lasts
 	refusal error                        // why the connection ends once it has
 	dropped int                          // bytes that came during the goodbye
@@ -80,6 +82,13 @@ func (c *Conn) clear(s state)   { c.state &^= s }
 // Traffic returns the bytes read and written. It may be called from any goroutine.
 func (c *Conn) Traffic() (read, written int64) { return c.read.Load(), c.written.Load() }
 
+// SetTraffic has Traffic go on from the bytes that were counted before, among them
+// those that Adopt is given. It must be called before Adopt.
+func (c *Conn) SetTraffic(read, written int64) {
+	c.read.Store(read)
+	c.written.Store(written)
+}
+
 // Leave asks the connection to leave: once all that has arrived is answered, at
 // once if nothing has. It may be called from any goroutine, and more than once.
 func (c *Conn) Leave() { c.loop.post(message{op: opLeave, conn: c}) }
@@ -110,8 +119,9 @@ func (c *Conn) Inspect(f func(View)) { c.loop.post(message{op: opInspect, conn: 
 
 // Release takes the connection out of the reactor and calls f with its socket and
 // the bytes that wait: those received and not consumed, and those for the peer. It
-// waits for a call that is under way. Either f is called or End is. f must be quick,
-// and must not panic; what it is given is its own.
+// waits for a call that is under way, and for every Control: the last one that is
+// under way calls f, and the loop if there is none. Either f is called or End is. f
+// must be quick, and must not panic; what it is given is its own.
 func (c *Conn) Release(f func(fd int, in, out []byte)) {
 	c.loop.post(message{op: opRelease, conn: c, release: f})
 }

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/levee-net/levee/internal/reactor"
@@ -16,7 +17,7 @@ import (
 
 // largestConn is what a connection may cost while it is idle. There may be
 // hundreds of thousands.
-const largestConn = 144 // bytes
+const largestConn = 112 // bytes
 
 func TestAnIdleConnectionIsSmall(t *testing.T) {
 	if size := unsafe.Sizeof(reactor.Conn{}); size > largestConn {
@@ -29,8 +30,10 @@ func TestAnIdleConnectionIsSmall(t *testing.T) {
 // bare is the least that an owner can be.
 type bare struct{ reactor.Conn }
 
-func (*bare) Step(in, _ []byte) (int, []byte, error) { return len(in), in, nil }
-func (*bare) End(reactor.Cause, error)               {}
+func (*bare) Step(in []byte, _ int, _ []byte) (int, []byte, error) { return len(in), in, nil }
+func (*bare) Slow()                                                {}
+func (*bare) Slowed(time.Duration)                                 {}
+func (*bare) End(reactor.Cause, error)                             {}
 
 func TestAConnectionThatHasEchoedHoldsNothing(t *testing.T) {
 	r := start(t, reactor.Options{})

@@ -33,6 +33,22 @@ func TestEchoesOverTCPAndASocketpair(t *testing.T) {
 	}
 }
 
+func TestTrafficGoesOnFromWhatWasCountedBefore(t *testing.T) {
+	r := start(t, reactor.Options{})
+	fd, peer := tcp(t)
+	o := newOwner(t, echo)
+	o.SetTraffic(1000, 1<<40)
+	o.adopt(t, r, fd, []byte("first"), reactor.Limits{})
+	expect(t, peer, "first")
+	exchange(t, peer, "hello")
+	if v := o.view(t); v.Read != 1005 || v.Written != 1<<40+10 {
+		t.Errorf("%+v", v)
+	}
+	if read, written := o.Traffic(); read != 1005 || written != 1<<40+10 {
+		t.Errorf("read %d and wrote %d bytes", read, written)
+	}
+}
+
 func TestBytesThatWereReadBeforeComeFirst(t *testing.T) {
 	r := start(t, reactor.Options{})
 	fd, peer := tcp(t)
@@ -89,9 +105,14 @@ func TestMessagesAreAnsweredInOrderHoweverTheStreamIsCut(t *testing.T) {
 	})
 }
 
+type halfCloser interface {
+	io.Writer
+	CloseWrite() error
+}
+
 // sendCut sends a stream in segments of these sizes, again and again, and closes
 // its side.
-func sendCut(peer *net.TCPConn, stream []byte, cuts []int) {
+func sendCut(peer halfCloser, stream []byte, cuts []int) {
 	for i := 0; len(stream) > 0; i++ {
 		n := min(cuts[i%len(cuts)], len(stream))
 		peer.Write(stream[:n])

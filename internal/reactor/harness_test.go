@@ -25,14 +25,29 @@ type step func(in, out []byte) (n int, reply []byte, err error)
 
 func echo(in, _ []byte) (int, []byte, error) { return len(in), in, nil }
 
-// An owner is the connection of a test.
+// An owner is the connection of a test. It minds that what Owner promises is kept.
 type owner struct {
 	reactor.Conn
+	t         testing.TB
 	step      step
+	greet     step // for a first call without bytes
+	onSlow    func()
+	onSlowed  func(took time.Duration)
 	ended     chan ending
 	over      chan struct{} // closed at the end
 	onEnd     func()
 	elsewhere atomic.Bool // it will not end here
+
+	seen  int // by the call that runs, or the last
+	calls int
+	kept  []byte // what the last call was shown, and consumed none of
+	began time.Time
+	slack time.Duration // by which a call may seem to have begun later than it has
+	slow  atomic.Int32  // calls of Slow whose Slowed has not come
+}
+
+func newOwner(t testing.TB, s step) *owner {
+	return &owner{t: t, step: s, slack: time.Second, ended: make(chan ending, 1), over: make(chan struct{})}
 }
 
 type ending struct {
@@ -41,9 +56,56 @@ type ending struct {
 	at    time.Time
 }
 
-func (o *owner) Step(in, out []byte) (int, []byte, error) { return o.step(in, out) }
+func (o *owner) Step(in []byte, seen int, out []byte) (int, []byte, error) {
+	o.began = time.Now()
+	if o.calls++; len(in) == 0 && o.calls > 1 {
+		o.t.Errorf("call %d has no bytes", o.calls)
+	}
+	if seen != len(o.kept) || len(in) < seen || !bytes.Equal(in[:seen], o.kept) {
+		o.t.Errorf("seen is %d, of %d bytes, after a call that left %d", seen, len(in), len(o.kept))
+	}
+	if o.calls > 1 && seen == len(in) {
+		o.t.Errorf("called with %d bytes, all of which it has seen", seen)
+	}
+	o.seen = seen
+	do := o.step
+	if len(in) == 0 {
+		if do = o.greet; do == nil {
+			return 0, nil, nil
+		}
+	}
+	n, reply, err := do(in, out)
+	if o.kept = o.kept[:0]; n == 0 {
+		o.kept = append(o.kept, in...)
+	}
+	return n, reply, err
+}
+
+func (o *owner) Slow() {
+	if o.slow.Add(1) != 1 {
+		o.t.Error("told twice that a call is slow")
+	}
+	if o.onSlow != nil {
+		o.onSlow()
+	}
+}
+
+func (o *owner) Slowed(took time.Duration) {
+	if o.slow.Add(-1) != 0 {
+		o.t.Error("told how long a call took, but not that it was slow")
+	}
+	if most := time.Since(o.began) + o.slack; took > most {
+		o.t.Errorf("told that a call took %v, more than %v", took, most)
+	}
+	if o.onSlowed != nil {
+		o.onSlowed(took)
+	}
+}
 
 func (o *owner) End(cause reactor.Cause, err error) {
+	if o.slow.Load() != 0 {
+		o.t.Error("ended, and was not told how long a slow call took")
+	}
 	o.ended <- ending{cause, err, time.Now()}
 	close(o.over)
 	if o.onEnd != nil {
@@ -113,7 +175,14 @@ func adopt(t testing.TB, r *reactor.Reactor, fd int, limits reactor.Limits, s st
 // adoptWith is adopt with bytes that have been read before.
 func adoptWith(t testing.TB, r *reactor.Reactor, fd int, first []byte, limits reactor.Limits, s step) *owner {
 	t.Helper()
-	o := &owner{step: s, ended: make(chan ending, 1), over: make(chan struct{})}
+	o := newOwner(t, s)
+	o.adopt(t, r, fd, first, limits)
+	return o
+}
+
+// adopt gives one end of a connection to the reactor until the test ends.
+func (o *owner) adopt(t testing.TB, r *reactor.Reactor, fd int, first []byte, limits reactor.Limits) {
+	t.Helper()
 	must(t, r.Adopt(&o.Conn, fd, first, o, &limits))
 	t.Cleanup(func() {
 		if !o.elsewhere.Load() {
@@ -121,7 +190,6 @@ func adoptWith(t testing.TB, r *reactor.Reactor, fd int, first []byte, limits re
 			receive(t, o.over, "the end of a connection that was killed")
 		}
 	})
-	return o
 }
 
 // serve has a step serve one end of a new connection, and returns both.

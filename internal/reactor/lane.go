@@ -27,18 +27,19 @@ type lane struct {
 type job struct {
 	conn *Conn
 	in   []byte
+	seen int
 }
 
 // submit runs the connection's next step, as soon as there is a permit.
-func (n *lane) submit(c *Conn, in []byte) {
+func (n *lane) submit(j job) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.running >= n.permits {
-		n.queue = append(n.queue, job{c, in})
+		n.queue = append(n.queue, j)
 		return
 	}
 	n.running++
-	go n.work(job{c, in}) // ends when the queue is empty
+	go n.work(j) // ends when the queue is empty
 }
 
 // work makes calls until there are none, or fewer permits than calls.
@@ -105,17 +106,37 @@ func (n *lane) waits() bool {
 
 // stepAside makes a call outside of its loop and sends what it says there.
 func stepAside(j job) {
-	began := time.Now()
-	b := &back{rest: j.in}
+	c, began := j.conn, time.Now()
+	b := new(back)
 	returned := false
 	defer func() {
 		if !returned {
 			b = &back{err: &PanicError{Value: recover(), Stack: debug.Stack()}}
 		}
-		b.took = time.Since(began)
-		j.conn.loop.post(message{op: opBack, conn: j.conn, back: b})
+		if b.took = time.Since(began); b.took < c.loop.reactor.budget {
+			c.loop.post(message{op: opBack, conn: c, back: b})
+			return
+		}
+		giveBack(c, b, func() {
+			c.owner.Slow()
+			c.owner.Slowed(b.took)
+		})
 	}()
-	b.n, b.reply, b.err = j.conn.owner.Step(j.in, nil)
+	b.n, b.reply, b.err = c.owner.Step(j.in, j.seen, nil)
 	b.rest = j.in[b.n:]
 	returned = true
+}
+
+// giveBack sends to its loop what a slow call has to say, once its owner has been
+// told. A panic there is as one in the call.
+func giveBack(c *Conn, b *back, tell func()) {
+	told := false
+	defer func() {
+		if !told {
+			b = &back{err: &PanicError{Value: recover(), Stack: debug.Stack()}, took: b.took}
+		}
+		c.loop.post(message{op: opBack, conn: c, back: b})
+	}()
+	tell()
+	told = true
 }

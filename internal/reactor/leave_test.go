@@ -237,7 +237,7 @@ func TestSocketsThatNumbersAreReusedForGetNobodyElsesEvents(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				o := &owner{step: echo, ended: make(chan ending, 1), over: make(chan struct{})}
+				o := newOwner(t, echo)
 				unix.Write(fds[1], []byte("x"))
 				if err := r.Adopt(&o.Conn, fds[0], nil, o, &reactor.Limits{}); err != nil {
 					t.Error(err)
@@ -272,12 +272,13 @@ func TestSocketsThatNumbersAreReusedForGetNobodyElsesEvents(t *testing.T) {
 
 func TestAdoptThatFailsHasCalledNobody(t *testing.T) {
 	r := start(t, reactor.Options{Loops: 1})
-	o := &owner{ended: make(chan ending, 1), step: func([]byte, []byte) (int, []byte, error) {
+	o := newOwner(t, echo)
+	o.greet = func([]byte, []byte) (int, []byte, error) {
 		t.Error("stepped")
 		return 0, nil, nil
-	}}
+	}
 	for range 100 {
-		err := r.Adopt(&o.Conn, 1<<20, []byte("first"), o, &reactor.Limits{})
+		err := r.Adopt(&o.Conn, 1<<20, nil, o, &reactor.Limits{})
 		if !errors.Is(err, unix.EBADF) {
 			t.Fatalf("adopting a socket that is none: %v", err)
 		}
@@ -324,7 +325,7 @@ func TestAdoptsThatRaceWithCloseAreRefusedOrDone(t *testing.T) {
 			fd, _ := pair(t)
 			defer unix.Close(fd)
 			all.Go(func() {
-				o := &owner{step: echo, ended: make(chan ending, 1), over: make(chan struct{})}
+				o := newOwner(t, echo)
 				if err := r.Adopt(&o.Conn, fd, nil, o, &reactor.Limits{}); err != nil && err != net.ErrClosed {
 					t.Error(err)
 				}

@@ -5,6 +5,8 @@ package reactor_test
 import (
 	"errors"
 	"io"
+	"os"
+	"slices"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -196,13 +198,33 @@ func TestAResetIsAnError(t *testing.T) {
 	exchange(t, peer, "x")
 	must(t, peer.SetLinger(0))
 	peer.Close()
-	if end := o.endsAs(t, reactor.IOError); !errors.Is(end.err, syscall.ECONNRESET) {
-		t.Errorf("ended with %v", end.err)
-	}
+	expectSyscallError(t, o.endsAs(t, reactor.IOError).err, "read")
 	o, peer = serve(t, r, reactor.Limits{}, func(in, _ []byte) (int, []byte, error) { return len(in), make([]byte, 16<<20), nil })
 	peer.Write([]byte("x"))
 	eventually(t, "bytes wait for the peer", func() bool { return o.view(t).Out > 0 })
 	must(t, peer.SetLinger(0))
 	peer.Close()
-	o.endsAs(t, reactor.IOError)
+	expectSyscallError(t, o.endsAs(t, reactor.IOError).err, "read", "write") // whichever is first
+}
+
+func TestAReplyToAPeerThatHasGoneIsAnError(t *testing.T) {
+	r := start(t, reactor.Options{})
+	fd, peer := pair(t)
+	o := adopt(t, r, fd, reactor.Limits{}, func(in, _ []byte) (int, []byte, error) {
+		peer.Close()
+		return len(in), in, nil
+	})
+	peer.Write([]byte("x"))
+	expectSyscallError(t, o.endsAs(t, reactor.IOError).err, "write")
+}
+
+func expectSyscallError(t *testing.T, err error, calls ...string) {
+	t.Helper()
+	var failed *os.SyscallError
+	if !errors.As(err, &failed) || !slices.Contains(calls, failed.Syscall) {
+		t.Errorf("ended with %#v, want an error of %q", err, calls)
+	}
+	if !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("ended with %v", err)
+	}
 }

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"io"
 	"math"
+	"os"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -48,17 +50,21 @@ type loop struct {
 	in, out []byte // of the call that runs, or of the next
 
 	mailbox mailbox
-	call    call
+	call    *call         // the watchdog replaces it when it takes the loop
 	batches atomic.Uint64 // tells the watchdog that the loop is at work
 	lag     atomic.Int64  // nanoseconds; see Reactor.Lag
 }
 
 // call is the call of an owner that a loop is in. Whoever changes the number to 0
-// has the loop: the caller when it returns, or the watchdog before that.
+// has the loop: the caller when it returns, or the watchdog before that. It belongs
+// to the call then, as do the loop's buffers.
 type call struct {
 	number atomic.Uint64
 	last   uint64
-	conn   *Conn
+	conn   *Conn // nil if it is a call of End
+
+	telling sync.Mutex // held while the watchdog takes the loop and tells the owner
+	since   time.Time  // when the call was under way already, once the loop has been taken
 }
 
 func newLoop(r *Reactor) (*loop, error) {
@@ -66,7 +72,7 @@ func newLoop(r *Reactor) (*loop, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &loop{reactor: r, poller: p}
+	l := &loop{reactor: r, poller: p, call: new(call)}
 	l.freshBuffers()
 	return l, nil
 }
@@ -206,7 +212,8 @@ func (l *loop) find(event unix.EpollEvent) *Conn {
 	return c
 }
 
-// enter makes the loop the connection's.
+// enter makes the loop the connection's, and makes the first call, with or without
+// bytes.
 func (l *loop) enter(c *Conn, first []byte) bool {
 	if int(c.fd) >= len(l.conns) {
 		grown := make([]*Conn, max(2*len(l.conns), int(c.fd)+1))
@@ -216,10 +223,7 @@ func (l *loop) enter(c *Conn, first []byte) bool {
 	l.conns[c.fd] = c
 	c.active = l.now
 	l.watch(c)
-	if len(first) > 0 && !l.feed(c, first) {
-		return false
-	}
-	return l.pump(c)
+	return l.feed(c, first, 0) && l.pump(c)
 }
 
 // has reports whether the connection is the loop's.
@@ -256,12 +260,13 @@ func (l *loop) patience(c *Conn) (since int64, limit time.Duration, cause Cause)
 
 // look sees whether a connection's time is over.
 func (l *loop) look(c *Conn) bool {
+	if c.is(gone) {
+		return true // and what it leaves may be another goroutine's
+	}
 	if c.owes() && sendQueue(int(c.fd)) < c.rest.queue {
 		l.progress(c)
 	}
 	switch since, limit, cause := l.patience(c); {
-	case c.is(gone):
-		return true
 	case c.is(parting):
 		return l.drop(c)
 	case limit > 0 && l.now-since >= int64(limit):
@@ -291,14 +296,14 @@ func (l *loop) pump(c *Conn) bool {
 			c.set(ended)
 			continue
 		case err != nil:
-			return l.end(c, IOError, err)
+			return l.end(c, IOError, os.NewSyscallError("read", err))
 		}
 		c.read.Add(int64(n))
 		c.active = l.now
 		if have+n < len(buffer) && !c.is(hungUp|leaving) {
 			c.clear(readable) // a short read: the socket is empty, and the next byte a new edge
 		}
-		if !l.feed(c, buffer[:have+n]) {
+		if !l.feed(c, buffer[:have+n], have) { // what waits for more has been shown, or it would not wait
 			return false
 		}
 	}
@@ -339,33 +344,33 @@ func (l *loop) trusts(c *Conn) bool {
 	return !c.is(slow) && (l.doubt <= doubtNew || l.doubt <= doubtAll && c.is(proven))
 }
 
-// feed has the owner step through what was received.
-func (l *loop) feed(c *Conn, in []byte) bool {
-	for len(in) > 0 && !c.is(gone|parting|refused) {
+// feed has the owner step through what was received, of which the last step has
+// seen so much and consumed nothing. It makes one call at least.
+func (l *loop) feed(c *Conn, in []byte, seen int) bool {
+	for {
 		if !l.trusts(c) {
-			l.lend(c, bytes.Clone(in))
+			l.lend(c, bytes.Clone(in), seen)
 			return true
 		}
-		n, reply, err, mine := l.step(c, in)
+		n, reply, err, mine := l.step(c, in, seen)
 		if !mine {
 			return false
 		}
-		in = in[n:]
+		in, seen = in[n:], 0
 		if !l.answer(c, reply, err) {
 			return false
 		}
-		if n == 0 || c.owes() {
-			break
+		if n == 0 || len(in) == 0 || c.is(gone|parting|refused) || c.owes() {
+			return l.keep(c, in, n == 0)
 		}
 	}
-	return l.keep(c, in)
 }
 
 // answer writes a step's reply, and ends the connection with its error.
 func (l *loop) answer(c *Conn, reply []byte, refusal error) bool {
 	if len(reply) > 0 {
 		if err := l.write(c, reply); err != nil {
-			return l.end(c, IOError, err)
+			return l.end(c, IOError, os.NewSyscallError("write", err))
 		}
 	}
 	if refusal == nil {
@@ -386,8 +391,8 @@ func (l *loop) refuse(c *Conn, refusal error) bool {
 	return l.end(c, Refused, refusal)
 }
 
-// keep holds what a step has left of what was received.
-func (l *loop) keep(c *Conn, in []byte) bool {
+// keep holds what a step has left of what was received, and whether it was shown.
+func (l *loop) keep(c *Conn, in []byte, shown bool) bool {
 	switch {
 	case c.is(gone | parting | refused):
 		return true
@@ -404,7 +409,7 @@ func (l *loop) keep(c *Conn, in []byte) bool {
 	if cap(r.in) > bufferSize && len(in) <= cap(r.in)/4 {
 		r.in = nil // a large message has been there
 	}
-	r.in = append(r.in[:0], in...)
+	r.in, r.shown = append(r.in[:0], in...), shown
 	return true
 }
 
@@ -440,7 +445,7 @@ func (l *loop) progress(c *Conn) {
 func (l *loop) flush(c *Conn) bool {
 	n, err := writeSocket(int(c.fd), c.rest.out)
 	if err != nil && err != unix.EAGAIN {
-		return l.end(c, IOError, err)
+		return l.end(c, IOError, os.NewSyscallError("write", err))
 	}
 	c.written.Add(int64(n))
 	c.rest.out = c.rest.out[n:]
@@ -455,12 +460,12 @@ func (l *loop) flush(c *Conn) bool {
 	if c.is(refused) {
 		return l.refuse(c, c.rest.refusal)
 	}
-	in := c.rest.in
+	in, shown := c.rest.in, c.rest.shown
 	c.dropRest()
-	if len(in) > 0 && !l.feed(c, in) {
-		return false
+	if len(in) == 0 || shown { // then it waits for more
+		return l.keep(c, in, shown) && l.pump(c)
 	}
-	return l.pump(c)
+	return l.feed(c, in, 0) && l.pump(c)
 }
 
 // settle ends a connection that has nothing more to do here.
@@ -498,7 +503,8 @@ func (l *loop) end(c *Conn, cause Cause, err error) bool {
 // close closes a connection and tells its owner.
 func (l *loop) close(c *Conn, cause Cause, err error) bool {
 	l.forget(c)
-	_ = unix.Close(int(c.fd))
+	c.rest = nil
+	c.giveUp()
 	return l.tell(c, cause, err)
 }
 
@@ -506,55 +512,53 @@ func (l *loop) close(c *Conn, cause Cause, err error) bool {
 func (l *loop) forget(c *Conn) {
 	l.conns[c.fd] = nil
 	l.wheel.remove(c)
-	c.rest = nil
 	c.set(gone)
 }
 
 // step calls the owner, behind a panic wall and under the watchdog's eye. It
 // reports false if the loop was taken away meanwhile; what the step said is then
 // on its way to the loop as a message.
-func (l *loop) step(c *Conn, in []byte) (n int, reply []byte, err error, mine bool) { //nolint:revive // mine is the verdict
+func (l *loop) step(c *Conn, in []byte, seen int) (n int, reply []byte, err error, mine bool) { //nolint:revive // mine is the verdict
 	out := l.out[:0] // from now on the field may be another goroutine's
-	number := l.begin(c)
+	call, number := l.begin(c)
 	returned := false
 	defer func() {
 		if returned {
 			return
 		}
-		n, reply, mine = 0, nil, l.finish(number)
 		value := recover()
-		err = &PanicError{Value: value, Stack: debug.Stack()}
-		if value == nil && mine { // runtime.Goexit takes the goroutine: the loop needs another
+		n, reply, err = 0, nil, &PanicError{Value: value, Stack: debug.Stack()}
+		if mine = call.finish(number); !mine {
+			call.over(&back{err: err})
+		} else if value == nil { // runtime.Goexit takes the goroutine: the loop needs another
 			c.set(away)
 			l.freshBuffers()
+			l.post(message{op: opBack, conn: c, back: &back{err: err}})
 			go l.run() // ends as every other
 			mine = false
 		}
-		if !mine {
-			c.loop.post(message{op: opBack, conn: c, back: &back{err: err, took: l.reactor.budget}})
-		}
 	}()
-	n, reply, err = c.owner.Step(in, out)
+	n, reply, err = c.owner.Step(in, seen, out)
 	returned = true
-	if mine = l.finish(number); mine {
+	if mine = call.finish(number); !mine {
+		call.over(&back{n: n, rest: in[n:], reply: reply, err: err})
+	} else if len(in) > 0 { // a first call without bytes proves nothing of those that follow
 		l.trust()
 		c.set(proven)
-	} else {
-		c.loop.post(message{op: opBack, conn: c, back: &back{n: n, rest: in[n:], reply: reply, err: err, took: l.reactor.budget}})
 	}
 	return n, reply, err, mine
 }
 
 // tell calls the owner's End. A panic there ends nothing that has not ended.
 func (l *loop) tell(c *Conn, cause Cause, err error) (mine bool) {
-	number := l.begin(c)
+	call, number := l.begin(nil)
 	returned := false
 	defer func() {
 		if returned {
 			return
 		}
 		value := recover()
-		if mine = l.finish(number); value == nil && mine {
+		if mine = call.finish(number); value == nil && mine {
 			l.freshBuffers()
 			go l.run()
 			mine = false
@@ -562,27 +566,51 @@ func (l *loop) tell(c *Conn, cause Cause, err error) (mine bool) {
 	}()
 	c.owner.End(cause, err)
 	returned = true
-	return l.finish(number)
+	return call.finish(number)
 }
 
 // begin lets the watchdog know that a call runs, and may take the loop.
-func (l *loop) begin(c *Conn) (number uint64) {
-	l.call.conn = c
-	l.call.last++
-	number = l.call.last // to return it later would be to read what may be another goroutine's
-	l.call.number.Store(number)
-	return number
+func (l *loop) begin(c *Conn) (k *call, number uint64) {
+	k = l.call
+	k.conn = c
+	k.last++
+	number = k.last // to return it later would be to read what may be another goroutine's
+	k.number.Store(number)
+	return k, number
 }
 
 // finish reports whether the loop is still the caller's.
-func (l *loop) finish(number uint64) bool { return l.call.number.CompareAndSwap(number, 0) }
+func (k *call) finish(number uint64) bool { return k.number.CompareAndSwap(number, 0) }
 
-// seize takes the loop from a call that has lasted too long. The watchdog calls
-// it, and has the loop when it does.
-func (l *loop) seize() {
+// over ends a call whose loop has been taken.
+func (k *call) over(b *back) {
+	k.telling.Lock() // the owner is told of the beginning first
+	since := k.since
+	k.telling.Unlock()
+	b.took = max(time.Since(since), k.conn.loop.reactor.budget)
+	giveBack(k.conn, b, func() { k.conn.owner.Slowed(b.took) })
+}
+
+// seize takes the loop from a call that has lasted too long, and was under way
+// already since then, unless it is over. The watchdog calls it, and has the loop when it does.
+func (l *loop) seize(number uint64, since time.Time) bool {
+	k := l.call
+	k.telling.Lock()
+	defer k.telling.Unlock()
+	if !k.finish(number) {
+		return false
+	}
+	k.since = since
 	l.reactor.slow.Add(1)
 	l.doubt = min(l.doubt+strike, doubtAtWorst)
-	l.call.conn.set(away | slow)
+	if k.conn != nil {
+		k.conn.set(away | slow)
+	}
+	l.call = new(call)
 	l.freshBuffers() // the call has the old ones
 	go l.run()       // ends as every other
+	if k.conn != nil {
+		k.conn.owner.Slow()
+	}
+	return true
 }

@@ -211,19 +211,18 @@ func (l *loop) takeBack(c *Conn, b *back) bool {
 	case c.is(gone | parting | refused):
 		return true
 	case c.rest != nil && c.rest.release != nil:
-		f := c.rest.release
 		c.rest.in = b.rest
-		l.release(c, f)
+		l.release(c, c.rest.release)
 		return true
 	case len(b.rest) > 0 && b.n > 0 && !c.owes() && c.is(slow):
-		l.lend(c, b.rest)
+		l.lend(c, b.rest, 0)
 		return true
 	case len(b.rest) > 0 && b.n > 0 && !c.owes():
-		if !l.feed(c, b.rest) {
+		if !l.feed(c, b.rest, 0) {
 			return false
 		}
 	default:
-		if !l.keep(c, b.rest) {
+		if !l.keep(c, b.rest, b.n == 0) {
 			return false
 		}
 	}
@@ -231,13 +230,13 @@ func (l *loop) takeBack(c *Conn, b *back) bool {
 }
 
 // lend has the connection's next call made aside. Nothing else may use in.
-func (l *loop) lend(c *Conn, in []byte) {
+func (l *loop) lend(c *Conn, in []byte, seen int) {
 	c.set(away)
 	if c.is(slow) {
-		l.reactor.lane.submit(c, in)
+		l.reactor.lane.submit(job{c, in, seen})
 		return
 	}
-	go stepAside(job{c, in}) // a call that is only doubted does not queue behind slow ones; ends with it
+	go stepAside(job{c, in, seen}) // a call that is only doubted does not queue behind slow ones; ends with it
 }
 
 // judge decides where the connection's next calls are made, after one that was
@@ -269,12 +268,8 @@ func (l *loop) view(c *Conn) View {
 }
 
 func (l *loop) release(c *Conn, f func(fd int, in, out []byte)) {
-	var in, out []byte
-	if c.rest != nil {
-		in, out = c.rest.in, c.rest.out
-	}
+	c.needRest().release = f
 	_ = l.poller.remove(int(c.fd))
-	fd := int(c.fd)
 	l.forget(c)
-	f(fd, in, out)
+	c.giveUp()
 }

@@ -15,27 +15,47 @@ import (
 // connection's loop, one at a time, but not always on the same goroutine. They may
 // block: that costs the loop its budget once, and then only this connection waits.
 type Owner interface {
-	// Step is given the bytes that have been received and not yet consumed. It
-	// returns how many of them it has consumed and what to write in reply, which
-	// may be appended to out, or be part of in. It is called again with the rest
-	// until it consumes nothing, and then when more has come. It must keep neither
-	// slice. An error ends the connection, once the reply has been written.
-	Step(in, out []byte) (n int, reply []byte, err error)
+	// Step is given the bytes that have been received and not yet consumed. The first
+	// seen of them are what the last call was given, if it consumed nothing: an owner
+	// that looks for a delimiter need not search them again. It returns how many it
+	// has consumed and what to write in reply, which may be appended to out, or be
+	// part of in. It is called again with the rest until it consumes nothing, and
+	// then when more has come. It must keep neither slice. An error ends the
+	// connection, once the reply has been written.
+	//
+	// The first call comes with the adoption: in is what Adopt was given, and may be
+	// empty. It is not empty in any other.
+	Step(in []byte, seen int, out []byte) (n int, reply []byte, err error)
 
-	// End is called once, last, when the socket has been closed.
+	// Slow is called by another goroutine, once, when a call of Step outlives the
+	// budget. The call is still running, or has only just returned. Slow must be
+	// quick, must not wait for the call, and must not panic.
+	Slow()
+
+	// Slowed is called after Slow, when the call has returned, or panicked, on its
+	// goroutine. It is told how long the call took, to about the budget. A panic in
+	// it is as one in Step. Both are called after the fact of a call that was made
+	// aside. Neither is called of an End.
+	Slowed(took time.Duration)
+
+	// End is called once, last, when the socket has been closed; that a Control is
+	// using it then may put off.
 	End(cause Cause, err error)
 }
 
 // A Cause is why a connection ended.
 type Cause uint8
 
-// The causes.
+// The causes. Idle looks at bytes in both directions, and not at messages: one that
+// trickles in is not idle. Nor is a connection whose call is under way, or that is
+// paused; its time begins anew then. While bytes wait for the peer and there is a
+// Limits.WriteStall, it is that which counts.
 const (
 	EOF      Cause = iota + 1 // the peer closed its side; the error is io.ErrUnexpectedEOF if bytes were left over
-	IOError                   // the socket failed, with the error
+	IOError                   // the socket failed; the error is an *os.SyscallError of "read" or "write"
 	Refused                   // Step returned the error; a peer that is still sending got a moment to read its last reply
-	Panicked                  // Step panicked; the error is a *PanicError
-	Idle                      // no byte moved for Limits.Idle
+	Panicked                  // Step or Slowed panicked; the error is a *PanicError
+	Idle                      // no byte came, and the peer took none, for Limits.Idle
 	Stalled                   // the peer took no byte for Limits.WriteStall
 	Left                      // it was asked to leave, and did
 	Killed                    // Kill
@@ -67,8 +87,8 @@ func (l *Limits) maxMessage() int {
 // Limits.MaxMessage bytes.
 var ErrMessageTooLong = errors.New("message too long")
 
-// A PanicError is a panic in Step, or what runtime.Goexit in it leaves: a nil
-// Value.
+// A PanicError is a panic in Step or Slowed, or what runtime.Goexit in it leaves: a
+// nil Value.
 type PanicError struct {
 	Value any
 	Stack []byte
@@ -163,8 +183,9 @@ func (r *Reactor) clock() int64 { return int64(time.Since(r.epoch)) }
 
 // Adopt gives a non-blocking socket that is in no other poller to one of the
 // loops, with bytes that were read from it already. The fd and the bytes are the
-// reactor's from now on. After an error they are still the caller's, and nothing
-// has been called. After Close that is net.ErrClosed.
+// reactor's from now on, and Step is called once even if there are none. After an
+// error they are still the caller's, and nothing has been called. After Close that
+// is net.ErrClosed.
 func (r *Reactor) Adopt(c *Conn, fd int, first []byte, owner Owner, limits *Limits) error {
 	turn := r.turn.Add(1)
 	l := r.loops[turn%uint32(len(r.loops))]

@@ -50,13 +50,18 @@ func (w *watchdog) run(r *Reactor) {
 	batches := make([]uint64, len(r.loops))
 	ticker := time.NewTicker(r.budget)
 	defer ticker.Stop()
-	for quiet, before := 0, time.Now(); ; {
+	quiet, before := 0, time.Now()
+	looked := before // at the calls
+	for {
 		select {
 		case <-w.quit:
 			return
 		case <-ticker.C:
 		}
 		now := time.Now()
+		if now.Sub(looked) < r.budget/2 {
+			continue // right behind a late tick: no call has outlived anything
+		}
 		if now.Sub(before) < 2*r.budget {
 			r.lane.widen()
 		}
@@ -64,8 +69,7 @@ func (w *watchdog) run(r *Reactor) {
 		quiet++
 		for i, l := range r.loops {
 			number := l.call.number.Load()
-			if number != 0 && number == seen[i] && l.call.number.CompareAndSwap(number, 0) {
-				l.seize()
+			if number != 0 && number == seen[i] && l.seize(number, looked) {
 				number = 0
 			}
 			seen[i] = number
@@ -73,6 +77,7 @@ func (w *watchdog) run(r *Reactor) {
 				batches[i], quiet = b, 0
 			}
 		}
+		looked = time.Now() // and not before, as it may have waited for a processor
 		if quiet < restful || r.lane.waits() {
 			continue
 		}
@@ -88,7 +93,8 @@ func (w *watchdog) run(r *Reactor) {
 		case <-w.awake:
 		}
 		ticker.Reset(r.budget)
-		before, quiet = time.Now(), 0
+		quiet, before = 0, time.Now()
+		looked = before
 	}
 }
 
