@@ -31,6 +31,7 @@ type door struct {
 	failed    chan<- error    // has room for one
 	acceptors int             // guarded by server.mu
 
+	bare  *bareListener // takes connections as bare sockets; nil if they need an arrival
 	turn  turn          // of the acceptor that is in next
 	pause time.Duration // after the last failure, 0 after a success; the turn's
 }
@@ -39,26 +40,26 @@ type door struct {
 func (d *door) accept() {
 	defer d.leave()
 	for {
-		raw := d.next()
-		if raw == nil {
+		c := d.next()
+		if c == nil {
 			return
 		}
-		d.server.welcome(d.ctx, raw)
+		d.server.welcome(c)
 	}
 }
 
 // next waits for the next connection and a slot for it. It returns nil when the
 // server stops or the listener is closed. Nothing else ends it: a full table of
 // open files, a lack of memory and the like pass.
-func (d *door) next() net.Conn {
+func (d *door) next() *Conn {
 	d.turn.take()
 	defer d.turn.give()
 	s := d.server
 	for s.awaitRoom() {
-		raw, err := d.listener.Accept()
+		c, err := d.take()
 		if err == nil {
 			d.pause = 0
-			return d.admit(raw)
+			return d.admit(c)
 		}
 		select {
 		case <-s.stopping:
@@ -77,14 +78,26 @@ func (d *door) next() net.Conn {
 	return nil
 }
 
+// take waits for the next connection.
+func (d *door) take() (*Conn, error) {
+	if d.bare != nil {
+		return d.bare.accept()
+	}
+	raw, err := d.listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return newStreamConn(d.ctx, d.server, raw), nil
+}
+
 // admit waits for a slot: another door may have taken the one that there was. So
 // at the cap each door but one may have a connection in hand that is not served
 // yet.
-func (d *door) admit(raw net.Conn) net.Conn {
+func (d *door) admit(c *Conn) *Conn {
 	if d.server.takeSlot() {
-		return raw
+		return c
 	}
-	_ = raw.Close()
+	c.turnAway()
 	return nil
 }
 
@@ -134,9 +147,9 @@ func (d *door) sweep() {
 			return
 		}
 		_ = l.SetDeadline(time.Now().Add(sweepPause)) // a closed listener says so at Accept
-		raw, err := d.listener.Accept()
+		c, err := d.take()
 		if err == nil {
-			s.welcome(d.ctx, raw)
+			s.welcome(c)
 			continue
 		}
 		s.freeSlot()
@@ -163,13 +176,12 @@ func queueOf(l net.Listener) (length, limit int) {
 	return kernelQueue(l)
 }
 
-// welcome counts a connection in and gives it its goroutine.
-func (s *Server) welcome(ctx context.Context, raw net.Conn) {
-	c := newConn(ctx, s, raw)
+// welcome counts a connection in and lets it begin.
+func (s *Server) welcome(c *Conn) {
 	s.mu.Lock()
 	if s.state == closed {
 		s.mu.Unlock()
-		_ = raw.Close()
+		c.turnAway()
 		s.freeSlot()
 		return
 	}
@@ -179,7 +191,20 @@ func (s *Server) welcome(ctx context.Context, raw net.Conn) {
 	if drain {
 		c.askToLeave(Drained, nil)
 	}
+	if c.stream.Load() == nil {
+		c.enterLoop()
+		return
+	}
 	go c.live() // ends when the handler returns; Kill cuts what it may wait for
+}
+
+// turnAway closes a connection that has not begun.
+func (c *Conn) turnAway() {
+	if s := c.stream.Load(); s != nil {
+		_ = s.wire.Close()
+		return
+	}
+	c.looped.discard()
 }
 
 // awaitRoom waits until the cap allows one more connection. It returns false

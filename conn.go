@@ -4,11 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"io"
+	"fmt"
 	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -18,7 +19,9 @@ import (
 // and the TLS state are all still there.
 //
 // Its methods may be called from several goroutines, as with any net.Conn;
-// [Conn.Peek], [Conn.Buffered] and [Conn.Next] belong to the one that reads.
+// [Conn.Peek], [Conn.Buffered] and [Conn.Next] belong to the one that reads. While a
+// [Stepper] is served, its bytes belong to that: whatever reads, writes or sets
+// deadlines fails, and Next is false.
 //
 // The server's deadlines are always in force beneath the handler's own: a read
 // that waits longer than Server.IdleTimeout, or a write that makes no progress
@@ -26,43 +29,85 @@ import (
 // A deadline of the handler's own returns os.ErrDeadlineExceeded, as usual, and
 // ends nothing.
 type Conn struct {
-	wire   wire
-	tls    *tls.Conn // nil in plaintext; set by the arrival, for whoever sees secured
-	plain  held      // decrypted bytes that were read ahead; unused in plaintext
-	server *Server
-
+	server   *Server
 	id       uint64
-	accepted time.Time
-	arriving bool                           // nothing has been served yet: a silent peer may leave when asked to
-	client   atomic.Pointer[netip.AddrPort] // who the PROXY header says; nil without one
+	accepted time.Duration // when, by the server's clock
 
-	secured atomic.Bool // TLS is in place
+	local, peer net.Addr                       // of the socket
+	client      atomic.Pointer[netip.AddrPort] // who the PROXY header says; nil without one
 
-	turn turn // of those that write
+	// One of these two has the socket. A connection may pass from the stream to an
+	// event loop once, under mu.
+	stream atomic.Pointer[stream]
+	looped looped
 
-	end     atomic.Pointer[CloseError] // set once, by whatever ends it
+	secured atomic.Bool                // TLS is in place
+	stepped atomic.Bool                // its bytes are a Stepper's
 	closing atomic.Bool                // the handler has called Close
-	ctx     context.Context            // the handler's: lives exactly as long as the connection
-	cancel  context.CancelCauseFunc
+	end     atomic.Pointer[CloseError] // set once, by whatever ends it
 
-	mu          sync.Mutex
-	drainReason CloseReason // why it was asked to leave
-	drainCause  error
-	draining    chan struct{} // made when first asked for
-	lifetime    *time.Timer
-	introduced  bool           // Draining may be told: Accepted has been, Closed not yet
-	telling     sync.WaitGroup // Draining is being told
+	mu         sync.Mutex
+	onLoop     bool
+	introduced bool                    // Draining may be told: Accepted has been, Closed not yet
+	request    *request                // to leave; nil for most
+	cancel     context.CancelCauseFunc // of the context that handlers see; nil if there is none
+	lifetime   *time.Timer
+}
+
+// A request asks a connection to leave.
+type request struct {
+	reason  CloseReason // ReasonNone: somebody waits for one, but it has not come
+	cause   error
+	made    chan struct{}  // closed when it has; nil if nobody waits
+	telling sync.WaitGroup // the Trace
+}
+
+func (c *Conn) requestLocked() *request {
+	if c.request == nil {
+		c.request = new(request)
+	}
+	return c.request
+}
+
+// asked returns why the connection was asked to leave, or ReasonNone.
+func (c *Conn) asked() (CloseReason, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.request == nil {
+		return ReasonNone, nil
+	}
+	return c.request.reason, c.request.cause
 }
 
 // lastID makes ids unique in the process, over all servers: an operator names a
 // connection by its id alone.
 var lastID atomic.Uint64
 
-func newConn(ctx context.Context, s *Server, raw net.Conn) *Conn {
-	c := &Conn{server: s, id: lastID.Add(1), accepted: time.Now()}
-	c.wire.raw, c.wire.conn = raw, c
-	c.ctx, c.cancel = context.WithCancelCause(ctx)
-	return c
+func (c *Conn) init(s *Server, local, peer net.Addr) {
+	c.server, c.id, c.accepted = s, lastID.Add(1), s.clock()
+	c.local, c.peer = local, peer
+}
+
+// makeContext returns a context that lives exactly as long as the connection.
+func (c *Conn) makeContext(parent context.Context) context.Context {
+	ctx, cancel := context.WithCancelCause(parent)
+	c.mu.Lock()
+	c.cancel = cancel
+	c.mu.Unlock()
+	if end := c.end.Load(); end != nil { // before there was anything to cancel
+		cancel(end)
+	}
+	return ctx
+}
+
+// cancelContext ends the handler's context, if there is one.
+func (c *Conn) cancelContext(cause *CloseError) {
+	c.mu.Lock()
+	cancel := c.cancel
+	c.mu.Unlock()
+	if cancel != nil {
+		cancel(cause)
+	}
 }
 
 // ID returns the connection's number, unique in the process.
@@ -72,7 +117,7 @@ func (c *Conn) ID() uint64 { return c.id }
 func (c *Conn) Server() *Server { return c.server }
 
 // Accepted returns when the connection was accepted.
-func (c *Conn) Accepted() time.Time { return c.accepted }
+func (c *Conn) Accepted() time.Time { return c.server.epoch.Add(c.accepted) }
 
 // Reason returns why the connection ended, or ReasonNone while it lives.
 func (c *Conn) Reason() CloseReason {
@@ -85,7 +130,10 @@ func (c *Conn) Reason() CloseReason {
 // Traffic returns the bytes read and written so far, as counted on the wire:
 // TLS and a PROXY header included.
 func (c *Conn) Traffic() (read, written int64) {
-	return c.wire.read.Load(), c.wire.written.Load()
+	if s := c.stream.Load(); s != nil {
+		return s.wire.read.Load(), s.wire.written.Load()
+	}
+	return c.looped.traffic()
 }
 
 // TLS returns what the handshake agreed on (SNI, ALPN, the peer's certificates),
@@ -94,20 +142,29 @@ func (c *Conn) TLS() *tls.ConnectionState {
 	if !c.secured.Load() { // anybody may ask, also during the arrival
 		return nil
 	}
-	state := c.tls.ConnectionState()
+	state := c.stream.Load().tls.ConnectionState()
 	return &state
 }
 
-// NetConn returns the connection as the listener accepted it, to set socket
-// options on. Reading, writing or closing it goes behind levee's back.
-func (c *Conn) NetConn() net.Conn { return c.wire.raw }
+// SyscallConn returns access to the socket, to set options on it or to ask the
+// kernel about it: its Control works wherever the connection is served, and fails
+// with net.ErrClosed once it has been closed. Reading and writing is not possible.
+// For a connection that is no socket the error matches errors.ErrUnsupported.
+func (c *Conn) SyscallConn() (syscall.RawConn, error) {
+	if s := c.stream.Load(); s != nil {
+		if _, ok := s.wire.raw.(syscall.Conn); !ok {
+			return nil, errNoSocket
+		}
+	}
+	return socket{c}, nil
+}
 
 // LocalAddr returns the address that the connection was accepted on.
-func (c *Conn) LocalAddr() net.Addr { return c.wire.raw.LocalAddr() }
+func (c *Conn) LocalAddr() net.Addr { return c.local }
 
 // PeerAddr returns the address of the socket's other end: the proxy's, where a
 // proxy stands in front.
-func (c *Conn) PeerAddr() net.Addr { return c.wire.raw.RemoteAddr() }
+func (c *Conn) PeerAddr() net.Addr { return c.peer }
 
 // RemoteAddr returns the client's address: the one in the PROXY header where
 // there was one, else the socket's.
@@ -115,7 +172,7 @@ func (c *Conn) RemoteAddr() net.Addr {
 	if client := c.client.Load(); client != nil {
 		return net.TCPAddrFromAddrPort(*client)
 	}
-	return c.PeerAddr()
+	return c.peer
 }
 
 // ClientAddr is RemoteAddr as a netip.AddrPort, with IPv4-in-IPv6 unmapped. It is
@@ -125,7 +182,7 @@ func (c *Conn) ClientAddr() netip.AddrPort {
 	if client := c.client.Load(); client != nil {
 		return *client
 	}
-	return addrPort(c.PeerAddr())
+	return addrPort(c.peer)
 }
 
 // addrPort returns the IP address and port of a, or the zero AddrPort.
@@ -138,55 +195,41 @@ func addrPort(a net.Addr) netip.AddrPort {
 	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }
 
+// bytes returns the stream, if it is anybody's to read and write.
+func (c *Conn) bytes() (*stream, error) {
+	if c.stepped.Load() {
+		return nil, errStepped
+	}
+	return c.stream.Load(), nil
+}
+
 // Read reads up to len(p) bytes.
 func (c *Conn) Read(p []byte) (int, error) {
-	if c.tls == nil {
-		return c.wire.Read(p)
+	s, err := c.bytes()
+	if err != nil {
+		return 0, err
 	}
-	if c.plain.some.Load() {
-		if n, ok, err := c.plain.take(p); ok {
-			return n, err
-		}
-	}
-	n, err := c.tls.Read(p)
-	return n, c.afterTLS(err)
+	return s.Read(p)
 }
 
 // Write writes all of p, or returns why it could not. What several goroutines
 // write at once does not mix.
 func (c *Conn) Write(p []byte) (int, error) {
-	c.turn.take()
-	defer c.turn.give()
-	if c.tls == nil {
-		return c.wire.Write(p)
+	s, err := c.bytes()
+	if err != nil {
+		return 0, err
 	}
-	return c.writeTLS(p)
-}
-
-// afterTLS gives crypto/tls's error levee's own name, where it has one.
-func (c *Conn) afterTLS(err error) error {
-	if err == io.EOF {
-		c.wire.eof.Store(true) // by close_notify; the socket itself may still be open
-	}
-	return c.wire.ended(err)
+	return s.write(p)
 }
 
 // CloseWrite tells the peer that no more bytes will come: a FIN, or TLS's
 // close_notify. Reading goes on, for Server.HalfClosedTimeout without a byte.
 func (c *Conn) CloseWrite() error {
-	if c.tls == nil {
-		return c.wire.CloseWrite()
+	s, err := c.bytes()
+	if err != nil {
+		return err
 	}
-	if err := c.wire.mayWrite(); err != nil {
-		return c.wire.ended(err)
-	}
-	if err := c.tls.CloseWrite(); err != nil {
-		return c.wire.ended(err)
-	}
-	if err := c.wire.cutShort(); err != nil {
-		return c.wire.ended(err)
-	}
-	return c.wire.CloseWrite()
+	return s.closeWrite()
 }
 
 // Close closes the connection. A handler need not call it: returning does the
@@ -195,51 +238,72 @@ func (c *Conn) Close() error {
 	if c.closing.Swap(true) || c.end.Load() != nil {
 		return net.ErrClosed
 	}
-	var err error
-	if c.secured.Load() {
-		err = c.tls.Close()
-	} else {
-		err = c.wire.Close()
-	}
-	c.cancel(&CloseError{Reason: HandlerClosed})
+	err := c.closeSocket()
+	c.cancelContext(&CloseError{Reason: HandlerClosed})
 	return err
+}
+
+// closeSocket closes the connection wherever it is.
+func (c *Conn) closeSocket() error {
+	c.mu.Lock()
+	onLoop, s := c.onLoop, c.stream.Load()
+	c.mu.Unlock()
+	if onLoop {
+		c.looped.kill()
+		return nil
+	}
+	return s.close()
 }
 
 // SetDeadline sets the handler's own read and write deadlines. A zero time
 // takes them away; the server's own stay in force in any case.
-func (c *Conn) SetDeadline(t time.Time) error { return c.wire.SetDeadline(t) }
+func (c *Conn) SetDeadline(t time.Time) error {
+	s, err := c.bytes()
+	if err != nil {
+		return err
+	}
+	return s.wire.SetDeadline(t)
+}
 
 // SetReadDeadline is SetDeadline for reads alone.
-func (c *Conn) SetReadDeadline(t time.Time) error { return c.wire.SetReadDeadline(t) }
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	s, err := c.bytes()
+	if err != nil {
+		return err
+	}
+	return s.wire.SetReadDeadline(t)
+}
 
 // SetWriteDeadline is SetDeadline for writes alone. With TLS, too, writing may go
 // on after a deadline; what a write that timed out says it has written includes
 // up to 16 KiB that go out before the next.
-func (c *Conn) SetWriteDeadline(t time.Time) error { return c.wire.SetWriteDeadline(t) }
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	s, err := c.bytes()
+	if err != nil {
+		return err
+	}
+	return s.wire.SetWriteDeadline(t)
+}
 
 // Peek returns the next n bytes without taking them, and waits until there are
 // so many. Where fewer come it returns those, and why: io.EOF, a deadline, or
 // bufio.ErrBufferFull, at once, for an n above 16 KiB. The bytes are valid until the next
 // Peek, Read or Next.
 func (c *Conn) Peek(n int) ([]byte, error) {
-	if c.arriving && n > 0 && c.Buffered() == 0 {
-		if err := c.awaitNext(); err != nil {
-			return nil, err
-		}
+	s, err := c.bytes()
+	if err != nil {
+		return nil, err
 	}
-	if c.tls == nil {
-		return c.wire.peek(n)
-	}
-	b, err := c.plain.peek(n, c.tls.Read)
-	return b, c.afterTLS(err)
+	return s.peek(n)
 }
 
 // Buffered returns how many bytes a Peek can return without waiting.
 func (c *Conn) Buffered() int {
-	if c.tls == nil {
-		return c.wire.held.buffered()
+	s, err := c.bytes()
+	if err != nil {
+		return 0
 	}
-	return c.plain.buffered()
+	return s.buffered()
 }
 
 // Next waits for the peer's next request and reports whether its first bytes
@@ -256,45 +320,8 @@ func (c *Conn) Buffered() int {
 // has already arrived), and on any error. While it waits on a TCP or Unix
 // socket, in plaintext or TLS, it holds no buffer.
 func (c *Conn) Next() bool {
-	return c.awaitNext() == nil
-}
-
-func (c *Conn) awaitNext() error {
-	if c.tls == nil {
-		return c.wire.await()
-	}
-	return c.nextTLS(c.wire.await)
-}
-
-// nextTLS asks crypto/tls for what it has, and waits at the socket when it has
-// nothing: crypto/tls itself would wait with a buffer in its hands.
-func (c *Conn) nextTLS(await func() error) error {
-	if c.plain.some.Load() {
-		return c.plain.state()
-	}
-	for {
-		b := blocks.Get().(*block)
-		n, err := c.readRecord(b[:])
-		if n > 0 {
-			c.plain.put(b, n)
-			return nil
-		}
-		blocks.Put(b)
-		if !errors.Is(err, errWouldBlock) {
-			return c.afterTLS(err)
-		}
-		if err := await(); err != nil {
-			return c.afterTLS(err)
-		}
-	}
-}
-
-// readRecord reads what there is of one record. It returns errWouldBlock, perhaps
-// wrapped, where it would have to wait for the socket.
-func (c *Conn) readRecord(p []byte) (int, error) {
-	c.wire.impatient = true
-	defer func() { c.wire.impatient = false }()
-	return c.tls.Read(p)
+	s, err := c.bytes()
+	return err == nil && s.awaitNext() == nil
 }
 
 // Draining returns a channel that is closed when the connection is asked to
@@ -303,13 +330,14 @@ func (c *Conn) readRecord(p []byte) (int, error) {
 func (c *Conn) Draining() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.draining == nil {
-		c.draining = make(chan struct{})
-		if c.drainReason != ReasonNone {
-			close(c.draining)
+	r := c.requestLocked()
+	if r.made == nil {
+		r.made = make(chan struct{})
+		if r.reason != ReasonNone {
+			close(r.made)
 		}
 	}
-	return c.draining
+	return r.made
 }
 
 // Drain asks the connection to leave, and says why: cause may be nil. A handler
@@ -326,24 +354,31 @@ func (c *Conn) askToLeave(reason CloseReason, cause error) {
 // ask asks, and reports whether the Trace has to be told: by tellDraining, once.
 func (c *Conn) ask(reason CloseReason, cause error) (tell bool) {
 	c.mu.Lock()
-	if c.drainReason != ReasonNone {
+	r := c.requestLocked()
+	if r.reason != ReasonNone {
 		c.mu.Unlock()
 		return false
 	}
-	c.drainReason, c.drainCause = reason, cause
-	if c.draining != nil {
-		close(c.draining)
+	r.reason, r.cause = reason, cause
+	if r.made != nil {
+		close(r.made)
 	}
 	if tell = c.introduced; tell {
-		c.telling.Add(1)
+		r.telling.Add(1)
 	}
+	onLoop, s := c.onLoop, c.stream.Load()
 	c.mu.Unlock()
-	c.wire.askToLeave()
+	switch {
+	case onLoop:
+		c.looped.leave()
+	case s != nil: // neither: an event loop is about to get it, and will be told
+		s.wire.askToLeave()
+	}
 	return tell
 }
 
 func (c *Conn) tellDraining() {
-	defer c.telling.Done()
+	defer c.request.telling.Done()
 	c.server.guard(c, func() { c.server.trace().Draining(c) })
 }
 
@@ -362,18 +397,40 @@ func (c *Conn) cut(reason CloseReason, cause error) *CloseError {
 	if !c.end.CompareAndSwap(nil, end) {
 		return c.end.Load()
 	}
-	c.cancel(end)
-	if reason == WriteStalled {
-		c.reset() // bytes that the peer will not take are not kept for it
+	c.mu.Lock()
+	onLoop, s := c.onLoop, c.stream.Load()
+	c.mu.Unlock()
+	c.cancelContext(end)
+	switch {
+	case onLoop:
+		c.looped.kill()
+	case s != nil: // neither: an event loop is about to get it, and will be told
+		if reason == WriteStalled {
+			s.reset() // bytes that the peer will not take are not kept for it
+		}
+		_ = s.wire.Close()
 	}
-	_ = c.wire.Close()
 	return end
 }
 
-// reset makes the socket's close an abortive one: the kernel drops what it
-// still holds for the peer.
-func (c *Conn) reset() {
-	if s, ok := c.wire.raw.(interface{ SetLinger(sec int) error }); ok {
-		_ = s.SetLinger(0)
+// A socket is a connection's syscall.RawConn. It is not net's own: what knows that
+// type reads and writes past whatever lies above the socket.
+type socket struct{ conn *Conn }
+
+var errNoSocket = fmt.Errorf("levee: the connection is no socket: %w", errors.ErrUnsupported)
+
+func (s socket) Control(f func(fd uintptr)) error {
+	if st := s.conn.stream.Load(); st != nil {
+		raw, err := st.wire.raw.(syscall.Conn).SyscallConn()
+		if err != nil {
+			return err
+		}
+		if err = raw.Control(f); err == nil || s.conn.stream.Load() != nil {
+			return err
+		}
 	}
+	return s.conn.looped.control(f)
 }
+
+func (socket) Read(func(fd uintptr) bool) error  { return errors.ErrUnsupported }
+func (socket) Write(func(fd uintptr) bool) error { return errors.ErrUnsupported }

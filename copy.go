@@ -12,13 +12,17 @@ import (
 // from socket to socket inside the kernel (splice(2)); small messages do not,
 // because for them two pipe operations cost more than a copy.
 func (c *Conn) WriteTo(w io.Writer) (total int64, err error) {
+	s, err := c.bytes()
+	if err != nil {
+		return 0, err
+	}
 	for {
-		if err := c.awaitBytes(); err == io.EOF {
+		if err := s.awaitBytes(); err == io.EOF {
 			return total, nil
 		} else if err != nil {
 			return total, err
 		}
-		n, full, err := c.copyOnce(w)
+		n, full, err := s.copyOnce(w)
 		total += n
 		if err == nil && full {
 			n, err = burst(w, c)
@@ -31,25 +35,25 @@ func (c *Conn) WriteTo(w io.Writer) (total int64, err error) {
 }
 
 // awaitBytes waits for bytes as Next does, but not for leave.
-func (c *Conn) awaitBytes() error {
-	if c.tls == nil {
-		return c.wire.awaitBytes()
+func (s *stream) awaitBytes() error {
+	if s.tls == nil {
+		return s.wire.awaitBytes()
 	}
-	return c.nextTLS(c.wire.awaitBytes)
+	return s.nextTLS(s.wire.awaitBytes)
 }
 
 // copyOnce writes what is there to w, and reports whether it was a full buffer.
-func (c *Conn) copyOnce(w io.Writer) (total int64, full bool, err error) {
+func (s *stream) copyOnce(w io.Writer) (total int64, full bool, err error) {
 	buffer := copyBuffers.Get().(*[copySize]byte)
 	defer copyBuffers.Put(buffer)
-	n, err := c.Read(buffer[:])
+	n, err := s.Read(buffer[:])
 	if err != nil {
 		return 0, false, skipEOF(err)
 	}
 	var broken error // behind the bytes that were read
-	if n == blockSize && c.tls != nil {
+	if n == blockSize && s.tls != nil {
 		var m int
-		m, broken = c.readMore(buffer[n:])
+		m, broken = s.readMore(buffer[n:])
 		n += m
 	}
 	m, err := w.Write(buffer[:n])
@@ -65,9 +69,9 @@ func (c *Conn) copyOnce(w io.Writer) (total int64, full bool, err error) {
 
 // readMore reads the rest of a TLS record, of which a block was full. An end of
 // stream shows again at the next read.
-func (c *Conn) readMore(p []byte) (int, error) {
-	n, err := c.readRecord(p)
-	if err = c.afterTLS(err); err == io.EOF || errors.Is(err, errWouldBlock) {
+func (s *stream) readMore(p []byte) (int, error) {
+	n, err := s.readRecord(p)
+	if err = s.afterTLS(err); err == io.EOF || errors.Is(err, errWouldBlock) {
 		err = nil
 	}
 	return n, err
@@ -87,7 +91,11 @@ func (c *Conn) ReadFrom(r io.Reader) (total int64, err error) {
 	if source, ok := r.(*Conn); ok {
 		return source.WriteTo(c)
 	}
-	if n, ok, err := c.sendFile(r); ok {
+	s, err := c.bytes()
+	if err != nil {
+		return 0, err
+	}
+	if n, ok, err := s.sendFile(r); ok {
 		return n, err
 	}
 	buffer := copyBuffers.Get().(*[copySize]byte)
@@ -95,7 +103,7 @@ func (c *Conn) ReadFrom(r io.Reader) (total int64, err error) {
 	for {
 		n, err := r.Read(buffer[:])
 		if n > 0 {
-			m, err := c.Write(buffer[:n])
+			m, err := s.write(buffer[:n])
 			total += int64(m)
 			if err != nil {
 				return total, err
@@ -116,12 +124,13 @@ func (c *Conn) ReadFrom(r io.Reader) (total int64, err error) {
 // copying it, where both are sockets of a kind that the kernel can join. It
 // moves nothing where they are not.
 func burst(to io.Writer, from io.Reader) (int64, error) {
-	source, ok := from.(*Conn)
+	c, ok := from.(*Conn)
 	if !ok {
 		return splice(to, from)
 	}
-	if source.tls != nil {
-		return 0, nil
+	source, err := c.bytes()
+	if err != nil || source.tls != nil {
+		return 0, err
 	}
 	source.wire.lendToKernel(true)
 	defer source.wire.lendToKernel(false)

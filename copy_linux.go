@@ -25,10 +25,11 @@ func splice(to io.Writer, from io.Reader) (total int64, err error) {
 	var sink func(*io.LimitedReader) (n int64, ok bool, err error)
 	switch to := to.(type) {
 	case *Conn:
-		if to.tls != nil {
-			return 0, nil
+		s, err := to.bytes()
+		if err != nil || s.tls != nil {
+			return 0, err
 		}
-		sink = to.wire.kernelCopy
+		sink = s.wire.kernelCopy
 	case *net.TCPConn:
 		sink = func(r *io.LimitedReader) (int64, bool, error) {
 			n, err := to.ReadFrom(r)
@@ -79,7 +80,7 @@ func unread(source io.Reader) (n int) {
 
 // sendFile copies a file by sendfile(2). Like net it takes whatever has the methods
 // of an *os.File, as io.Copy shows that as a type that hides its WriteTo.
-func (c *Conn) sendFile(r io.Reader) (n int64, ok bool, err error) {
+func (s *stream) sendFile(r io.Reader) (n int64, ok bool, err error) {
 	from := &io.LimitedReader{R: r, N: math.MaxInt64}
 	if limited, ok := r.(*io.LimitedReader); ok { // io.CopyN's, net/http's
 		from, r = limited, limited.R
@@ -89,13 +90,13 @@ func (c *Conn) sendFile(r io.Reader) (n int64, ok bool, err error) {
 		io.Seeker
 		syscall.Conn
 	})
-	if !isFile || c.tls != nil {
+	if !isFile || s.tls != nil {
 		return 0, false, nil
 	}
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		return 0, false, nil //nolint:nilerr // it will show when it is read
 	}
-	return c.wire.kernelCopy(from)
+	return s.wire.kernelCopy(from)
 }
 
 // kernelCopy has net copy inside the kernel, to a TCP socket. A write deadline
@@ -107,8 +108,8 @@ func (w *wire) kernelCopy(from *io.LimitedReader) (n int64, ok bool, err error) 
 	if !isTCP {
 		return 0, false, nil
 	}
-	w.conn.turn.take()
-	defer w.conn.turn.give()
+	w.turn.take()
+	defer w.turn.give()
 	guard := w.guardAgainstStall(sink)
 	n, err = sink.ReadFrom(from)
 	guard.stop()

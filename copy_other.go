@@ -13,4 +13,4 @@ func unsent(net.Conn) bool { return false }
 
 func splice(io.Writer, io.Reader) (int64, error) { return 0, nil }
 
-func (c *Conn) sendFile(io.Reader) (int64, bool, error) { return 0, false, nil }
+func (*stream) sendFile(io.Reader) (int64, bool, error) { return 0, false, nil }

@@ -114,6 +114,7 @@ func (s *Server) closeIfGoneLocked() {
 	if s.state == serving || s.acceptors > 0 || len(s.conns) > 0 || s.leaving > 0 {
 		return
 	}
+	go s.closeLoops() // ends with them; the last to leave may be in one
 	s.closeGoneLocked()
 }
 

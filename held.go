@@ -161,6 +161,13 @@ func (h *held) buffered() int {
 	return len(h.buf)
 }
 
+// bytes returns what is held.
+func (h *held) bytes() []byte {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.buf
+}
+
 // discard takes n bytes that a peek has shown.
 func (h *held) discard(n int) {
 	h.mu.Lock()

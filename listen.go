@@ -47,6 +47,9 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen on %s: %w", address, unwrapListen(err))
 	}
+	if tcp, ok := l.(*net.TCPListener); ok {
+		l = ownListener(tcp)
+	}
 	return l, nil
 }
 

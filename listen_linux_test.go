@@ -40,11 +40,11 @@ func TestAcceptedSocketsInheritTheListenersOptions(t *testing.T) {
 	got := make(chan string)
 	serve(t, &levee.Server{Handler: handle(func(_ context.Context, c *levee.Conn) error {
 		got <- fmt.Sprint(
-			"keepalive ", option(t, c.NetConn(), unix.SOL_SOCKET, unix.SO_KEEPALIVE),
-			" idle ", option(t, c.NetConn(), unix.IPPROTO_TCP, unix.TCP_KEEPIDLE),
-			" interval ", option(t, c.NetConn(), unix.IPPROTO_TCP, unix.TCP_KEEPINTVL),
-			" count ", option(t, c.NetConn(), unix.IPPROTO_TCP, unix.TCP_KEEPCNT),
-			" nodelay ", option(t, c.NetConn(), unix.IPPROTO_TCP, unix.TCP_NODELAY),
+			"keepalive ", option(t, c, unix.SOL_SOCKET, unix.SO_KEEPALIVE),
+			" idle ", option(t, c, unix.IPPROTO_TCP, unix.TCP_KEEPIDLE),
+			" interval ", option(t, c, unix.IPPROTO_TCP, unix.TCP_KEEPINTVL),
+			" count ", option(t, c, unix.IPPROTO_TCP, unix.TCP_KEEPCNT),
+			" nodelay ", option(t, c, unix.IPPROTO_TCP, unix.TCP_NODELAY),
 		)
 		return nil
 	})}, l)

@@ -10,46 +10,64 @@ import (
 	"time"
 )
 
-// live is a connection's whole life, in its goroutine: arrive, be served, leave.
+// live is a connection's life in a goroutine: arrive, be served, leave. One that can
+// be served by an event loop goes there after its arrival.
 func (c *Conn) live() {
 	var err error
-	returned := false
-	defer func() { c.leave(err) }() // a defer of its own: Goexit in Panicked ends the other
+	returned, moved := false, false
+	defer func() { // a defer of its own: Goexit in Panicked ends the other
+		if !moved {
+			c.leave(err)
+		}
+	}()
 	defer func() {
 		if !returned { // a panic, or runtime.Goexit
 			err = c.caught(recover())
 		}
 	}()
-	err = c.run()
+	moved, err = c.run()
 	returned = true
 }
 
-func (c *Conn) run() error {
+func (c *Conn) run() (moved bool, err error) {
 	c.introduce()
-	c.limitLifetime()
-	h, err := c.arrive(c.ctx)
+	s := c.stream.Load()
+	h, err := s.arrive()
 	if err != nil {
-		return err
+		return false, err
 	}
+	c.announce(h)
+	if s.moveToLoop(h) {
+		return true, nil
+	}
+	return false, h.ServeTCP(s.context(), c)
+}
+
+// announce tells the Trace that the arrival is over.
+func (c *Conn) announce(h Handler) {
 	if hook := c.server.trace().Serving; hook != nil {
 		hook(c, h)
 	}
-	return h.ServeTCP(c.ctx, c)
 }
 
-// introduce tells the Trace of the connection. A request to leave that came before
-// is told after it.
+// introduce tells the Trace of the connection, and starts its lifetime.
 func (c *Conn) introduce() {
 	if hook := c.server.trace().Accepted; hook != nil {
 		hook(c)
 	}
+	c.introduceDraining()
+	c.limitLifetime()
+}
+
+// introduceDraining tells of a request to leave that came before.
+func (c *Conn) introduceDraining() {
 	hook := c.server.trace().Draining
 	if hook == nil {
 		return
 	}
 	c.mu.Lock()
 	c.introduced = true
-	asked := c.drainReason != ReasonNone
+	asked := c.request != nil && c.request.reason != ReasonNone
 	c.mu.Unlock()
 	if asked {
 		hook(c)
@@ -61,8 +79,11 @@ func (c *Conn) introduce() {
 func (c *Conn) takeLeave(end End) {
 	c.mu.Lock()
 	c.introduced = false
+	r := c.request
 	c.mu.Unlock()
-	c.telling.Wait()
+	if r != nil {
+		r.telling.Wait()
+	}
 	if hook := c.server.trace().Closed; hook != nil {
 		c.server.guard(c, func() { hook(c, end) })
 	}
@@ -98,12 +119,19 @@ func (c *Conn) startTimer(d time.Duration, f func()) {
 // runtime.Goexit, which a test's FailNow calls.
 func (c *Conn) caught(value any) error {
 	if value == nil {
+		return c.panicked(nil, nil)
+	}
+	return c.panicked(value, debug.Stack())
+}
+
+func (c *Conn) panicked(value any, stack []byte) error {
+	if value == nil {
 		c.end.CompareAndSwap(nil, &CloseError{Reason: HandlerError, Cause: errGoexit})
 		return errGoexit
 	}
 	err := panicError(value)
 	c.end.CompareAndSwap(nil, &CloseError{Reason: HandlerPanic, Cause: err})
-	c.server.reportPanic(c, value)
+	c.server.reportPanic(c, value, stack)
 	return err
 }
 
@@ -121,14 +149,13 @@ func (s *Server) guard(c *Conn, hook func()) {
 			if c != nil {
 				_ = c.cut(HandlerPanic, panicError(value))
 			}
-			s.reportPanic(c, value)
+			s.reportPanic(c, value, debug.Stack())
 		}
 	}()
 	hook()
 }
 
-func (s *Server) reportPanic(c *Conn, value any) {
-	stack := debug.Stack()
+func (s *Server) reportPanic(c *Conn, value any, stack []byte) {
 	s.mu.Lock()
 	s.left.panics++
 	s.mu.Unlock()
@@ -148,57 +175,59 @@ func (s *Server) reportPanic(c *Conn, value any) {
 // leave closes the connection, gives back all that it holds and says why it
 // ended. It is the last thing its goroutine does.
 func (c *Conn) leave(err error) {
-	reason := c.settleReason(err)
-	c.closeSocket(reason)
-	c.release()
-	end := End{Reason: reason, Err: err, Duration: time.Since(c.accepted)}
-	end.Read, end.Written = c.Traffic()
-	c.server.depart(c, end)
+	s := c.stream.Load()
+	reason := c.settle(outcome{err, s.wire.eof.Load(), CloseReason(s.wire.broken.Load())})
+	s.part(reason)
+	s.release()
+	c.depart(reason, err)
 }
 
-// settleReason decides, once, what the connection ended of.
-func (c *Conn) settleReason(err error) CloseReason {
-	c.mu.Lock()
-	asked, cause := c.drainReason, c.drainCause
-	c.mu.Unlock()
+// An outcome is what the engine that ran a connection knows of its end.
+type outcome struct {
+	err    error       // of the handler, or what failed in the arrival
+	eof    bool        // the peer has closed its side
+	broken CloseReason // what the network did to it
+}
 
-	if c.closing.Load() && errors.Is(err, net.ErrClosed) {
-		err = nil // what a handler meets that closes its connection while it reads
+// settle decides, once, what the connection ended of.
+func (c *Conn) settle(o outcome) CloseReason {
+	asked, cause := c.asked()
+	if c.closing.Load() && errors.Is(o.err, net.ErrClosed) {
+		o.err = nil // what a handler meets that closes its connection while it reads
 	}
 	reason := HandlerClosed
-	broken := CloseReason(c.wire.broken.Load())
 	switch {
-	case broken != ReasonNone && (err == nil || reasonOf(err) != ReasonNone):
-		reason = broken
-	case err != nil && !(isEOF(err) && c.wire.eof.Load()):
+	case o.broken != ReasonNone && (o.err == nil || reasonOf(o.err) != ReasonNone):
+		reason = o.broken
+	case o.err != nil && !(isEOF(o.err) && o.eof):
 		reason = HandlerError
-	case c.wire.eof.Load():
+	case o.eof:
 		reason = ClientClosed
 	case asked != ReasonNone:
 		reason = asked
 	}
 	if reason != asked {
-		cause = err
+		cause = o.err
 	}
 	end := &CloseError{Reason: reason, Cause: cause}
 	if !c.end.CompareAndSwap(nil, end) {
 		end = c.end.Load()
 	}
-	c.cancel(end)
+	c.cancelContext(end)
 	return end.Reason
 }
 
-// closeSocket closes a connection that is still open, kindly if its handler left
-// on good terms.
-func (c *Conn) closeSocket(reason CloseReason) {
-	if c.closing.Load() {
+// part closes a connection that is still open, kindly if its handler left on good
+// terms.
+func (s *stream) part(reason CloseReason) {
+	if s.conn.closing.Load() {
 		return
 	}
 	switch reason {
 	case HandlerClosed, HandlerError, ClientClosed, Drained, LifetimeExpired, TLSFailed, NoRoute:
-		c.sayGoodbye()
+		s.sayGoodbye()
 	}
-	_ = c.wire.Close()
+	_ = s.wire.Close()
 }
 
 const (
@@ -210,23 +239,23 @@ const (
 // last bytes it was sent. The kernel answers a close with unread bytes by a
 // reset, which can overtake them (RFC 1122, section 4.2.2.13): so whatever is
 // still coming is read and dropped, for a moment.
-func (c *Conn) sayGoodbye() {
-	if c.tls != nil {
+func (s *stream) sayGoodbye() {
+	if s.tls != nil {
 		// A phase, as crypto/tls takes the liberty of a write deadline of 5 seconds.
-		c.wire.setPhase(time.Now().Add(lingerTime))
-		_ = c.wire.armWrite(0) // for a goroutine that the handler left behind in a Write
-		_ = c.tls.CloseWrite()
+		s.wire.setPhase(time.Now().Add(lingerTime))
+		_ = s.wire.armWrite(0) // for a goroutine that the handler left behind in a Write
+		_ = s.tls.CloseWrite()
 	}
-	if c.wire.eof.Load() {
+	if s.wire.eof.Load() {
 		return
 	}
-	if c.wire.CloseWrite() != nil { // first, so that what comes after the look below cannot turn it into a reset
+	if s.wire.CloseWrite() != nil { // first, so that what comes after the look below cannot turn it into a reset
 		return
 	}
 	b := blocks.Get().(*block)
 	defer blocks.Put(b)
-	n, err := c.wire.readLast(b[:])
-	if err == errWouldBlock && unsent(c.wire.raw) {
+	n, err := s.wire.readLast(b[:])
+	if err == errWouldBlock && unsent(s.wire.raw) {
 		err = nil // what comes while the kernel still sends would make it drop the rest
 	}
 	if err != nil {
@@ -234,25 +263,23 @@ func (c *Conn) sayGoodbye() {
 	}
 	until := time.Now().Add(lingerTime)
 	for dropped := n; dropped < lingerBytes && err == nil; dropped += n {
-		_ = c.wire.SetReadDeadline(until)
-		n, err = c.wire.raw.Read(b[:])
-		c.wire.read.Add(int64(n))
+		_ = s.wire.SetReadDeadline(until)
+		n, err = s.wire.raw.Read(b[:])
+		s.wire.read.Add(int64(n))
 	}
 }
 
-// release gives back what the connection holds beside its socket.
-func (c *Conn) release() {
+// depart takes the connection, whose socket is closed, out of the server's counts,
+// and tells the Trace.
+func (c *Conn) depart(reason CloseReason, err error) {
 	c.mu.Lock()
 	if c.lifetime != nil {
 		c.lifetime.Stop()
 	}
 	c.mu.Unlock()
-	c.wire.held.release()
-	c.plain.release()
-}
-
-// depart takes the connection out of the server's counts, and tells the Trace.
-func (s *Server) depart(c *Conn, end End) {
+	s := c.server
+	end := End{Reason: reason, Err: err, Duration: s.clock() - c.accepted}
+	end.Read, end.Written = c.Traffic()
 	s.mu.Lock()
 	delete(s.conns, c.id)
 	s.left.add(end)

@@ -35,12 +35,12 @@ var (
 
 // readProxyHeader reads the header that this source must send, and not a byte
 // beyond it.
-func (c *Conn) readProxyHeader() error {
-	size, err := c.wire.proxyHeaderSize()
+func (s *stream) readProxyHeader() error {
+	size, err := s.wire.proxyHeaderSize()
 	if err != nil {
 		return err
 	}
-	raw, err := c.wire.peek(size)
+	raw, err := s.wire.peek(size)
 	if err != nil {
 		return err
 	}
@@ -48,11 +48,11 @@ func (c *Conn) readProxyHeader() error {
 	if err != nil {
 		return fmt.Errorf("PROXY header: %w", err)
 	}
-	c.wire.held.discard(size)
+	s.wire.held.discard(size)
 	// LOCAL and UNKNOWN are the proxy speaking for itself: the socket's address holds.
 	if source, ok := header.SourceAddr.(*net.TCPAddr); ok && header.Command == proxyproto.PROXY {
 		client := addrPort(source)
-		c.client.Store(&client)
+		s.conn.client.Store(&client)
 	}
 	return nil
 }

@@ -89,18 +89,18 @@ func (w *wire) writeTimeout() error {
 }
 
 // writeTLS writes p as records, and heeds the handler's deadline between them.
-func (c *Conn) writeTLS(p []byte) (n int, err error) {
+func (s *stream) writeTLS(p []byte) (n int, err error) {
 	for {
-		if err := c.wire.mayWrite(); err != nil {
-			return n, c.wire.ended(err)
+		if err := s.wire.mayWrite(); err != nil {
+			return n, s.wire.ended(err)
 		}
-		m, err := c.tls.Write(p[n:min(len(p), n+chunkSize)])
+		m, err := s.tls.Write(p[n:min(len(p), n+chunkSize)])
 		n += m
 		if err != nil {
-			return n, c.afterTLS(err)
+			return n, s.afterTLS(err)
 		}
-		if err := c.wire.cutShort(); err != nil {
-			return n, c.wire.ended(err)
+		if err := s.wire.cutShort(); err != nil {
+			return n, s.wire.ended(err)
 		}
 		if n == len(p) {
 			return n, nil

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -88,6 +89,16 @@ type Server struct {
 	// seconds, which fits into the 30 that container platforms give.
 	DrainTimeout time.Duration
 
+	// StepBudget is how long a [Stepper]'s Step may hold up the other connections of
+	// its event loop, before the loop goes on without it. It is looked at as often,
+	// so a Step may hold them up for twice as long. Zero means 1 ms.
+	StepBudget time.Duration
+
+	// GoroutinePerConn serves every connection in a goroutine of its own, also one
+	// that an event loop could run. It is for finding out whether a problem comes
+	// from there.
+	GoroutinePerConn bool
+
 	// Trace is told of everything that happens. It may be nil.
 	Trace *Trace
 
@@ -96,7 +107,9 @@ type Server struct {
 	Logger *slog.Logger
 
 	limits    limits
-	epoch     time.Time // what wire.clock counts from
+	epoch     time.Time // what clock counts from
+	loops     eventLoops
+	slow      atomic.Int64 // Steps that outlived StepBudget
 	acceptLog complaints
 	panicLog  complaints
 
@@ -227,6 +240,7 @@ func (s *Server) start(ctx context.Context, listeners []net.Listener, failed cha
 			server: s, listener: l, ctx: base, failed: failed,
 			acceptors: acceptorsPerListener(),
 		}
+		door.bare = door.takeBare()
 		s.doors[door] = struct{}{}
 		for range door.acceptors {
 			s.acceptors++
@@ -262,6 +276,9 @@ func (s *Server) init() {
 		}
 	})
 }
+
+// clock is the time since the server's start, from the monotonic clock.
+func (s *Server) clock() time.Duration { return time.Since(s.epoch) }
 
 // trace returns a Trace that is never nil.
 func (s *Server) trace() *Trace {

@@ -10,10 +10,11 @@ import (
 // breaking anybody. What they are called with is in hand when they run, so they
 // cost nothing when nil.
 //
-// Hooks run in the connection's own goroutine (but Draining in the one that asks,
-// and AcceptFailed in the acceptor's, where runtime.Goexit is not allowed), and
-// with no lock held; they may be called for many connections at once. They should
-// be quick: the connection waits. A panic in one ends that connection only.
+// Hooks run in the connection's own goroutine, or where an event loop runs it as a
+// Step does (but Draining in the one that asks, and AcceptFailed in the acceptor's,
+// where runtime.Goexit is not allowed), and with no lock held; they may be called
+// for many connections at once. They should be quick: the connection waits. A panic
+// in one ends that connection only.
 type Trace struct {
 	// Accepted is called first, before a byte has been read.
 	Accepted func(c *Conn)
@@ -35,6 +36,10 @@ type Trace struct {
 
 	// Draining is called when the connection is first asked to leave.
 	Draining func(c *Conn)
+
+	// SlowStep is called when a [Stepper]'s Step that outlived Server.StepBudget on an
+	// event loop has returned, with how long it took.
+	SlowStep func(c *Conn, took time.Duration)
 
 	// Panicked is called when a panic was caught. The stack is the text of
 	// runtime/debug.Stack.
@@ -72,6 +77,7 @@ func Traces(traces ...*Trace) *Trace {
 			Handshake:    both3(joined.Handshake, t.Handshake),
 			Serving:      both2(joined.Serving, t.Serving),
 			Draining:     both1(joined.Draining, t.Draining),
+			SlowStep:     both2(joined.SlowStep, t.SlowStep),
 			Panicked:     both3(joined.Panicked, t.Panicked),
 			Closed:       both2(joined.Closed, t.Closed),
 		}

@@ -47,15 +47,16 @@ type wire struct {
 	kernelWrites bool      // own deadline is armed and none of levee's
 	signature    []byte    // what the first bytes still lack to be a PROXY header's; see screen
 
+	turn turn // of those that write
+
 	pen     sync.Mutex // held while writing records, so that none overtakes the backlog
 	backlog []byte     // the rest of the records that a deadline cut short; see sealed.go
 
 	ready *readiness // how to wait for bytes without holding memory; made at the first wait
 }
 
-// clock is the time since the server's start, from the monotonic clock: what a
-// deadline costs per byte moved is one such reading.
-func (w *wire) clock() time.Duration { return time.Since(w.conn.server.epoch) }
+// clock is the server's: what a deadline costs per byte moved is one reading of it.
+func (w *wire) clock() time.Duration { return w.conn.server.clock() }
 
 // errWouldBlock is what an impatient read returns. It is Temporary so that
 // crypto/tls does not take it for the end.
@@ -203,7 +204,7 @@ func (w *wire) readLimitLocked() (time.Time, CloseReason) {
 	if patience < 0 || w.kernelReads {
 		return time.Time{}, ReasonNone
 	}
-	if w.conn.turn.taken() {
+	if w.turn.taken() {
 		return time.Now().Add(patience), reason // WriteStallTimeout has its eye on the peer meanwhile
 	}
 	since := max(w.waitingSince.Load(), w.wroteAt.Load())

@@ -17,14 +17,14 @@ import (
 func TestStepAllocatesNothing(t *testing.T) {
 	for name, codec := range codecs {
 		t.Run(name, func(t *testing.T) {
-			s := newStepper(codec, echo)
+			s := frame.Handler(codec, echo)
 			var in []byte
 			for range 16 {
 				in, _ = codec.Append(in, []byte("message"))
 			}
 			out := make([]byte, 0, 4<<10)
 			allocs := testing.AllocsPerRun(1000, func() {
-				if n, reply, err := s.Step(nil, in, out); n != len(in) || !bytes.Equal(reply, in) || err != nil {
+				if n, reply, err := s.Step(nil, in, 0, out); n != len(in) || !bytes.Equal(reply, in) || err != nil {
 					t.Fatal(n, reply, err)
 				}
 			})

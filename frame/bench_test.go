@@ -36,7 +36,7 @@ func BenchmarkStep(b *testing.B) {
 }
 
 func benchmarkStep(b *testing.B, codec frame.Codec, size, pipelined int) {
-	s := newStepper(codec, echo)
+	s := frame.Handler(codec, echo)
 	var in []byte
 	for range pipelined {
 		in, _ = codec.Append(in, make([]byte, size))
@@ -45,7 +45,7 @@ func benchmarkStep(b *testing.B, codec frame.Codec, size, pipelined int) {
 	b.ReportAllocs()
 	b.SetBytes(int64(size))
 	for i := 0; i < b.N; i += pipelined { // per message, not per Step
-		if n, _, err := s.Step(nil, in, out); n != len(in) || err != nil {
+		if n, _, err := s.Step(nil, in, 0, out); n != len(in) || err != nil {
 			b.Fatal(n, err)
 		}
 	}

@@ -96,7 +96,7 @@ func (d *decoder) decode(b []byte) (message []byte, n int, err error) {
 	return message, n, err
 }
 
-// Ready is the codec's, where it has one.
-func (d *decoder) Ready(b []byte, seen int) bool {
+// ready is the codec's Ready, where it has one.
+func (d *decoder) ready(b []byte, seen int) bool {
 	return d.searcher == nil || len(b) >= d.max || d.searcher.Ready(b, seen)
 }

@@ -30,25 +30,9 @@ var ErrClose = errors.New("close the connection")
 // serve is called for several connections at once. It may block, for as long as
 // it takes; but it keeps its client from being read meanwhile.
 //
-// # Stepping
-//
-// The handler has two more methods, for an engine that reads and writes itself:
-//
-//	Step(c *levee.Conn, in, out []byte) (n int, reply []byte, err error)
-//	Ready(in []byte, seen int) bool
-//
-// Step takes whole messages from the beginning of in and appends their replies to
-// out. It returns how many bytes of in it has taken, and out, grown. An n of 0
-// without an error means that in holds no whole message: it may be called again
-// when more bytes have come, and need not be while Ready, told how many bytes
-// there were at that Step, says no. It stops early when the reply has 64 KiB; it is
-// then to be called again with the rest of in once that has been written. After
-// an error, which is io.EOF where the end is in good order, the reply is to be
-// written and the connection to be ended.
-//
-// Step keeps nothing, neither in and out nor anything about c. It may be called for
-// different connections at once, and for each by any goroutine, one at a time.
-func Handler(codec Codec, serve func(w *Writer, message []byte) error) levee.Handler {
+// The handler is a [levee.Stepper]: on Linux a connection in plaintext is served by
+// an event loop. Its Step stops early when replies of 64 KiB have come together.
+func Handler(codec Codec, serve func(w *Writer, message []byte) error) levee.Stepper {
 	if codec == nil || serve == nil {
 		panic("frame: Handler needs a codec and a function")
 	}
@@ -65,10 +49,13 @@ type handler struct {
 const replyBound = 64 << 10
 
 // ServeTCP steps through what the connection brings.
-func (h *handler) ServeTCP(_ context.Context, c *levee.Conn) error { return serveSteps(c, h) }
+func (h *handler) ServeTCP(_ context.Context, c *levee.Conn) error { return levee.ServeSteps(c, h) }
 
-// Step is described at Handler.
-func (h *handler) Step(c *levee.Conn, in, out []byte) (n int, reply []byte, err error) {
+// Step answers the messages in in.
+func (h *handler) Step(c *levee.Conn, in []byte, seen int, out []byte) (n int, reply []byte, err error) {
+	if seen > 0 && !h.ready(in, seen) {
+		return 0, out, nil
+	}
 	w := writers.Get().(*Writer)
 	w.conn, w.codec, w.replies = c, h.codec, out
 	n, err = h.step(w, in)

@@ -15,17 +15,6 @@ import (
 	"github.com/levee-net/levee/leveetest"
 )
 
-// A stepper is what a handler is beside a levee.Handler.
-type stepper interface {
-	levee.Handler
-	Step(c *levee.Conn, in, out []byte) (n int, reply []byte, err error)
-	Ready(in []byte, seen int) bool
-}
-
-func newStepper(codec frame.Codec, serve func(*frame.Writer, []byte) error) stepper {
-	return frame.Handler(codec, serve).(stepper)
-}
-
 func echo(w *frame.Writer, message []byte) error { return w.Write(message) }
 
 // service is a server that serves until its test ends, and remembers how its

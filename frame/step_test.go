@@ -37,7 +37,7 @@ var codecs = map[string]frame.Codec{
 // An engine is what calls Step elsewhere, in its smallest form. It gives and takes
 // memory that it then spoils, so that anything that was kept would show.
 type engine struct {
-	stepper stepper
+	stepper levee.Stepper
 	unread  []byte
 	written []byte
 }
@@ -45,13 +45,10 @@ type engine struct {
 func (e *engine) receive(piece []byte) error {
 	seen := len(e.unread)
 	e.unread = append(e.unread, piece...)
-	ready := seen == 0 || e.stepper.Ready(e.unread, seen)
 	for {
 		in, out := bytes.Clone(e.unread), make([]byte, 0, 16)
-		n, reply, err := e.stepper.Step(nil, in, out)
-		if n > 0 && !ready {
-			return errors.New("not ready, but there was a message")
-		}
+		n, reply, err := e.stepper.Step(nil, in, seen, out)
+		seen = 0
 		e.written = append(e.written, reply...)
 		e.unread = e.unread[n:]
 		spoil(in)
@@ -75,7 +72,7 @@ func TestAnySplitOfTheStreamGivesTheSameMessages(t *testing.T) {
 			rapid.Check(t, func(t *rapid.T) {
 				stream, messages := anyMessages(t, codec)
 				var got [][]byte
-				e := engine{stepper: newStepper(codec, func(w *frame.Writer, message []byte) error {
+				e := engine{stepper: frame.Handler(codec, func(w *frame.Writer, message []byte) error {
 					got = append(got, bytes.Clone(message))
 					return w.Write(message)
 				})}
@@ -117,7 +114,7 @@ func anyMessages(t *rapid.T, codec frame.Codec) (stream []byte, messages [][]byt
 func TestStepStopsOnceItsReplyIsLarge(t *testing.T) {
 	const messages, size = 1000, 1000
 	calls := 0
-	s := newStepper(frame.Fixed(1), func(w *frame.Writer, _ []byte) error {
+	s := frame.Handler(frame.Fixed(1), func(w *frame.Writer, _ []byte) error {
 		calls++
 		w.WriteRaw(make([]byte, size))
 		return nil
@@ -125,7 +122,7 @@ func TestStepStopsOnceItsReplyIsLarge(t *testing.T) {
 	in := make([]byte, messages)
 	steps := 0
 	for len(in) > 0 {
-		n, reply, err := s.Step(nil, in, nil)
+		n, reply, err := s.Step(nil, in, 0, nil)
 		if n == 0 || err != nil {
 			t.Fatalf("Step took %d of %d, %v", n, len(in), err)
 		}
@@ -139,20 +136,20 @@ func TestStepStopsOnceItsReplyIsLarge(t *testing.T) {
 		t.Errorf("%d messages in %d steps, want %d in 16", calls, steps, messages)
 	}
 	// What is already in out counts too, but one message always gets through.
-	if n, _, err := s.Step(nil, make([]byte, 10), make([]byte, 64<<10)); n != 1 || err != nil {
+	if n, _, err := s.Step(nil, make([]byte, 10), 0, make([]byte, 64<<10)); n != 1 || err != nil {
 		t.Errorf("Step behind 64 KiB took %d, %v, want 1", n, err)
 	}
 }
 
 func TestStepAppendsItsReplies(t *testing.T) {
-	s := newStepper(frame.Lines(0), echo)
+	s := frame.Handler(frame.Lines(0), echo)
 	out := append(make([]byte, 0, 100), "before|"...)
-	n, reply, err := s.Step(nil, []byte("a\nb\nc"), out)
+	n, reply, err := s.Step(nil, []byte("a\nb\nc"), 0, out)
 	if n != 4 || string(reply) != "before|a\nb\n" || err != nil || &reply[0] != &out[0] {
 		t.Errorf("Step: %d, %q, %v", n, reply, err)
 	}
 	for _, in := range []string{"", "c"} {
-		if n, reply, err := s.Step(nil, []byte(in), out); n != 0 || string(reply) != "before|" || err != nil {
+		if n, reply, err := s.Step(nil, []byte(in), 0, out); n != 0 || string(reply) != "before|" || err != nil {
 			t.Errorf("Step with %q: %d, %q, %v", in, n, reply, err)
 		}
 	}
@@ -170,7 +167,7 @@ func TestStepSaysWhatHasBeenTakenBesideAnError(t *testing.T) {
 		{"a\nclose\nb\n", 8, "a\n", io.EOF},
 		{"a\n0123456789\n", 2, "a\n", frame.ErrTooLarge},
 	} {
-		s := newStepper(frame.Lines(8), func(w *frame.Writer, line []byte) error {
+		s := frame.Handler(frame.Lines(8), func(w *frame.Writer, line []byte) error {
 			switch string(line) {
 			case "error":
 				return broken
@@ -179,7 +176,7 @@ func TestStepSaysWhatHasBeenTakenBesideAnError(t *testing.T) {
 			}
 			return w.Write(line)
 		})
-		n, reply, err := s.Step(nil, []byte(test.in), nil)
+		n, reply, err := s.Step(nil, []byte(test.in), 0, nil)
 		if n != test.n || string(reply) != test.reply || !errors.Is(err, test.err) {
 			t.Errorf("Step with %q: %d, %q, %v, want %d, %q, %v", test.in, n, reply, err, test.n, test.reply, test.err)
 		}
@@ -187,7 +184,7 @@ func TestStepSaysWhatHasBeenTakenBesideAnError(t *testing.T) {
 }
 
 func TestStepsOfManyConnectionsDoNotMix(t *testing.T) {
-	s := newStepper(frame.Lines(0), echo)
+	s := frame.Handler(frame.Lines(0), echo)
 	var group sync.WaitGroup
 	for i := range 8 {
 		group.Go(func() {
@@ -208,11 +205,11 @@ func TestStepsOfManyConnectionsDoNotMix(t *testing.T) {
 
 func TestAWriterThatWasKeptIsOfNoUse(t *testing.T) {
 	var kept *frame.Writer
-	s := newStepper(frame.Lines(0), func(w *frame.Writer, _ []byte) error {
+	s := frame.Handler(frame.Lines(0), func(w *frame.Writer, _ []byte) error {
 		kept = w
 		return nil
 	})
-	if _, _, err := s.Step(nil, []byte("a\n"), nil); err != nil {
+	if _, _, err := s.Step(nil, []byte("a\n"), 0, nil); err != nil {
 		t.Fatal(err)
 	}
 	if !panics(func() { _ = kept.Write([]byte("too late")) }) {
@@ -227,11 +224,11 @@ func (endless) Decode([]byte) ([]byte, int, error) { return nil, 0, nil }
 func (endless) Max() int                           { return 10 }
 
 func TestACodecIsHeldToItsMax(t *testing.T) {
-	s := newStepper(endless{}, echo)
-	if n, _, err := s.Step(nil, make([]byte, 9), nil); n != 0 || err != nil {
+	s := frame.Handler(endless{}, echo)
+	if n, _, err := s.Step(nil, make([]byte, 9), 0, nil); n != 0 || err != nil {
 		t.Errorf("Step with 9 bytes: %d, %v", n, err)
 	}
-	if _, _, err := s.Step(nil, make([]byte, 10), nil); !errors.Is(err, frame.ErrTooLarge) {
+	if _, _, err := s.Step(nil, make([]byte, 10), 0, nil); !errors.Is(err, frame.ErrTooLarge) {
 		t.Errorf("Step with 10 bytes: %v, want ErrTooLarge", err)
 	}
 	r := frame.NewReader(bytes.NewReader(make([]byte, 10)), endless{})
@@ -246,8 +243,8 @@ type hasty struct{ frame.Codec }
 func (hasty) Decode([]byte) ([]byte, int, error) { return nil, 0, io.EOF }
 
 func TestACodecsEOFIsNoEndInGoodOrder(t *testing.T) {
-	s := newStepper(hasty{frame.Lines(0)}, echo)
-	if _, _, err := s.Step(nil, []byte("a"), nil); err != io.ErrUnexpectedEOF {
+	s := frame.Handler(hasty{frame.Lines(0)}, echo)
+	if _, _, err := s.Step(nil, []byte("a"), 0, nil); err != io.ErrUnexpectedEOF {
 		t.Errorf("Step: %v, want ErrUnexpectedEOF", err)
 	}
 }

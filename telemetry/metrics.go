@@ -92,6 +92,8 @@ var descriptions = []description{
 		func(s levee.Stats) float64 { return float64(s.QueueLimit) }),
 	describe("levee_handler_panics_total", "Panics caught in handlers, hooks and TLS callbacks.", prometheus.CounterValue,
 		func(s levee.Stats) float64 { return float64(s.Panics) }),
+	describe("levee_handlers_slow_total", "Calls of a handler that were taken off their event loop, as they took too long.", prometheus.CounterValue,
+		func(s levee.Stats) float64 { return float64(s.SlowSteps) }),
 }
 
 var (

@@ -121,11 +121,14 @@ levee_connections_max{listener="public"} 100
 # HELP levee_handler_panics_total Panics caught in handlers, hooks and TLS callbacks.
 # TYPE levee_handler_panics_total counter
 levee_handler_panics_total{listener="public"} 2
+# HELP levee_handlers_slow_total Calls of a handler that were taken off their event loop, as they took too long.
+# TYPE levee_handlers_slow_total counter
+levee_handlers_slow_total{listener="public"} 0
 `
 		names := []string{
 			"levee_accept_errors_total", "levee_accept_queue_length", "levee_accept_queue_limit", "levee_bytes_total",
 			"levee_connections_accepted_total", "levee_connections_active", "levee_connections_closed_total",
-			"levee_connections_max", "levee_handler_panics_total",
+			"levee_connections_max", "levee_handler_panics_total", "levee_handlers_slow_total",
 		}
 		if err := testutil.GatherAndCompare(registry, strings.NewReader(want), names...); err != nil {
 			t.Error(err)

@@ -24,8 +24,9 @@ var rooms = []room{
 	{"internal/archtest", &leaf},
 	{"internal/config", &leaf},
 	{"internal/handlers", &neighbour},
+	{"internal/inbox", &footing},
 	{"internal/load", &leaf},
-	{"internal/reactor", &leaf},
+	{"internal/reactor", &footing},
 
 	{"bench", &scale},
 	{"cmd/levee", &door},
@@ -43,17 +44,21 @@ type role struct {
 // the README's programs are examples among them.
 var (
 	heart = role{
-		mayImport: func(room) bool { return false },
+		mayImport: func(to room) bool { return to.role == &footing },
 		why: "every room stands on the root, so what the root imports can never import the root, " +
 			"and every user of the library links it",
+	}
+	footing = role{
+		mayImport: func(room) bool { return false },
+		why:       "the root stands on it, so it cannot stand on anything of ours",
 	}
 	leaf = role{
 		mayImport: func(room) bool { return false },
 		why:       "a leaf serves everybody because it knows nobody; let the caller pass in what it needs",
 	}
 	neighbour = role{
-		mayImport: func(to room) bool { return to.role == &heart },
-		why: "a room that knows only the root can be read, tested and replaced alone; " +
+		mayImport: func(to room) bool { return to.role == &heart || to.role == &footing },
+		why: "a room that knows only the root, and what the root stands on, can be read, tested and replaced alone; " +
 			"take a plain type (*tls.Config, net.Listener, a dial function) and join the two in internal/app",
 	}
 	bench = role{

@@ -5,49 +5,24 @@ package handlers
 import (
 	"context"
 	"fmt"
-	"io"
 	"net/http"
-	"sync"
 
 	"github.com/levee-net/levee"
 )
 
-const bufferSize = 32 << 10 // what a connection may hold in one direction, while it holds anything
-
-// The buffers of connections that have bytes in hand.
-var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
-
 // Echo sends back what it reads.
-var Echo levee.Handler = levee.HandlerFunc(func(_ context.Context, c *levee.Conn) error {
-	return eachRead(c, func(p []byte) error {
-		_, err := c.Write(p)
-		return err
-	})
-})
+var Echo levee.Handler = bytewise(func(in []byte) (reply []byte) { return in })
 
 // Discard throws away what it reads.
-var Discard levee.Handler = levee.HandlerFunc(func(_ context.Context, c *levee.Conn) error {
-	return eachRead(c, func([]byte) error { return nil })
-})
+var Discard levee.Handler = bytewise(func([]byte) (reply []byte) { return nil })
 
-// eachRead passes on what arrives until the client, or the server, has had
-// enough. It holds a buffer only while there is something in it.
-func eachRead(c *levee.Conn, take func([]byte) error) error {
-	for c.Next() {
-		buffer := buffers.Get().(*[bufferSize]byte)
-		n, err := c.Read(buffer[:])
-		if err == nil {
-			err = take(buffer[:n])
-		}
-		buffers.Put(buffer)
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+// A bytewise handler is one to whom every byte is a message.
+type bytewise func(in []byte) (reply []byte)
+
+func (b bytewise) ServeTCP(_ context.Context, c *levee.Conn) error { return levee.ServeSteps(c, b) }
+
+func (b bytewise) Step(_ *levee.Conn, in []byte, _ int, _ []byte) (n int, reply []byte, err error) {
+	return len(in), b(in), nil
 }
 
 // Hello greets every HTTP request.

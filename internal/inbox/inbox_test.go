@@ -1,4 +1,4 @@
-package frame
+package inbox
 
 import (
 	"testing"
@@ -23,29 +23,29 @@ func (s *source) Read(p []byte) (int, error) {
 
 func TestTheInboxKeepsItsBytesAndItsBounds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		var in inbox
-		defer in.release()
+		var in Inbox
+		defer in.Release()
 		taken := 0
 		src := &source{next: func(most int) int { return rapid.IntRange(1, most).Draw(t, "read") }}
 		for range rapid.IntRange(1, 40).Draw(t, "fills") {
-			if err := in.fill(src); err != nil {
+			if err := in.Fill(src); err != nil {
 				t.Fatal(err)
 			}
-			for i, b := range in.unread() {
+			for i, b := range in.Unread() {
 				if b != byte(taken+i) {
 					t.Fatalf("byte %d is %d", taken+i, b)
 				}
 			}
-			held := len(in.unread())
+			held := len(in.Unread())
 			if held != src.sent-taken {
 				t.Fatalf("%d bytes are held of %d", held, src.sent-taken)
 			}
-			if size := len(in.buf.bytes); size > max(mediumBuffer, 2*held) {
+			if size := len(in.buf.Bytes); size > max(medium, 2*held) {
 				t.Fatalf("a buffer of %d bytes for %d", size, held)
 			}
 			if rapid.Bool().Draw(t, "take") {
 				n := rapid.IntRange(0, held).Draw(t, "n")
-				in.discard(n)
+				in.Discard(n)
 				taken += n
 			}
 		}
@@ -53,14 +53,14 @@ func TestTheInboxKeepsItsBytesAndItsBounds(t *testing.T) {
 }
 
 func TestBuffersAreAsLargeAsTheyWereAskedToBe(t *testing.T) {
-	for _, size := range []int{1, smallBuffer, smallBuffer + 1, mediumBuffer, 100 << 10, largeBuffer, largeBuffer + 1} {
+	for _, size := range []int{1, Small, Small + 1, medium, 100 << 10, large, large + 1} {
 		for _, extra := range []int{0, 1, 5000} { // replies grow buffers to any size
-			b := takeBuffer(size)
-			if len(b.bytes) < size {
-				t.Errorf("a buffer of %d bytes for %d", len(b.bytes), size)
+			b := Take(size)
+			if len(b.Bytes) < size {
+				t.Errorf("a buffer of %d bytes for %d", len(b.Bytes), size)
 			}
-			b.bytes = append(b.bytes, make([]byte, extra)...)
-			giveBuffer(b)
+			b.Bytes = append(b.Bytes, make([]byte, extra)...)
+			Give(b)
 		}
 	}
 }

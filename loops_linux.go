@@ -1,0 +1,241 @@
+package levee
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/levee-net/levee/internal/reactor"
+)
+
+// eventLoops are a server's, made when the first connection needs them.
+type eventLoops struct {
+	once    sync.Once
+	reactor *reactor.Reactor // nil if there are none to be had
+	limits  reactor.Limits
+}
+
+// eventLoops returns the server's event loops, or nil.
+func (s *Server) eventLoops() *reactor.Reactor {
+	l := &s.loops
+	l.once.Do(func() {
+		if s.GoroutinePerConn {
+			return
+		}
+		budget := patience(s.StepBudget, time.Millisecond)
+		if budget < 0 {
+			budget = tooLong
+		}
+		l.limits = reactor.Limits{Idle: s.limits.idle, WriteStall: s.limits.writeStall, MaxMessage: -1}
+		r, err := reactor.New(reactor.Options{Budget: budget})
+		if err != nil {
+			s.acceptLog.complain(s.Logger, "no event loops: each connection gets a goroutine", "err", err)
+			return
+		}
+		l.reactor = r
+	})
+	return l.reactor
+}
+
+// closeLoops ends the event loops when no connection can need them any more.
+func (s *Server) closeLoops() {
+	s.loops.once.Do(func() {})
+	if s.loops.reactor != nil {
+		s.loops.reactor.Close()
+	}
+}
+
+// looped is the part of a connection that an event loop has.
+type looped struct {
+	reactor.Conn
+	stepper Stepper
+	bare    int32 // the socket of a connection that no loop has yet
+	fresh   bool  // the Trace has not been told of it
+}
+
+func (l *looped) traffic() (read, written int64) { return l.Traffic() }
+func (l *looped) leave()                         { l.Leave() }
+func (l *looped) kill()                          { l.Kill() }
+func (l *looped) discard()                       { _ = unix.Close(int(l.bare)) }
+
+func (l *looped) control(f func(fd uintptr)) error {
+	if !l.Control(func(fd int) { f(uintptr(fd)) }) {
+		return net.ErrClosed
+	}
+	return nil
+}
+
+// moveToLoop moves a connection whose arrival is over to an event loop, if h can be
+// stepped and the socket is one that a loop can have. The bytes that were read
+// ahead go along.
+func (s *stream) moveToLoop(h Handler) bool {
+	c := s.conn
+	stepper, ok := h.(Stepper)
+	if !ok || s.tls != nil || s.wire.screening.Load() {
+		return false
+	}
+	sock, ok := s.wire.socket()
+	if !ok {
+		return false
+	}
+	loops := c.server.eventLoops()
+	if loops == nil {
+		return false
+	}
+	fd := duplicate(sock)
+	if fd < 0 {
+		return false
+	}
+	if !s.handTo(loops, stepper, fd) {
+		_ = unix.Close(fd)
+		return false
+	}
+	_ = s.wire.raw.Close() // takes the socket's first descriptor out of Go's poller
+	s.release()
+	return true
+}
+
+// handTo has the loops adopt the connection under a descriptor of its own.
+func (s *stream) handTo(loops *reactor.Reactor, stepper Stepper, fd int) bool {
+	c := s.conn
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.end.Load() != nil || c.closing.Load() {
+		return false
+	}
+	c.looped.SetTraffic(c.Traffic())
+	c.looped.stepper = stepper
+	c.stepped.Store(true)
+	c.stream.Store(nil)
+	first := bytes.Clone(s.wire.held.bytes())
+	if loops.Adopt(&c.looped.Conn, fd, first, (*stepping)(c), &c.server.loops.limits) != nil {
+		c.stream.Store(s)
+		c.stepped.Store(false)
+		return false
+	}
+	c.loopHasItLocked()
+	return true
+}
+
+// loopHasItLocked passes on what has been asked of the connection meanwhile.
+func (c *Conn) loopHasItLocked() {
+	c.onLoop = true
+	switch {
+	case c.end.Load() != nil || c.closing.Load():
+		c.looped.kill()
+	case c.request != nil && c.request.reason != ReasonNone:
+		c.looped.leave()
+	}
+}
+
+// duplicate returns another descriptor of the socket, or -1: in Go's poller and in
+// a loop's at once, one would wake both.
+func duplicate(sock syscall.RawConn) int {
+	fd := -1
+	_ = sock.Control(func(own uintptr) {
+		if n, err := unix.FcntlInt(own, unix.F_DUPFD_CLOEXEC, 0); err == nil {
+			fd = n
+		}
+	})
+	return fd
+}
+
+// enterLoop begins the life of a connection that was accepted as a bare socket.
+func (c *Conn) enterLoop() {
+	c.mu.Lock()
+	l := &c.looped
+	err := c.server.eventLoops().Adopt(&l.Conn, int(l.bare), nil, (*stepping)(c), &c.server.loops.limits)
+	if err == nil {
+		c.loopHasItLocked()
+	}
+	c.mu.Unlock()
+	if err != nil {
+		l.discard()
+		go c.neverBegin(err) // ends with the hooks
+	}
+}
+
+// neverBegin is the life of a connection that no loop would take, for want of
+// memory.
+func (c *Conn) neverBegin(err error) {
+	c.server.guard(c, c.introduce)
+	c.depart(c.settle(outcome{err: err, broken: NetworkError}), err)
+}
+
+// stepping is a Conn as its event loop sees it.
+type stepping Conn
+
+// Step is the server's Step around the handler's. The first comes before any byte.
+func (o *stepping) Step(in []byte, seen int, out []byte) (n int, reply []byte, err error) {
+	c := (*Conn)(o)
+	if c.looped.fresh {
+		c.looped.fresh = false
+		c.introduce()
+		c.announce(c.looped.stepper)
+	}
+	if len(in) == 0 {
+		return 0, nil, nil
+	}
+	n, reply, err = c.looped.stepper.Step(c, in, seen, out)
+	checkStep(n, len(in))
+	if c.closing.Load() || c.end.Load() != nil {
+		return n, nil, net.ErrClosed
+	}
+	return n, reply, err
+}
+
+// Slow counts.
+func (o *stepping) Slow() { o.server.slow.Add(1) }
+
+// Slowed tells the Trace.
+func (o *stepping) Slowed(took time.Duration) {
+	if hook := o.server.trace().SlowStep; hook != nil {
+		c := (*Conn)(o)
+		c.server.guard(c, func() { hook(c, took) })
+	}
+}
+
+// End is a connection's leave, once its socket is closed.
+func (o *stepping) End(cause reactor.Cause, err error) {
+	c := (*Conn)(o)
+	outcome := outcome{err: err}
+	switch cause {
+	case reactor.EOF:
+		outcome.eof = true
+	case reactor.IOError:
+		outcome.err, outcome.broken = c.networkError(err), reasonOf(err)
+	case reactor.Refused:
+		if err == io.EOF {
+			outcome.err = nil
+		}
+	case reactor.Panicked:
+		if p, ok := errors.AsType[*reactor.PanicError](err); ok {
+			outcome.err = c.panicked(p.Value, p.Stack)
+		}
+	case reactor.Idle:
+		c.end.CompareAndSwap(nil, &CloseError{Reason: IdleTimeout})
+	case reactor.Stalled:
+		c.end.CompareAndSwap(nil, &CloseError{Reason: WriteStalled})
+	case reactor.Left, reactor.Killed: // whoever asked has said why
+	}
+	if c.end.Load() != nil && cause != reactor.Panicked {
+		outcome.err = nil // not the handler's to report
+	}
+	c.depart(c.settle(outcome), outcome.err)
+}
+
+// networkError makes a socket's error what net would have made of it.
+func (c *Conn) networkError(err error) error {
+	op := "read"
+	if call, ok := errors.AsType[*os.SyscallError](err); ok {
+		op = call.Syscall
+	}
+	return &net.OpError{Op: op, Net: c.peer.Network(), Source: c.local, Addr: c.peer, Err: err}
+}

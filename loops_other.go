@@ -1,0 +1,30 @@
+//go:build !linux
+
+package levee
+
+import "net"
+
+// Elsewhere than on Linux there are no event loops: every connection has its
+// goroutine.
+
+type eventLoops struct{}
+
+func (*Server) closeLoops() {}
+
+func (*stream) moveToLoop(Handler) bool { return false }
+
+type looped struct{}
+
+func (looped) traffic() (read, written int64) { return 0, 0 }
+func (looped) leave()                         {}
+func (looped) kill()                          {}
+func (looped) discard()                       {}
+func (looped) control(func(fd uintptr)) error { return net.ErrClosed }
+func (*Conn) enterLoop()                      {}
+
+type bareListener struct{}
+
+func (*bareListener) accept() (*Conn, error) { return nil, net.ErrClosed }
+func (*door) takeBare() *bareListener        { return nil }
+
+func ownListener(l *net.TCPListener) net.Listener { return l }

@@ -1,0 +1,173 @@
+package levee
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+)
+
+// A stream is the part of a connection that a goroutine reads and writes: a socket,
+// TLS over it, and what has been read ahead. A connection that runs on an event
+// loop has none any more.
+type stream struct {
+	conn  *Conn
+	wire  wire
+	tls   *tls.Conn // nil in plaintext; set by the arrival, for whoever sees TLS in place
+	plain held      // decrypted bytes that were read ahead; unused in plaintext
+
+	arriving bool            // nothing has been served yet: a silent peer may leave when asked to
+	base     context.Context // parent of the handler's
+	ctx      context.Context // the handler's; nil until somebody asks
+}
+
+// newStreamConn returns the connection that a listener has accepted.
+func newStreamConn(ctx context.Context, s *Server, raw net.Conn) *Conn {
+	both := new(struct {
+		Conn
+		stream
+	})
+	c, st := &both.Conn, &both.stream
+	c.init(s, raw.LocalAddr(), raw.RemoteAddr())
+	st.conn, st.base = c, ctx
+	st.wire.raw, st.wire.conn = raw, c
+	c.stream.Store(st)
+	return c
+}
+
+// context returns what the handler gets: it lives exactly as long as the connection.
+func (s *stream) context() context.Context {
+	if s.ctx == nil {
+		s.ctx = s.conn.makeContext(s.base)
+	}
+	return s.ctx
+}
+
+// Read reads up to len(p) bytes.
+func (s *stream) Read(p []byte) (int, error) {
+	if s.tls == nil {
+		return s.wire.Read(p)
+	}
+	if s.plain.some.Load() {
+		if n, ok, err := s.plain.take(p); ok {
+			return n, err
+		}
+	}
+	n, err := s.tls.Read(p)
+	return n, s.afterTLS(err)
+}
+
+// write writes all of p, in its turn.
+func (s *stream) write(p []byte) (int, error) {
+	s.wire.turn.take()
+	defer s.wire.turn.give()
+	if s.tls == nil {
+		return s.wire.Write(p)
+	}
+	return s.writeTLS(p)
+}
+
+// afterTLS gives crypto/tls's error levee's own name, where it has one.
+func (s *stream) afterTLS(err error) error {
+	if err == io.EOF {
+		s.wire.eof.Store(true) // by close_notify; the socket itself may still be open
+	}
+	return s.wire.ended(err)
+}
+
+func (s *stream) closeWrite() error {
+	if s.tls == nil {
+		return s.wire.CloseWrite()
+	}
+	if err := s.wire.mayWrite(); err != nil {
+		return s.wire.ended(err)
+	}
+	if err := s.tls.CloseWrite(); err != nil {
+		return s.wire.ended(err)
+	}
+	if err := s.wire.cutShort(); err != nil {
+		return s.wire.ended(err)
+	}
+	return s.wire.CloseWrite()
+}
+
+func (s *stream) close() error {
+	if s.conn.secured.Load() {
+		return s.tls.Close()
+	}
+	return s.wire.Close()
+}
+
+// reset makes the socket's close an abortive one: the kernel drops what it
+// still holds for the peer.
+func (s *stream) reset() {
+	if raw, ok := s.wire.raw.(interface{ SetLinger(sec int) error }); ok {
+		_ = raw.SetLinger(0)
+	}
+}
+
+func (s *stream) peek(n int) ([]byte, error) {
+	if s.arriving && n > 0 && s.buffered() == 0 {
+		if err := s.awaitNext(); err != nil {
+			return nil, err
+		}
+	}
+	if s.tls == nil {
+		return s.wire.peek(n)
+	}
+	b, err := s.plain.peek(n, s.tls.Read)
+	return b, s.afterTLS(err)
+}
+
+func (s *stream) buffered() int {
+	if s.tls == nil {
+		return s.wire.held.buffered()
+	}
+	return s.plain.buffered()
+}
+
+// awaitNext waits for the next request's first bytes.
+func (s *stream) awaitNext() error {
+	if s.tls == nil {
+		return s.wire.await()
+	}
+	return s.nextTLS(s.wire.await)
+}
+
+// nextTLS asks crypto/tls for what it has, and waits at the socket when it has
+// nothing: crypto/tls itself would wait with a buffer in its hands.
+func (s *stream) nextTLS(await func() error) error {
+	if s.plain.some.Load() {
+		return s.plain.state()
+	}
+	for {
+		b := blocks.Get().(*block)
+		n, err := s.readRecord(b[:])
+		if n > 0 {
+			s.plain.put(b, n)
+			return nil
+		}
+		blocks.Put(b)
+		if !errors.Is(err, errWouldBlock) {
+			return s.afterTLS(err)
+		}
+		if err := await(); err != nil {
+			return s.afterTLS(err)
+		}
+	}
+}
+
+// readRecord reads what there is of one record. It returns errWouldBlock, perhaps
+// wrapped, where it would have to wait for the socket.
+func (s *stream) readRecord(p []byte) (int, error) {
+	s.wire.impatient = true
+	defer func() { s.wire.impatient = false }()
+	return s.tls.Read(p)
+}
+
+// release gives back what is held beside the socket.
+func (s *stream) release() {
+	s.wire.held.release()
+	s.plain.release()
+}
