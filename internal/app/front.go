@@ -172,7 +172,7 @@ func routes(l *config.Listener, hello levee.Handler) levee.Handler {
 	builtin := map[config.Handler]levee.Handler{
 		config.HandlerEcho:    handlers.Echo,
 		config.HandlerDiscard: handlers.Discard,
-		config.HandlerHello:   hello,
+		config.HandlerHello:   helloFor(l, hello),
 	}
 	matchers := map[config.Protocol]route.Matcher{
 		"":                  nil,
@@ -187,6 +187,32 @@ func routes(l *config.Listener, hello levee.Handler) levee.Handler {
 		router.Routes = append(router.Routes, route.Route{Match: matchers[r.Match.Protocol], Handler: builtin[r.Handler]})
 	}
 	return router
+}
+
+// helloFor returns what greets the listener's HTTP requests: in plaintext the page,
+// which an event loop can serve, and over TLS net/http, which knows HTTP/2.
+func helloFor(l *config.Listener, secure levee.Handler) levee.Handler {
+	switch l.TLS.Mode {
+	case config.TLSOff:
+		return handlers.HelloPage
+	case config.TLSOptional:
+		return helloRouter{secure}
+	}
+	return secure
+}
+
+type helloRouter struct{ secure levee.Handler }
+
+func (r helloRouter) Route(_ context.Context, c *levee.Conn) (levee.Handler, error) {
+	if c.TLS() == nil {
+		return handlers.HelloPage, nil
+	}
+	return r.secure, nil
+}
+
+func (r helloRouter) ServeTCP(ctx context.Context, c *levee.Conn) error {
+	h, _ := r.Route(ctx, c) // never fails
+	return h.ServeTCP(ctx, c)
 }
 
 func (f *front) helloServer() *http.Server {
