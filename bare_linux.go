@@ -1,10 +1,10 @@
 package levee
 
 import (
-	"errors"
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -18,76 +18,86 @@ import (
 // header, no routing), and an event loop serves it, it needs neither a goroutine
 // nor net's state around its socket. So it is accepted without them.
 
-// A tcpListener is net's. Its server can also have a second descriptor of it, to
-// accept bare sockets from.
+// A tcpListener is net's, but lets its server accept bare sockets: then its deadline
+// and its close have to be heard of where net's Accept is not waiting.
 type tcpListener struct {
 	*net.TCPListener
+	changed chan struct{} // has an element after a SetDeadline or Close
 
-	mu     sync.Mutex
-	bare   *os.File // the second descriptor; nil until asked for
-	closed bool
+	mu       sync.Mutex
+	deadline time.Time
 }
 
-func ownListener(l *net.TCPListener) net.Listener { return &tcpListener{TCPListener: l} }
-
-// second returns the second descriptor, as a file in Go's poller. A listener's own
-// can be waited for by Accept only.
-func (l *tcpListener) second() (*os.File, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
-		return nil, net.ErrClosed
-	}
-	if l.bare != nil {
-		return l.bare, nil
-	}
-	sock, err := l.SyscallConn()
-	if err != nil {
-		return nil, err
-	}
-	fd := duplicate(sock)
-	if fd < 0 {
-		return nil, syscall.EMFILE
-	}
-	l.bare = os.NewFile(uintptr(fd), "listener")
-	return l.bare, nil
+func ownListener(l *net.TCPListener) net.Listener {
+	return &tcpListener{TCPListener: l, changed: make(chan struct{}, 1)}
 }
 
-// Close closes both descriptors.
 func (l *tcpListener) Close() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.bare != nil && !l.closed {
-		_ = l.bare.Close()
-	}
-	l.closed = true
+	defer l.tell()
 	return l.TCPListener.Close()
 }
 
-// SetDeadline sets that of Accept, by whichever descriptor.
 func (l *tcpListener) SetDeadline(t time.Time) error {
+	defer l.tell()
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.bare != nil {
-		_ = l.bare.SetReadDeadline(t)
-	}
+	l.deadline = t
+	l.mu.Unlock()
 	return l.TCPListener.SetDeadline(t)
+}
+
+func (l *tcpListener) tell() {
+	select {
+	case l.changed <- struct{}{}:
+	default:
+	}
+}
+
+// await waits for a ring, or a change. It returns os.ErrDeadlineExceeded when the
+// deadline has passed.
+func (l *tcpListener) await(rung <-chan struct{}) error {
+	l.mu.Lock()
+	deadline := l.deadline
+	l.mu.Unlock()
+	var late <-chan time.Time
+	if !deadline.IsZero() {
+		left := time.Until(deadline)
+		if left <= 0 {
+			return os.ErrDeadlineExceeded
+		}
+		timer := time.NewTimer(left)
+		defer timer.Stop()
+		late = timer.C
+	}
+	select {
+	case <-rung:
+	case <-l.changed:
+	case <-late:
+		return os.ErrDeadlineExceeded
+	}
+	return nil
 }
 
 // A bareListener accepts connections that go to an event loop at once. It is for
 // one acceptor at a time.
 type bareListener struct {
-	door    *door
-	stepper Stepper
-	addr    net.Addr
-	local   net.Addr // every connection's; nil where each has its own
-	sock    syscall.RawConn
-	attempt func(fd uintptr) bool // made once: a closure per connection would be garbage
+	listener *tcpListener
+	server   *Server
+	stepper  Stepper
+	addr     net.Addr
+	local    net.Addr // every connection's; nil where each has its own
+	sock     syscall.RawConn
+	attempt  func(fd uintptr) // made once: a closure per connection would be garbage
+	bell     *reactor.Bell
 
-	fd   int
-	peer netip.AddrPort
-	err  error
+	inRow int // accepted since others had a chance
+	fd    int
+	peer  netip.AddrPort
+	err   error
 }
+
+// acceptsInRow is how many connections are accepted before those that are there get
+// their turn: a crowd of newcomers does not hold them up for more than that.
+const acceptsInRow = 16
 
 // takeBare returns nil if connections need an arrival, or no loop can serve them.
 func (d *door) takeBare() *bareListener {
@@ -95,51 +105,65 @@ func (d *door) takeBare() *bareListener {
 	l, isOurs := d.listener.(*tcpListener)
 	stepper, canStep := s.Handler.(Stepper)
 	_, isRouter := s.Handler.(Router)
-	if !isOurs || !canStep || isRouter || s.TLSConfig != nil || len(s.ProxyFrom) > 0 || s.eventLoops() == nil {
+	if !isOurs || !canStep || isRouter || s.TLSConfig != nil || len(s.ProxyFrom) > 0 {
 		return nil
 	}
-	file, err := l.second()
-	if err != nil {
+	loops := s.eventLoops()
+	sock, err := l.SyscallConn()
+	if err != nil || loops == nil {
 		return nil
 	}
-	sock, err := file.SyscallConn()
-	if err != nil {
-		return nil
-	}
-	b := &bareListener{door: d, stepper: stepper, addr: l.Addr(), sock: sock}
+	b := &bareListener{listener: l, server: s, stepper: stepper, addr: l.Addr(), sock: sock}
 	if own := addrPort(b.addr); own.IsValid() && !own.Addr().IsUnspecified() {
 		b.local = b.addr
 	}
-	b.attempt = func(fd uintptr) bool {
-		b.fd, b.peer, b.err = reactor.Accept(int(fd))
-		return b.err != unix.EAGAIN
+	if e := sock.Control(func(fd uintptr) { b.bell, err = loops.Hang(int(fd)) }); e != nil || err != nil {
+		return nil
 	}
+	b.attempt = func(fd uintptr) { b.fd, b.peer, b.err = reactor.Accept(int(fd)) }
 	return b
 }
 
 // accept waits for the next connection.
 func (b *bareListener) accept() (*Conn, error) {
-	err := b.sock.Read(b.attempt)
-	if err == nil {
-		err = b.err
+	if b.inRow++; b.inRow == acceptsInRow {
+		b.inRow = 0
+		runtime.Gosched()
 	}
-	switch {
-	case errors.Is(err, os.ErrClosed):
-		err = net.ErrClosed
-		fallthrough
-	case err != nil:
-		return nil, &net.OpError{Op: "accept", Net: b.addr.Network(), Addr: b.addr, Err: err}
+	for {
+		b.err = nil
+		err := b.sock.Control(b.attempt)
+		if err == nil {
+			err = b.err
+		}
+		if err == unix.EAGAIN {
+			b.inRow = 0
+			if err = b.listener.await(b.bell.C); err == nil {
+				continue
+			}
+		}
+		if err != nil {
+			return nil, &net.OpError{Op: "accept", Net: b.addr.Network(), Addr: b.addr, Err: err}
+		}
+		return b.conn(), nil
 	}
+}
+
+// conn returns what was just accepted.
+func (b *bareListener) conn() *Conn {
 	local := b.local
 	if local == nil {
 		local = tcpAddr(reactor.Local(b.fd))
 	}
 	c := new(Conn)
-	c.init(b.door.server, local, tcpAddr(b.peer))
+	c.init(b.server, local, tcpAddr(b.peer))
 	c.looped.stepper, c.looped.bare, c.looped.fresh = b.stepper, int32(b.fd), true //nolint:gosec // descriptors are small
 	c.stepped.Store(true)
-	return c, nil
+	return c
 }
+
+// leave takes the bell away. The listener must still be open.
+func (b *bareListener) leave() { b.bell.Take() }
 
 // tcpAddr is net.TCPAddrFromAddrPort with one allocation.
 func tcpAddr(from netip.AddrPort) net.Addr {

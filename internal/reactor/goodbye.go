@@ -18,9 +18,16 @@ const (
 // (RFC 1122, section 4.2.2.13): so whatever is still coming is read and dropped,
 // for a moment, and only then the connection closed.
 func (l *loop) sayGoodbye(c *Conn, cause Cause, err error) bool {
+	// First, so that what comes after the look below cannot turn it into a reset.
+	if c.is(ended) || unix.Shutdown(int(c.fd), unix.SHUT_WR) != nil {
+		return l.close(c, cause, err)
+	}
 	n, unread := readSocket(int(c.fd), l.in)
-	if unread != nil || unix.Shutdown(int(c.fd), unix.SHUT_WR) != nil {
-		return l.close(c, cause, err) // nothing unread: a plain close harms nobody
+	if unread == unix.EAGAIN && unsent(int(c.fd)) {
+		unread = nil // what comes while the kernel still sends would make it drop the rest
+	}
+	if unread != nil {
+		return l.close(c, cause, err) // nothing unread, nothing unsent: a plain close harms nobody
 	}
 	c.read.Add(int64(n))
 	c.rest = &rest{since: l.now, cause: cause, refusal: err, dropped: n}

@@ -22,6 +22,8 @@ const (
 	bufferSize = 64 << 10                     // one read; a full one says that more is waiting
 	fairReads  = 4                            // reads of one connection before the others get their turn
 	fairTime   = int64(50 * time.Microsecond) // between two yields to other goroutines
+	aloneTime  = int64(5 * time.Microsecond)  // a yield that takes no longer was to nobody
+	aloneInRow = int64(time.Millisecond)      // without having parked; see wait
 )
 
 // A loop runs its connections. Everything in it but the mailbox and the call's
@@ -35,6 +37,7 @@ type loop struct {
 
 	now     int64 // clock of the present batch
 	yielded int64 // clock when other goroutines last had a chance
+	parked  int64 // clock when it last was
 	armed   int64 // clock of the deadline that the poller's wait has, 0 if none
 
 	mail   []message // taken from the mailbox
@@ -98,15 +101,17 @@ func (l *loop) nextBatch() {
 	l.at, l.n = 0, l.poller.poll(l.events[:])
 	idle, since := l.n == 0 && len(l.more) == 0 && !l.mailbox.some.Load(), l.now
 	if idle || l.now-l.yielded > fairTime {
+		before := l.reactor.clock()
 		runtime.Gosched()
 		l.yielded = l.reactor.clock()
-		if l.n == 0 {
-			l.n = l.poller.poll(l.events[:])
-		}
-		if idle && l.n == 0 {
+		switch {
+		case l.n > 0:
+		case idle && !l.mailbox.some.Load():
 			l.late(l.yielded - since)
-			l.wait()
+			l.wait(l.yielded-before < aloneTime)
 			since = math.MaxInt64 // nothing has had to wait for it
+		default:
+			l.n = l.poller.poll(l.events[:])
 		}
 	}
 	l.now = l.reactor.clock()
@@ -117,10 +122,23 @@ func (l *loop) nextBatch() {
 	l.wheel.advance(l.now)
 }
 
-// wait parks until something happens or somebody's time has come.
-func (l *loop) wait() {
+// wait waits until something happens or somebody's time has come: for a moment in
+// the kernel, if nobody else wants the processor, and then parked.
+//
+// To park and to be woken costs as much as serving a message, and when the
+// processor falls idle for some microseconds again and again, Go's monitor thread
+// wakes with it each time. On the other hand nobody asks Go's netpoller while the
+// loop has the processor. So it is kept for a moment only, not if somebody else
+// has just used it, and not for longer than a millisecond in all.
+func (l *loop) wait(alone bool) {
 	if !l.mailbox.sleep() {
 		return
+	}
+	if alone && l.yielded-l.parked < aloneInRow {
+		if l.n = l.poller.linger(l.events[:]); l.n > 0 {
+			l.mailbox.wake()
+			return
+		}
 	}
 	// A deadline that is armed for an earlier time is left: a needless look costs less.
 	if at := l.wheel.next(); at != 0 && (l.armed == 0 || at < l.armed) {
@@ -135,6 +153,7 @@ func (l *loop) wait() {
 		l.armed = 0
 		l.poller.wakeAt(l.reactor.epoch, 0) // or every wait would end at once
 	}
+	l.parked = l.reactor.clock()
 	l.mailbox.wake()
 }
 
@@ -185,6 +204,9 @@ func (l *loop) finishBatch() bool {
 func (l *loop) handle(event unix.EpollEvent) bool {
 	c := l.find(event)
 	if c == nil {
+		if event.Fd == bellSlot {
+			l.reactor.ring(uint32(event.Pad))
+		}
 		return true
 	}
 	if event.Events&incoming != 0 {
@@ -199,8 +221,8 @@ func (l *loop) handle(event unix.EpollEvent) bool {
 	return l.pump(c)
 }
 
-// find returns the connection that an event is for, nil if it was a ring, or for
-// a connection that has ended and whose socket's number may be another's by now.
+// find returns the connection that an event is for, nil if it is for a listener, was
+// a ring, or is for a connection that has ended and whose socket's number may be another's by now.
 func (l *loop) find(event unix.EpollEvent) *Conn {
 	if uint32(event.Fd) >= uint32(len(l.conns)) { //nolint:gosec // wakeSlot is beyond all
 		return nil
@@ -488,10 +510,10 @@ func (l *loop) settle(c *Conn) bool {
 	return true
 }
 
-// end ends a connection: kindly, if its owner refused it.
+// end ends a connection: kindly, if it is this side that has had enough.
 func (l *loop) end(c *Conn, cause Cause, err error) bool {
 	switch cause {
-	case Refused:
+	case Refused, Left:
 		return l.sayGoodbye(c, cause, err)
 	case Stalled:
 		// What the peer will not take is not kept for it.

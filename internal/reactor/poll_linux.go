@@ -55,6 +55,13 @@ func sendQueue(fd int) uint32 {
 	return n
 }
 
+// unsent reports whether the kernel holds bytes that the peer's window has not yet
+// let go. Only TCP has them.
+func unsent(fd int) bool {
+	n, err := unix.IoctlGetUint32(fd, unix.SIOCOUTQNSD)
+	return err == nil && n > 0
+}
+
 // Edge-triggered, and for everything: a connection is registered once and never
 // changed. As a socket is writable at first, registering it wakes the loop.
 const (
@@ -114,8 +121,10 @@ func (p *poller) close() {
 	}
 }
 
-func (p *poller) add(fd int, slot int32, gen uint32) error {
-	event := unix.EpollEvent{Events: interest, Fd: slot, Pad: int32(gen)}
+func (p *poller) add(fd int, slot int32, gen uint32) error { return p.watch(fd, slot, gen, interest) }
+
+func (p *poller) watch(fd int, slot int32, gen, events uint32) error {
+	event := unix.EpollEvent{Events: events, Fd: slot, Pad: int32(gen)}
 	return os.NewSyscallError("epoll_ctl", unix.EpollCtl(p.fd, unix.EPOLL_CTL_ADD, fd, &event))
 }
 
@@ -128,6 +137,20 @@ func (p *poller) poll(events []unix.EpollEvent) int {
 	n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(p.fd), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), 0, 0, 0) //nolint:gosec // as unix.EpollWait does
 	if errno != 0 {
 		return 0 // EINTR: there will be a next time
+	}
+	return int(n)
+}
+
+// moment is how long linger waits: longer than a client on the same machine takes to
+// answer, shorter than anybody would notice.
+var moment = unix.Timespec{Nsec: int64(100 * time.Microsecond)}
+
+// linger waits a moment for events, and keeps the processor meanwhile. Where the
+// kernel cannot wait for so short a time (before Linux 5.11) it returns at once.
+func (p *poller) linger(events []unix.EpollEvent) int {
+	n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT2, uintptr(p.fd), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), uintptr(unsafe.Pointer(&moment)), 0, 0) //nolint:gosec // as unix.EpollWait does
+	if errno != 0 {
+		return 0
 	}
 	return int(n)
 }

@@ -113,6 +113,7 @@ type Reactor struct {
 	budget time.Duration
 	epoch  time.Time
 
+	bells bells
 	watch watchdog
 	lane  lane
 	slow  atomic.Int64
