@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -41,17 +42,18 @@ type Conn struct {
 	stream atomic.Pointer[stream]
 	looped looped
 
-	secured atomic.Bool                // TLS is in place
-	stepped atomic.Bool                // its bytes are a Stepper's
-	closing atomic.Bool                // the handler has called Close
-	end     atomic.Pointer[CloseError] // set once, by whatever ends it
+	end atomic.Pointer[CloseError] // set once, by whatever ends it
 
 	mu         sync.Mutex
-	onLoop     bool
-	introduced bool                    // Draining may be told: Accepted has been, Closed not yet
 	request    *request                // to leave; nil for most
 	cancel     context.CancelCauseFunc // of the context that handlers see; nil if there is none
 	lifetime   *time.Timer
+	onLoop     bool
+	introduced bool // Draining may be told: Accepted has been, Closed not yet
+
+	secured atomic.Bool // TLS is in place
+	stepped atomic.Bool // its bytes are a Stepper's
+	closing atomic.Bool // the handler has called Close
 }
 
 // A request asks a connection to leave.
@@ -411,6 +413,15 @@ func (c *Conn) cut(reason CloseReason, cause error) *CloseError {
 		_ = s.wire.Close()
 	}
 	return end
+}
+
+// networkError makes what a system call said what net would have made of it.
+func (c *Conn) networkError(err error) error {
+	call, ok := err.(*os.SyscallError) //nolint:errorlint // as it comes
+	if !ok {
+		return err
+	}
+	return &net.OpError{Op: call.Syscall, Net: c.peer.Network(), Source: c.local, Addr: c.peer, Err: err}
 }
 
 // A socket is a connection's syscall.RawConn. It is not net's own: what knows that

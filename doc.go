@@ -37,13 +37,17 @@
 //		return nil
 //	}
 //
-// Package frame has handlers for messages instead of bytes.
+// Package frame has handlers for messages instead of bytes. They are what is
+// fastest, too: see [Stepper].
 //
 // # A connection's life
 //
 // A connection arrives, is served and leaves, in one goroutine:
 //
 //	accept → PROXY header → TLS → route → Handler.ServeTCP → close
+//
+// Where the handler is a [Stepper] and the connection in plaintext, an event loop
+// takes it over after its arrival, and calls Stepper.Step for what comes.
 //
 // Its arrival, up to the choice of its handler, stands under one absolute
 // deadline. While it is served, deadlines for idleness, for writes that make no
@@ -64,5 +68,6 @@
 //
 // Deadlines, limits and counts are designed to cost next to nothing while bytes
 // flow: a round trip pays for two readings of the clock and two additions. A
-// connection that waits in [Conn.Next] holds no buffer.
+// connection that waits in [Conn.Next] holds no buffer, and one that an event loop
+// serves neither that nor a goroutine.
 package levee

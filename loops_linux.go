@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -229,13 +228,4 @@ func (o *stepping) End(cause reactor.Cause, err error) {
 		outcome.err = nil // not the handler's to report
 	}
 	c.depart(c.settle(outcome), outcome.err)
-}
-
-// networkError makes a socket's error what net would have made of it.
-func (c *Conn) networkError(err error) error {
-	op := "read"
-	if call, ok := errors.AsType[*os.SyscallError](err); ok {
-		op = call.Syscall
-	}
-	return &net.OpError{Op: op, Net: c.peer.Network(), Source: c.local, Addr: c.peer, Err: err}
 }

@@ -58,12 +58,12 @@ func ServeSteps(c *Conn, h Stepper) error {
 	}
 	c.stepped.Store(true)
 	defer c.stepped.Store(false)
-	for s.awaitNext() == nil {
-		if err = s.answer(h); err != nil {
-			break
+	for err == nil {
+		if err = s.awaitNext(); err == nil {
+			err = s.answer(h)
 		}
 	}
-	if err == io.EOF || c.end.Load() != nil { // in good order, or not for the handler to report
+	if err == io.EOF || err == errAskedToLeave || c.end.Load() != nil { // in good order, or not for the handler to report
 		return nil
 	}
 	return err

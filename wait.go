@@ -168,7 +168,7 @@ func (w *wire) readAhead(patient bool) (int, error) {
 		n, err := r.read(nil, patient)
 		b := r.block
 		r.block = nil
-		return w.hold(b, n, err)
+		return w.hold(b, n, w.conn.networkError(err))
 	}
 	b := blocks.Get().(*block)
 	var (
@@ -202,6 +202,7 @@ func (w *wire) hold(b *block, n int, err error) (int, error) {
 func (w *wire) readNow(p []byte) (n int, err error) {
 	if r := w.direct(); r != nil {
 		n, err = r.read(p, false)
+		err = w.conn.networkError(err)
 	} else {
 		n, err = w.readBriefly(p)
 	}
