@@ -181,24 +181,39 @@ func queueOf(l net.Listener) (length, limit int) {
 
 // welcome counts a connection in and lets it begin.
 func (s *Server) welcome(c *Conn) {
-	s.mu.Lock()
-	if s.state == closed {
-		s.mu.Unlock()
+	bare := c.stream.Load() == nil
+	if bare {
+		c.mu.Lock() // nobody may use it before its loop has it
+	}
+	listed, drain := s.list(c)
+	if bare {
+		if listed {
+			c.enterLoopLocked()
+		}
+		c.mu.Unlock()
+	}
+	if !listed {
 		c.turnAway()
 		s.freeSlot()
 		return
 	}
-	s.conns[c.id] = c
-	drain := s.state == draining
-	s.mu.Unlock()
 	if drain {
 		c.askToLeave(Drained, nil)
 	}
-	if c.stream.Load() == nil {
-		c.enterLoop()
-		return
+	if !bare {
+		go c.live() // ends when the handler returns; Kill cuts what it may wait for
 	}
-	go c.live() // ends when the handler returns; Kill cuts what it may wait for
+}
+
+// list puts a connection among the server's, unless that is closed.
+func (s *Server) list(c *Conn) (listed, drain bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state == closed {
+		return false, false
+	}
+	s.conns[c.id] = c
+	return true, s.state == draining
 }
 
 // turnAway closes a connection that has not begun.

@@ -199,11 +199,15 @@ func addrPort(a net.Addr) netip.AddrPort {
 
 // bytes returns the stream, if it is anybody's to read and write.
 func (c *Conn) bytes() (*stream, error) {
-	if c.stepped.Load() {
+	s := c.stream.Load()
+	if s == nil || c.stepped.Load() {
 		return nil, errStepped
 	}
-	return c.stream.Load(), nil
+	return s, nil
 }
+
+// over reports whether nothing is to be served any more.
+func (c *Conn) over() bool { return c.closing.Load() || c.end.Load() != nil }
 
 // Read reads up to len(p) bytes.
 func (c *Conn) Read(p []byte) (int, error) {
@@ -250,11 +254,13 @@ func (c *Conn) closeSocket() error {
 	c.mu.Lock()
 	onLoop, s := c.onLoop, c.stream.Load()
 	c.mu.Unlock()
-	if onLoop {
+	switch {
+	case onLoop:
 		c.looped.kill()
-		return nil
+	case s != nil: // or it has never had a loop
+		return s.close()
 	}
-	return s.close()
+	return nil
 }
 
 // SetDeadline sets the handler's own read and write deadlines. A zero time
@@ -373,7 +379,7 @@ func (c *Conn) ask(reason CloseReason, cause error) (tell bool) {
 	switch {
 	case onLoop:
 		c.looped.leave()
-	case s != nil: // neither: an event loop is about to get it, and will be told
+	case s != nil: // or it has never had a loop
 		s.wire.askToLeave()
 	}
 	return tell
@@ -406,7 +412,7 @@ func (c *Conn) cut(reason CloseReason, cause error) *CloseError {
 	switch {
 	case onLoop:
 		c.looped.kill()
-	case s != nil: // neither: an event loop is about to get it, and will be told
+	case s != nil: // or it has never had a loop
 		if reason == WriteStalled {
 			s.reset() // bytes that the peer will not take are not kept for it
 		}
@@ -431,16 +437,24 @@ type socket struct{ conn *Conn }
 var errNoSocket = fmt.Errorf("levee: the connection is no socket: %w", errors.ErrUnsupported)
 
 func (s socket) Control(f func(fd uintptr)) error {
-	if st := s.conn.stream.Load(); st != nil {
-		raw, err := st.wire.raw.(syscall.Conn).SyscallConn()
-		if err != nil {
-			return err
-		}
-		if err = raw.Control(f); err == nil || s.conn.stream.Load() != nil {
-			return err
-		}
+	c := s.conn
+	c.mu.Lock() // until then it may be on its way to a loop
+	onLoop, st := c.onLoop, c.stream.Load()
+	c.mu.Unlock()
+	switch {
+	case onLoop:
+		return c.looped.control(f)
+	case st == nil:
+		return net.ErrClosed
 	}
-	return s.conn.looped.control(f)
+	raw, err := st.wire.raw.(syscall.Conn).SyscallConn()
+	if err == nil {
+		err = raw.Control(f)
+	}
+	if err != nil && c.stream.Load() == nil { // it has gone to a loop meanwhile
+		return s.Control(f)
+	}
+	return err
 }
 
 func (socket) Read(func(fd uintptr) bool) error  { return errors.ErrUnsupported }

@@ -106,7 +106,7 @@ func (s *stream) handTo(loops *reactor.Reactor, stepper Stepper, fd int) bool {
 	c := s.conn
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.end.Load() != nil || c.closing.Load() {
+	if c.over() {
 		return false
 	}
 	c.looped.SetTraffic(c.Traffic())
@@ -127,7 +127,7 @@ func (s *stream) handTo(loops *reactor.Reactor, stepper Stepper, fd int) bool {
 func (c *Conn) loopHasItLocked() {
 	c.onLoop = true
 	switch {
-	case c.end.Load() != nil || c.closing.Load():
+	case c.over():
 		c.looped.kill()
 	case c.request != nil && c.request.reason != ReasonNone:
 		c.looped.leave()
@@ -146,19 +146,16 @@ func duplicate(sock syscall.RawConn) int {
 	return fd
 }
 
-// enterLoop begins the life of a connection that was accepted as a bare socket.
-func (c *Conn) enterLoop() {
-	c.mu.Lock()
+// enterLoopLocked begins the life of a connection that was accepted as a bare socket.
+func (c *Conn) enterLoopLocked() {
 	l := &c.looped
 	err := c.server.eventLoops().Adopt(&l.Conn, int(l.bare), nil, (*stepping)(c), &c.server.loops.limits)
 	if err == nil {
 		c.loopHasItLocked()
+		return
 	}
-	c.mu.Unlock()
-	if err != nil {
-		l.discard()
-		go c.neverBegin(err) // ends with the hooks
-	}
+	l.discard()
+	go c.neverBegin(err) // ends with the hooks
 }
 
 // neverBegin is the life of a connection that no loop would take, for want of
@@ -179,12 +176,11 @@ func (o *stepping) Step(in []byte, seen int, out []byte) (n int, reply []byte, e
 		c.introduce()
 		c.announce(c.looped.stepper)
 	}
-	if len(in) == 0 {
-		return 0, nil, nil
+	if !c.over() && len(in) > 0 {
+		n, reply, err = c.looped.stepper.Step(c, in, seen, out)
+		checkStep(n, len(in))
 	}
-	n, reply, err = c.looped.stepper.Step(c, in, seen, out)
-	checkStep(n, len(in))
-	if c.closing.Load() || c.end.Load() != nil {
+	if c.over() {
 		return n, nil, net.ErrClosed
 	}
 	return n, reply, err
@@ -224,7 +220,7 @@ func (o *stepping) End(cause reactor.Cause, err error) {
 		c.end.CompareAndSwap(nil, &CloseError{Reason: WriteStalled})
 	case reactor.Left, reactor.Killed: // whoever asked has said why
 	}
-	if c.end.Load() != nil && cause != reactor.Panicked {
+	if c.over() && cause != reactor.Panicked {
 		outcome.err = nil // not the handler's to report
 	}
 	c.depart(c.settle(outcome), outcome.err)

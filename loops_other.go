@@ -20,7 +20,7 @@ func (looped) leave()                         {}
 func (looped) kill()                          {}
 func (looped) discard()                       {}
 func (looped) control(func(fd uintptr)) error { return net.ErrClosed }
-func (*Conn) enterLoop()                      {}
+func (*Conn) enterLoopLocked()                {}
 
 type bareListener struct{}
 

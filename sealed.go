@@ -58,6 +58,9 @@ func (w *wire) flushLocked() error {
 // mayWrite reports whether a record may be written now: the backlog is gone and
 // the handler's deadline has not passed.
 func (w *wire) mayWrite() error {
+	if w.conn.closing.Load() {
+		return net.ErrClosed // the deadline that crypto/tls sets at its Close would say otherwise
+	}
 	w.pen.Lock()
 	err := w.flushLocked()
 	w.pen.Unlock()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 
 	"github.com/levee-net/levee/internal/inbox"
 )
@@ -63,7 +64,7 @@ func ServeSteps(c *Conn, h Stepper) error {
 			err = s.answer(h)
 		}
 	}
-	if err == io.EOF || err == errAskedToLeave || c.end.Load() != nil { // in good order, or not for the handler to report
+	if err == io.EOF || err == errAskedToLeave || c.over() { // in good order, or not for the handler to report
 		return nil
 	}
 	return err
@@ -90,6 +91,9 @@ func (s *stream) stepAll(h Stepper, in *inbox.Inbox, seen int) error {
 	out := inbox.Take(len(in.Unread()))
 	defer inbox.Give(out)
 	for len(in.Unread()) > 0 {
+		if s.conn.over() {
+			return net.ErrClosed
+		}
 		n, reply, err := h.Step(s.conn, in.Unread(), seen, out.Bytes[:0])
 		checkStep(n, len(in.Unread()))
 		if len(reply) > 0 {

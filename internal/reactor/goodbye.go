@@ -31,6 +31,7 @@ func (l *loop) sayGoodbye(c *Conn, cause Cause, err error) bool {
 	}
 	c.read.Add(int64(n))
 	c.rest = &rest{since: l.now, cause: cause, refusal: err, dropped: n}
+	c.clear(refused)
 	c.set(parting | readable)
 	l.wheel.put(c, l.now+int64(lingerTime))
 	return l.drop(c)

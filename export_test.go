@@ -1,0 +1,20 @@
+package levee
+
+import "net"
+
+// OnLoop reports whether an event loop serves c, or did to its end.
+func OnLoop(c *Conn) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.onLoop
+}
+
+// BetweenEngines returns a connection as one that was accepted bare is until an
+// event loop has it.
+func BetweenEngines(s *Server) *Conn {
+	s.init()
+	c := new(Conn)
+	c.init(s, &net.TCPAddr{}, &net.TCPAddr{})
+	c.stepped.Store(true)
+	return c
+}
