@@ -73,7 +73,14 @@ func (s *Server) cutAll(reason CloseReason) error {
 }
 
 // verdict says how the connections left: nil if Shutdown and Close had none to cut.
+// The event loops have ended by then, unless a handler still has not returned.
 func (s *Server) verdict() error {
+	s.mu.Lock()
+	deserted := s.desertedLocked()
+	s.mu.Unlock()
+	if deserted {
+		s.closeLoops()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	cut := int(s.left.closed[DrainTimeout] + s.left.closed[ServerClosed])
@@ -111,11 +118,16 @@ func (s *Server) stopAccepting(next state) {
 
 // closeIfGoneLocked lets the last to leave close the door behind them.
 func (s *Server) closeIfGoneLocked() {
-	if s.state == serving || s.acceptors > 0 || len(s.conns) > 0 || s.leaving > 0 {
+	if !s.desertedLocked() {
 		return
 	}
 	go s.closeLoops() // ends with them; the last to leave may be in one
 	s.closeGoneLocked()
+}
+
+// desertedLocked reports whether nobody is left and nobody can come.
+func (s *Server) desertedLocked() bool {
+	return s.state != serving && s.acceptors == 0 && len(s.conns) == 0 && s.leaving == 0
 }
 
 // abandon stops waiting for handlers that do not return though their connection

@@ -213,6 +213,7 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 		return err
 	case <-s.stopping:
 		<-s.gone
+		_ = s.verdict() // whoever stopped the server gets it
 		return ErrServerClosed
 	}
 }
