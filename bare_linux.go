@@ -157,7 +157,8 @@ func (b *bareListener) conn() *Conn {
 	}
 	c := new(Conn)
 	c.init(b.server, local, tcpAddr(b.peer))
-	c.looped.stepper, c.looped.bare, c.looped.fresh = b.stepper, int32(b.fd), true //nolint:gosec // descriptors are small
+	c.looped.stepper, c.looped.bare = &b.stepper, int32(b.fd) //nolint:gosec // descriptors are small
+	c.looped.state.Store(fresh)
 	c.stepped.Store(true)
 	return c
 }

@@ -30,19 +30,21 @@ import (
 // A deadline of the handler's own returns os.ErrDeadlineExceeded, as usual, and
 // ends nothing.
 type Conn struct {
+	// What is in use while an event loop serves it comes first, in two cache lines:
+	// of a thousand connections that take turns each has to be fetched again.
+	looped looped
+	end    atomic.Pointer[CloseError] // set once, by whatever ends it
+
+	// Either an event loop has the socket, or this. A connection may pass to a loop
+	// once, under mu.
+	stream atomic.Pointer[stream]
+
 	server   *Server
 	id       uint64
 	accepted time.Duration // when, by the server's clock
 
 	local, peer net.Addr                       // of the socket
 	client      atomic.Pointer[netip.AddrPort] // who the PROXY header says; nil without one
-
-	// One of these two has the socket. A connection may pass from the stream to an
-	// event loop once, under mu.
-	stream atomic.Pointer[stream]
-	looped looped
-
-	end atomic.Pointer[CloseError] // set once, by whatever ends it
 
 	mu         sync.Mutex
 	request    *request                // to leave; nil for most
@@ -256,7 +258,7 @@ func (c *Conn) closeSocket() error {
 	c.mu.Unlock()
 	switch {
 	case onLoop:
-		c.looped.kill()
+		c.looped.hangUp()
 	case s != nil: // or it has never had a loop
 		return s.close()
 	}

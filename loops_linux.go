@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -54,14 +55,20 @@ func (s *Server) closeLoops() {
 // looped is the part of a connection that an event loop has.
 type looped struct {
 	reactor.Conn
-	stepper Stepper
-	bare    int32 // the socket of a connection that no loop has yet
-	fresh   bool  // the Trace has not been told of it
+	stepper *Stepper      // a pointer, as it is often the same for all
+	state   atomic.Uint32 // fresh and hungUp
+	bare    int32         // the socket of a connection that no loop has yet
 }
+
+const (
+	fresh  = 1 << iota // the Trace has not been told of it
+	hungUp             // Conn.Close has been called
+)
 
 func (l *looped) traffic() (read, written int64) { return l.Traffic() }
 func (l *looped) leave()                         { l.Leave() }
 func (l *looped) kill()                          { l.Kill() }
+func (l *looped) hangUp()                        { l.state.Or(hungUp); l.Kill() }
 func (l *looped) discard()                       { _ = unix.Close(int(l.bare)) }
 
 func (l *looped) control(f func(fd uintptr)) error {
@@ -110,7 +117,7 @@ func (s *stream) handTo(loops *reactor.Reactor, stepper Stepper, fd int) bool {
 		return false
 	}
 	c.looped.SetTraffic(c.Traffic())
-	c.looped.stepper = stepper
+	c.looped.stepper = &stepper
 	c.stepped.Store(true)
 	c.stream.Store(nil)
 	first := bytes.Clone(s.wire.held.bytes())
@@ -171,16 +178,17 @@ type stepping Conn
 // Step is the server's Step around the handler's. The first comes before any byte.
 func (o *stepping) Step(in []byte, seen int, out []byte) (n int, reply []byte, err error) {
 	c := (*Conn)(o)
-	if c.looped.fresh {
-		c.looped.fresh = false
+	l := &c.looped
+	if l.state.Load()&fresh != 0 {
+		l.state.And(^uint32(fresh))
 		c.introduce()
-		c.announce(c.looped.stepper)
+		c.announce(*l.stepper)
 	}
-	if !c.over() && len(in) > 0 {
-		n, reply, err = c.looped.stepper.Step(c, in, seen, out)
+	if l.state.Load() == 0 && c.end.Load() == nil && len(in) > 0 {
+		n, reply, err = (*l.stepper).Step(c, in, seen, out)
 		checkStep(n, len(in))
 	}
-	if c.over() {
+	if l.state.Load() != 0 || c.end.Load() != nil {
 		return n, nil, net.ErrClosed
 	}
 	return n, reply, err

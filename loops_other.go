@@ -18,6 +18,7 @@ type looped struct{}
 func (looped) traffic() (read, written int64) { return 0, 0 }
 func (looped) leave()                         {}
 func (looped) kill()                          {}
+func (looped) hangUp()                        {}
 func (looped) discard()                       {}
 func (looped) control(func(fd uintptr)) error { return net.ErrClosed }
 func (*Conn) enterLoopLocked()                {}
