@@ -39,6 +39,10 @@ type Conn struct {
 	// once, under mu.
 	stream atomic.Pointer[stream]
 
+	secured atomic.Bool // TLS is in place
+	stepped atomic.Bool // its bytes are a Stepper's
+	closing atomic.Bool // the handler has called Close
+
 	server   *Server
 	id       uint64
 	accepted time.Duration // when, by the server's clock
@@ -52,10 +56,6 @@ type Conn struct {
 	lifetime   *time.Timer
 	onLoop     bool
 	introduced bool // Draining may be told: Accepted has been, Closed not yet
-
-	secured atomic.Bool // TLS is in place
-	stepped atomic.Bool // its bytes are a Stepper's
-	closing atomic.Bool // the handler has called Close
 }
 
 // A request asks a connection to leave.

@@ -13,9 +13,9 @@ import (
 // loop has none any more.
 type stream struct {
 	conn  *Conn
-	wire  wire
 	tls   *tls.Conn // nil in plaintext; set by the arrival, for whoever sees TLS in place
-	plain held      // decrypted bytes that were read ahead; unused in plaintext
+	wire  wire
+	plain held // decrypted bytes that were read ahead; unused in plaintext
 
 	arriving bool            // nothing has been served yet: a silent peer may leave when asked to
 	base     context.Context // parent of the handler's

@@ -39,6 +39,11 @@ type wire struct {
 	sealed                bool        // TLS lies above: what is written are records
 	impatient             bool        // reads return errWouldBlock instead of waiting; the reader's own
 
+	turn  turn       // of those that write
+	ready *readiness // how to wait for bytes without holding memory; made at the first wait
+
+	// What follows is not in use while bytes flow.
+
 	mu           sync.Mutex
 	userRead     time.Time // what the handler asked for
 	userWrite    time.Time
@@ -47,12 +52,8 @@ type wire struct {
 	kernelWrites bool      // own deadline is armed and none of levee's
 	signature    []byte    // what the first bytes still lack to be a PROXY header's; see screen
 
-	turn turn // of those that write
-
 	pen     sync.Mutex // held while writing records, so that none overtakes the backlog
 	backlog []byte     // the rest of the records that a deadline cut short; see sealed.go
-
-	ready *readiness // how to wait for bytes without holding memory; made at the first wait
 }
 
 // clock is the server's: what a deadline costs per byte moved is one reading of it.
