@@ -125,9 +125,6 @@ func (d *door) leave() {
 	s.acceptors--
 	if last {
 		delete(s.doors, d)
-		if d.bare != nil {
-			d.bare.leave()
-		}
 		_ = d.listener.Close()
 	}
 	s.closeIfGoneLocked()

@@ -26,15 +26,37 @@ type tcpListener struct {
 
 	mu       sync.Mutex
 	deadline time.Time
+	bell     *reactor.Bell // rings for bare sockets; nil if nobody wants any
 }
 
 func ownListener(l *net.TCPListener) net.Listener {
 	return &tcpListener{TCPListener: l, changed: make(chan struct{}, 1)}
 }
 
+// Close takes the bell away first: once the listener is closed, the number of its
+// socket may be another's.
 func (l *tcpListener) Close() error {
 	defer l.tell()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.bell != nil {
+		l.bell.Take()
+		l.bell = nil
+	}
 	return l.TCPListener.Close()
+}
+
+// hang has the loops ring for those who come.
+func (l *tcpListener) hang(sock syscall.RawConn, loops *reactor.Reactor) (rung <-chan struct{}, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e := sock.Control(func(fd uintptr) { l.bell, err = loops.Hang(int(fd)) }); e != nil {
+		return nil, e
+	}
+	if err != nil {
+		return nil, err
+	}
+	return l.bell.C, nil
 }
 
 func (l *tcpListener) SetDeadline(t time.Time) error {
@@ -87,7 +109,7 @@ type bareListener struct {
 	local    net.Addr // every connection's; nil where each has its own
 	sock     syscall.RawConn
 	attempt  func(fd uintptr) // made once: a closure per connection would be garbage
-	bell     *reactor.Bell
+	rung     <-chan struct{}
 
 	inRow int // accepted since others had a chance
 	fd    int
@@ -100,9 +122,8 @@ type bareListener struct {
 const acceptsInRow = 16
 
 // takeBare returns nil if connections need an arrival, or no loop can serve them.
-func (d *door) takeBare() *bareListener {
-	s := d.server
-	l, isOurs := d.listener.(*tcpListener)
+func (s *Server) takeBare(listener net.Listener) *bareListener {
+	l, isOurs := listener.(*tcpListener)
 	stepper, canStep := s.Handler.(Stepper)
 	_, isRouter := s.Handler.(Router)
 	if !isOurs || !canStep || isRouter || s.TLSConfig != nil || len(s.ProxyFrom) > 0 {
@@ -117,7 +138,7 @@ func (d *door) takeBare() *bareListener {
 	if own := addrPort(b.addr); own.IsValid() && !own.Addr().IsUnspecified() {
 		b.local = b.addr
 	}
-	if e := sock.Control(func(fd uintptr) { b.bell, err = loops.Hang(int(fd)) }); e != nil || err != nil {
+	if b.rung, err = l.hang(sock, loops); err != nil {
 		return nil
 	}
 	b.attempt = func(fd uintptr) { b.fd, b.peer, b.err = reactor.Accept(int(fd)) }
@@ -138,7 +159,7 @@ func (b *bareListener) accept() (*Conn, error) {
 		}
 		if err == unix.EAGAIN {
 			b.inRow = 0
-			if err = b.listener.await(b.bell.C); err == nil {
+			if err = b.listener.await(b.rung); err == nil {
 				continue
 			}
 		}
@@ -159,12 +180,8 @@ func (b *bareListener) conn() *Conn {
 	c.init(b.server, local, tcpAddr(b.peer))
 	c.looped.stepper, c.looped.bare = &b.stepper, int32(b.fd) //nolint:gosec // descriptors are small
 	c.looped.state.Store(fresh)
-	c.stepped.Store(true)
 	return c
 }
-
-// leave takes the bell away. The listener must still be open.
-func (b *bareListener) leave() { b.bell.Take() }
 
 // tcpAddr is net.TCPAddrFromAddrPort with one allocation.
 func tcpAddr(from netip.AddrPort) net.Addr {

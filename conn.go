@@ -40,8 +40,8 @@ type Conn struct {
 	stream atomic.Pointer[stream]
 
 	secured atomic.Bool // TLS is in place
-	stepped atomic.Bool // its bytes are a Stepper's
-	closing atomic.Bool // the handler has called Close
+	stepped atomic.Bool // ServeSteps is at work on the stream
+	closing atomic.Bool // somebody has called Close
 
 	server   *Server
 	id       uint64
@@ -57,6 +57,8 @@ type Conn struct {
 	onLoop     bool
 	introduced bool // Draining may be told: Accepted has been, Closed not yet
 }
+
+var _ net.Conn = (*Conn)(nil)
 
 // A request asks a connection to leave.
 type request struct {
@@ -241,7 +243,8 @@ func (c *Conn) CloseWrite() error {
 }
 
 // Close closes the connection. A handler need not call it: returning does the
-// same, and is kinder to a peer that is still sending.
+// same, and is kinder to a peer that is still sending. What a Step replies that has
+// called it is not written.
 func (c *Conn) Close() error {
 	if c.closing.Swap(true) || c.end.Load() != nil {
 		return net.ErrClosed
@@ -251,15 +254,20 @@ func (c *Conn) Close() error {
 	return err
 }
 
+// place returns where the connection is: on an event loop, or in a stream. It is in
+// neither if it was accepted bare and no loop would take it.
+func (c *Conn) place() (onLoop bool, s *stream) {
+	c.mu.Lock() // until then it may be on its way
+	defer c.mu.Unlock()
+	return c.onLoop, c.stream.Load()
+}
+
 // closeSocket closes the connection wherever it is.
 func (c *Conn) closeSocket() error {
-	c.mu.Lock()
-	onLoop, s := c.onLoop, c.stream.Load()
-	c.mu.Unlock()
-	switch {
+	switch onLoop, s := c.place(); {
 	case onLoop:
-		c.looped.hangUp()
-	case s != nil: // or it has never had a loop
+		c.looped.close()
+	case s != nil:
 		return s.close()
 	}
 	return nil
@@ -376,12 +384,11 @@ func (c *Conn) ask(reason CloseReason, cause error) (tell bool) {
 	if tell = c.introduced; tell {
 		r.telling.Add(1)
 	}
-	onLoop, s := c.onLoop, c.stream.Load()
 	c.mu.Unlock()
-	switch {
+	switch onLoop, s := c.place(); {
 	case onLoop:
-		c.looped.leave()
-	case s != nil: // or it has never had a loop
+		c.looped.askToLeave()
+	case s != nil:
 		s.wire.askToLeave()
 	}
 	return tell
@@ -401,20 +408,17 @@ func (c *Conn) Kill(cause error) { _ = c.cut(Killed, cause) }
 // and returns the error that says which it was.
 func (c *Conn) cut(reason CloseReason, cause error) *CloseError {
 	if c.closing.Load() {
-		return &CloseError{Reason: HandlerClosed} // there is nothing left to cut; settleReason has the last word
+		return &CloseError{Reason: HandlerClosed} // there is nothing left to cut; settle has the last word
 	}
 	end := &CloseError{Reason: reason, Cause: cause}
 	if !c.end.CompareAndSwap(nil, end) {
 		return c.end.Load()
 	}
-	c.mu.Lock()
-	onLoop, s := c.onLoop, c.stream.Load()
-	c.mu.Unlock()
 	c.cancelContext(end)
-	switch {
+	switch onLoop, s := c.place(); {
 	case onLoop:
 		c.looped.kill()
-	case s != nil: // or it has never had a loop
+	case s != nil:
 		if reason == WriteStalled {
 			s.reset() // bytes that the peer will not take are not kept for it
 		}
@@ -440,9 +444,7 @@ var errNoSocket = fmt.Errorf("levee: the connection is no socket: %w", errors.Er
 
 func (s socket) Control(f func(fd uintptr)) error {
 	c := s.conn
-	c.mu.Lock() // until then it may be on its way to a loop
-	onLoop, st := c.onLoop, c.stream.Load()
-	c.mu.Unlock()
+	onLoop, st := c.place()
 	switch {
 	case onLoop:
 		return c.looped.control(f)

@@ -3,6 +3,7 @@ package levee_test
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"testing"
 
@@ -74,5 +75,25 @@ func TestConnBehavesAsNetConnInMemory(t *testing.T) {
 	nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
 		l := leveetest.Listen()
 		return pipe(&levee.Server{}, l, func() (net.Conn, error) { return l.Dial(t.Context()) })()
+	})
+}
+
+func TestAWriteAfterCloseSaysThatItIsClosed(t *testing.T) {
+	onEveryTransport(t, func(t *testing.T, serve func(*levee.Server) (func() peer, <-chan levee.End)) {
+		result := make(chan error, 1)
+		dial, ends := serve(&levee.Server{Handler: does(func(c *levee.Conn) error {
+			if _, err := c.Read(make([]byte, 1)); err != nil {
+				return err
+			}
+			c.Close()
+			_, err := c.Write([]byte("never"))
+			result <- err
+			return err
+		})})
+		send(t, dial(), "a")
+		if err := <-result; !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Write says %v", err)
+		}
+		expectReason(t, ends, levee.HandlerClosed)
 	})
 }

@@ -42,12 +42,13 @@
 //
 // # A connection's life
 //
-// A connection arrives, is served and leaves, in one goroutine:
+// A connection arrives, is served and leaves:
 //
 //	accept → PROXY header → TLS → route → Handler.ServeTCP → close
 //
-// Where the handler is a [Stepper] and the connection in plaintext, an event loop
-// takes it over after its arrival, and calls Stepper.Step for what comes.
+// All that happens in a goroutine of its own. But where the handler is a [Stepper]
+// and the connection in plaintext, an event loop takes it over after its arrival,
+// and calls Stepper.Step for what comes.
 //
 // Its arrival, up to the choice of its handler, stands under one absolute
 // deadline. While it is served, deadlines for idleness, for writes that make no
@@ -67,7 +68,8 @@
 // # What it costs
 //
 // Deadlines, limits and counts are designed to cost next to nothing while bytes
-// flow: a round trip pays for two readings of the clock and two additions. A
+// flow: a round trip pays for two readings of the clock and two additions, and on
+// an event loop for the additions alone. A
 // connection that waits in [Conn.Next] holds no buffer, and one that an event loop
 // serves neither that nor a goroutine.
 package levee

@@ -2,7 +2,6 @@ package levee
 
 import (
 	"context"
-	"net"
 	"time"
 )
 
@@ -72,15 +71,20 @@ func (s *Server) cutAll(reason CloseReason) error {
 	return s.verdict()
 }
 
-// verdict says how the connections left: nil if Shutdown and Close had none to cut.
-// The event loops have ended by then, unless a handler still has not returned.
-func (s *Server) verdict() error {
+// awaitLoops waits for the event loops to end, unless a handler still has not
+// returned.
+func (s *Server) awaitLoops() {
 	s.mu.Lock()
 	deserted := s.desertedLocked()
 	s.mu.Unlock()
 	if deserted {
 		s.closeLoops()
 	}
+}
+
+// verdict says how the connections left: nil if Shutdown and Close had none to cut.
+func (s *Server) verdict() error {
+	s.awaitLoops()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	cut := int(s.left.closed[DrainTimeout] + s.left.closed[ServerClosed])
@@ -145,5 +149,3 @@ func (s *Server) closeGoneLocked() {
 		close(s.gone)
 	}
 }
-
-var _ net.Conn = (*Conn)(nil)

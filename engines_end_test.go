@@ -181,7 +181,7 @@ func TestASlowReaderIsNotStalled(t *testing.T) {
 	})
 }
 
-func TestKillFromOutside(t *testing.T) {
+func TestKillFromOutsideEndsAConnectionAtOnce(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e engine) {
 		s := e.serve(t, &levee.Server{Handler: &lines{}})
 		client, c := s.greet()
@@ -197,7 +197,7 @@ func TestKillFromOutside(t *testing.T) {
 	})
 }
 
-func TestCloseFromOutside(t *testing.T) {
+func TestCloseFromOutsideIsHandlerClosedAndSucceedsOnce(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e engine) {
 		s := e.serve(t, &levee.Server{Handler: &lines{}})
 		client, c := s.greet()
@@ -452,7 +452,7 @@ func TestTheEndOfServesContextDrains(t *testing.T) {
 	})
 }
 
-func TestALifetimeExpires(t *testing.T) {
+func TestAtItsAgeAnIdleConnectionLeavesAndABusyOneIsCut(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e engine) {
 		run, called, goOn := untilTold()
 		s := e.serve(t, &levee.Server{

@@ -179,7 +179,7 @@ func TestWhatWasSentBeforeAHalfCloseIsAnswered(t *testing.T) {
 	})
 }
 
-func TestAStreamThatEndsWithinAMessage(t *testing.T) {
+func TestAStreamThatEndsWithinAMessageIsAnUnexpectedEOF(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e engine) {
 		s := e.serve(t, &levee.Server{Handler: &lines{}})
 		c := s.dial()
@@ -314,8 +314,8 @@ func TestAnEndInGoodOrderIsSeenAsOne(t *testing.T) {
 	})
 }
 
-func TestAResetWithinAMessage(t *testing.T)  { testReset(t, "echo pa") }
-func TestAResetBetweenMessages(t *testing.T) { testReset(t, "") }
+func TestAResetWithinAMessageIsClientReset(t *testing.T)                  { testReset(t, "echo pa") }
+func TestAResetBetweenMessagesIsClientResetWithNetsOwnError(t *testing.T) { testReset(t, "") }
 
 // testReset has a client reset the connection after it has sent part of a message.
 func testReset(t *testing.T, part string) {
@@ -343,33 +343,4 @@ func (f steps) ServeTCP(_ context.Context, c *levee.Conn) error { return levee.S
 
 func (f steps) Step(c *levee.Conn, in []byte, seen int, out []byte) (int, []byte, error) {
 	return f(c, in, seen, out)
-}
-
-// Write after Close says that the connection is closed.
-func TestAWriteAfterCloseSaysSo(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e engine) {
-		result := make(chan error, 1)
-		s := e.serve(t, &levee.Server{Handler: handle(func(_ context.Context, c *levee.Conn) error {
-			if err := echoByte(c); err != nil {
-				return err
-			}
-			c.Close()
-			_, err := c.Write([]byte("never"))
-			result <- err
-			return err
-		})})
-		c := s.dial()
-		send(t, c, "a")
-		want(t, c, "a")
-		if err := receive(t, result); !errors.Is(err, net.ErrClosed) {
-			t.Errorf("Write says %v", err)
-		}
-		s.expectEnd(levee.HandlerClosed)
-	})
-}
-
-// echoByte echoes a byte.
-func echoByte(c *levee.Conn) error {
-	_, err := io.CopyN(c, c, 1)
-	return err
 }

@@ -27,6 +27,7 @@ import (
 type engine struct {
 	name    string
 	loop    bool // serves on an event loop, where there are any
+	bare    bool // its sockets are accepted without an arrival
 	routed  bool // looks at a connection's first byte: a client that says nothing is not served yet
 	tls     bool // the same goes for its handshake
 	network string
@@ -35,7 +36,7 @@ type engine struct {
 }
 
 var engines = []engine{
-	{name: "loop, accepted bare", loop: true, network: "tcp", listen: listenTCP},
+	{name: "loop, accepted bare", loop: true, bare: true, network: "tcp", listen: listenTCP},
 	{name: "loop, moved after arrival", loop: true, network: "tcp", listen: listenPlain},
 	{name: "loop, routed", loop: true, routed: true, network: "tcp", listen: listenTCP},
 	{name: "loop, Unix socket", loop: true, network: "unix", listen: listenUnix},
@@ -360,6 +361,9 @@ func TestEachEngineIsTheOneThatItsNameSays(t *testing.T) {
 			_, c := s.greet()
 			if got := levee.OnLoop(c); got != e.onLoop() {
 				t.Errorf("on an event loop: %t, want %t", got, e.onLoop())
+			}
+			if got := levee.AcceptedBare(c); got != (e.bare && e.onLoop()) {
+				t.Errorf("accepted bare: %t, want %t", got, e.bare)
 			}
 		}
 	})

@@ -15,6 +15,5 @@ func BetweenEngines(s *Server) *Conn {
 	s.init()
 	c := new(Conn)
 	c.init(s, &net.TCPAddr{}, &net.TCPAddr{})
-	c.stepped.Store(true)
 	return c
 }

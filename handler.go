@@ -41,7 +41,8 @@ type Router interface {
 	Route(ctx context.Context, c *Conn) (Handler, error)
 }
 
-// Middleware wraps a Handler into another one. It never wraps the connection.
+// Middleware wraps a Handler into another one. It never wraps the connection. If what
+// it returns is no [Stepper], event loops cannot serve it.
 type Middleware func(Handler) Handler
 
 // Chain wraps h so that the first middleware is the outermost: a connection

@@ -6,7 +6,7 @@ import "time"
 type limits struct {
 	arrival, proxyHeader, sniff  time.Duration
 	idle, halfClosed, writeStall time.Duration
-	lifetime, drain              time.Duration
+	lifetime, drain, step        time.Duration
 	conns                        int
 }
 
@@ -20,6 +20,7 @@ func (s *Server) effectiveLimits() limits {
 		writeStall:  patience(s.WriteStallTimeout, 30*time.Second),
 		lifetime:    patience(s.MaxLifetime, -1),
 		drain:       patience(s.DrainTimeout, 25*time.Second),
+		step:        patience(s.StepBudget, time.Millisecond),
 		conns:       or(s.MaxConns, DefaultMaxConns()),
 	}
 }

@@ -29,6 +29,12 @@ func option(t *testing.T, socket any, level, name int) int {
 	return value
 }
 
+func TestWhatALoopTouchesOfAConnectionFitsTwoCacheLines(t *testing.T) {
+	if levee.HotSize > 128 {
+		t.Errorf("it takes %d bytes", levee.HotSize)
+	}
+}
+
 func TestListenIsPlainTCP(t *testing.T) {
 	if protocol := option(t, listenTCP(t), unix.SOL_SOCKET, unix.SO_PROTOCOL); protocol != unix.IPPROTO_TCP {
 		t.Errorf("protocol %d, want %d: is Multipath TCP (%d) on?", protocol, unix.IPPROTO_TCP, unix.IPPROTO_MPTCP)

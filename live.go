@@ -112,7 +112,7 @@ func (c *Conn) startTimer(d time.Duration, f func()) {
 	if c.end.Load() != nil {
 		return // too late to limit anything
 	}
-	c.lifetime = time.AfterFunc(d, f) // stopped by release
+	c.lifetime = time.AfterFunc(d, f) // stopped by depart
 }
 
 // caught turns a recovered panic into the connection's end. A value of nil is

@@ -15,8 +15,9 @@ import (
 	"github.com/levee-net/levee/internal/reactor"
 )
 
-// eventLoops are a server's, made when the first connection needs them.
-type eventLoops struct {
+// A loopSet are a server's event loops, made when a listener or a connection first
+// needs them.
+type loopSet struct {
 	once    sync.Once
 	reactor *reactor.Reactor // nil if there are none to be had
 	limits  reactor.Limits
@@ -29,7 +30,7 @@ func (s *Server) eventLoops() *reactor.Reactor {
 		if s.GoroutinePerConn {
 			return
 		}
-		budget := patience(s.StepBudget, time.Millisecond)
+		budget := s.limits.step
 		if budget < 0 {
 			budget = tooLong
 		}
@@ -56,19 +57,19 @@ func (s *Server) closeLoops() {
 type looped struct {
 	reactor.Conn
 	stepper *Stepper      // a pointer, as it is often the same for all
-	state   atomic.Uint32 // fresh and hungUp
+	state   atomic.Uint32 // what a Step has to look at; here, as it is at hand there
 	bare    int32         // the socket of a connection that no loop has yet
 }
 
 const (
-	fresh  = 1 << iota // the Trace has not been told of it
-	hungUp             // Conn.Close has been called
+	fresh      = 1 << iota // the Trace has not been told of it
+	closedByUs             // Conn.Close has been called
 )
 
 func (l *looped) traffic() (read, written int64) { return l.Traffic() }
-func (l *looped) leave()                         { l.Leave() }
+func (l *looped) askToLeave()                    { l.Leave() }
 func (l *looped) kill()                          { l.Kill() }
-func (l *looped) hangUp()                        { l.state.Or(hungUp); l.Kill() }
+func (l *looped) close()                         { l.state.Or(closedByUs); l.Kill() }
 func (l *looped) discard()                       { _ = unix.Close(int(l.bare)) }
 
 func (l *looped) control(f func(fd uintptr)) error {
@@ -118,12 +119,10 @@ func (s *stream) handTo(loops *reactor.Reactor, stepper Stepper, fd int) bool {
 	}
 	c.looped.SetTraffic(c.Traffic())
 	c.looped.stepper = &stepper
-	c.stepped.Store(true)
 	c.stream.Store(nil)
 	first := bytes.Clone(s.wire.held.bytes())
 	if loops.Adopt(&c.looped.Conn, fd, first, (*stepping)(c), &c.server.loops.limits) != nil {
 		c.stream.Store(s)
-		c.stepped.Store(false)
 		return false
 	}
 	c.loopHasItLocked()
@@ -137,7 +136,7 @@ func (c *Conn) loopHasItLocked() {
 	case c.over():
 		c.looped.kill()
 	case c.request != nil && c.request.reason != ReasonNone:
-		c.looped.leave()
+		c.looped.askToLeave()
 	}
 }
 

@@ -7,7 +7,7 @@ import "net"
 // Elsewhere than on Linux there are no event loops: every connection has its
 // goroutine.
 
-type eventLoops struct{}
+type loopSet struct{}
 
 func (*Server) closeLoops() {}
 
@@ -16,17 +16,16 @@ func (*stream) moveToLoop(Handler) bool { return false }
 type looped struct{}
 
 func (looped) traffic() (read, written int64) { return 0, 0 }
-func (looped) leave()                         {}
+func (looped) askToLeave()                    {}
 func (looped) kill()                          {}
-func (looped) hangUp()                        {}
+func (looped) close()                         {}
 func (looped) discard()                       {}
 func (looped) control(func(fd uintptr)) error { return net.ErrClosed }
 func (*Conn) enterLoopLocked()                {}
 
 type bareListener struct{}
 
-func (*bareListener) accept() (*Conn, error) { return nil, net.ErrClosed }
-func (*bareListener) leave()                 {}
-func (*door) takeBare() *bareListener        { return nil }
+func (*bareListener) accept() (*Conn, error)        { return nil, net.ErrClosed }
+func (*Server) takeBare(net.Listener) *bareListener { return nil }
 
 func ownListener(l *net.TCPListener) net.Listener { return l }

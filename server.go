@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// A Server accepts TCP connections and runs a Handler for each.
+// A Server accepts TCP and Unix socket connections and runs a Handler for each.
 //
 // The zero value of every field but Handler is a safe default; a negative
 // duration or count means no limit. The fields are read when serving begins, or
@@ -91,12 +91,13 @@ type Server struct {
 
 	// StepBudget is how long a [Stepper]'s Step may hold up the other connections of
 	// its event loop, before the loop goes on without it. It is looked at as often,
-	// so a Step may hold them up for twice as long. Zero means 1 ms.
+	// so a Step may hold them up for twice as long. Zero means 1 ms; with no limit
+	// a Step that blocks holds up all of its loop.
 	StepBudget time.Duration
 
 	// GoroutinePerConn serves every connection in a goroutine of its own, also one
 	// that an event loop could run. It is for finding out whether a problem comes
-	// from there.
+	// from there, and changes nothing elsewhere than on Linux.
 	GoroutinePerConn bool
 
 	// Trace is told of everything that happens. It may be nil.
@@ -108,7 +109,7 @@ type Server struct {
 
 	limits    limits
 	epoch     time.Time // what clock counts from
-	loops     eventLoops
+	loops     loopSet
 	slow      atomic.Int64 // Steps that outlived StepBudget
 	acceptLog complaints
 	panicLog  complaints
@@ -213,7 +214,7 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 		return err
 	case <-s.stopping:
 		<-s.gone
-		_ = s.verdict() // whoever stopped the server gets it
+		s.awaitLoops()
 		return ErrServerClosed
 	}
 }
@@ -230,18 +231,21 @@ func (s *Server) start(ctx context.Context, listeners []net.Listener, failed cha
 		return errors.New("levee: no address to listen on")
 	}
 	s.init()
+	bare := make([]*bareListener, len(listeners))
+	for i, l := range listeners {
+		bare[i] = s.takeBare(l)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state != serving {
 		return ErrServerClosed
 	}
 	base := context.WithoutCancel(ctx)
-	for _, l := range listeners {
+	for i, l := range listeners {
 		door := &door{
-			server: s, listener: l, ctx: base, failed: failed,
+			server: s, listener: l, bare: bare[i], ctx: base, failed: failed,
 			acceptors: acceptorsPerListener(),
 		}
-		door.bare = door.takeBare()
 		s.doors[door] = struct{}{}
 		for range door.acceptors {
 			s.acceptors++

@@ -10,7 +10,7 @@ type Stats struct {
 	Read, Written int64 // bytes on the wire, both of ended and of open connections
 	Panics        int64 // in handlers, hooks and TLS callbacks
 	AcceptErrors  int64 // failed accepts, however they failed
-	SlowSteps     int64 // calls of a Stepper's Step that outlived StepBudget on an event loop
+	SlowSteps     int64 // calls of a Stepper's Step that outlived StepBudget, of connections that event loops serve
 
 	// QueueLength is how many connections wait in the kernel's accept queues,
 	// and QueueLimit how many may. Both are 0 where the system does not tell

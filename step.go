@@ -15,6 +15,10 @@ import (
 // no buffer while it is idle, and Step is called inline. Any other connection gets
 // ServeTCP, which is usually one line, [ServeSteps], and behaves the same.
 //
+// What hides it, such as a [Middleware] that returns a HandlerFunc, has its
+// connections served by goroutines; so has a source that a Server.ProxyFrom does not
+// list, and a net.Conn that is not net's own.
+//
 // Package frame makes Steppers of functions from message to reply; to write one by
 // hand is for protocols that do not fit that.
 //
@@ -24,8 +28,8 @@ import (
 type Stepper interface {
 	Handler
 
-	// Step takes whole messages from the beginning of in, as many as it likes, and
-	// says how many bytes they were and what to write in reply: what it has
+	// Step takes whole messages from the beginning of in, which is never empty, as
+	// many as it likes, and says how many bytes they were and what to write in reply: what it has
 	// appended to out, or a part of in. An n of 0 without an error means that in
 	// holds no whole message; Step is called again when more bytes have come, with
 	// those in front, and seen says how many of them it has been shown before. An n
@@ -41,9 +45,11 @@ type Stepper interface {
 	// connection does so when everything that has arrived has been taken; at the
 	// end of the stream what has not been is an io.ErrUnexpectedEOF.
 	//
-	// Step keeps neither in nor out. It is called for many connections at once, and
-	// for each by any goroutine, one call at a time. The connection is there to be
-	// asked, or ended: reading and writing are not Step's, and fail.
+	// Step keeps neither in nor out, and changes no bytes of in but those it takes. It
+	// is called for many connections at once, and for each by any goroutine, one
+	// call at a time. The connection is there to be asked, or ended: reading and
+	// writing are not Step's, and fail. The reply of a Step that has ended it, by
+	// Close or Kill, is not written; to end after a reply is what io.EOF is for.
 	Step(c *Conn, in []byte, seen int, out []byte) (n int, reply []byte, err error)
 }
 

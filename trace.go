@@ -10,11 +10,13 @@ import (
 // breaking anybody. What they are called with is in hand when they run, so they
 // cost nothing when nil.
 //
-// Hooks run in the connection's own goroutine, or where an event loop runs it as a
-// Step does (but Draining in the one that asks, and AcceptFailed in the acceptor's,
-// where runtime.Goexit is not allowed), and with no lock held; they may be called
-// for many connections at once. They should be quick: the connection waits. A panic
-// in one ends that connection only.
+// Hooks run with no lock held, for many connections at once. They run in what serves
+// the connection: its goroutine, or on an event loop as a part of a Step, whose
+// Server.StepBudget Accepted and Serving share. But Draining runs in the goroutine
+// that asks: the caller's of Drain, a timer's, or at a Shutdown one for all
+// connections; and AcceptFailed in the acceptor's, where runtime.Goexit is not
+// allowed. They should be quick: the connection waits. A panic in one ends that
+// connection only.
 type Trace struct {
 	// Accepted is called first, before a byte has been read.
 	Accepted func(c *Conn)
@@ -37,8 +39,8 @@ type Trace struct {
 	// Draining is called when the connection is first asked to leave.
 	Draining func(c *Conn)
 
-	// SlowStep is called when a [Stepper]'s Step that outlived Server.StepBudget on an
-	// event loop has returned, with how long it took.
+	// SlowStep is called when a [Stepper]'s Step, of a connection that event loops
+	// serve, has returned after more than Server.StepBudget, with how long it took.
 	SlowStep func(c *Conn, took time.Duration)
 
 	// Panicked is called when a panic was caught. The stack is the text of

@@ -9,7 +9,11 @@
 // is as fast as an event loop, and its connections are as isolated as goroutines.
 //
 // A loop owns its connections: nobody else touches them. Others put messages into
-// its queue. It waits for sockets by parking its goroutine in Go's own netpoller,
-// in which its epoll instance is registered: so an idle loop occupies neither a
-// thread nor a processor, and never delays another goroutine.
+// its queue. It waits for sockets first for a moment in the kernel, with its
+// processor in hand, if nobody else has just wanted that; and then by parking its
+// goroutine in Go's own netpoller, in which its epoll instance is registered. So a
+// loop that has been idle for a moment occupies neither a thread nor a processor.
+//
+// Connections can be paused, inspected and released alive, with all that is under
+// way on them: what stands on levee's connections as data stands on that.
 package reactor
