@@ -47,9 +47,10 @@ func or[T comparable](v, byDefault T) T {
 }
 
 // DefaultMaxConns returns what a [Server.MaxConns] of zero means: the process's
-// limit of open files less 128, half of it if it is below 256, or -1 if there is
-// none. A process with several servers has to share it out.
-func DefaultMaxConns() int { return defaultMaxConns(openFilesLimit()) }
+// limit of open files, less those of a server's event loops and 128, but at least
+// half of it; or -1 if there is none. A process with several servers has to share
+// it out.
+func DefaultMaxConns() int { return defaultMaxConns(openFilesLimit(), loopFiles()) }
 
 // spareFiles are the open files that connections leave to everything else: the
 // admin port, logs, certificates.
@@ -57,12 +58,9 @@ const spareFiles = 128
 
 // defaultMaxConns derives the cap on connections from that on open files, so
 // that the process pauses before the kernel refuses.
-func defaultMaxConns(files int) int {
-	switch {
-	case files <= 0:
+func defaultMaxConns(files, taken int) int {
+	if files <= 0 {
 		return -1 // unknown or unlimited
-	case files < 2*spareFiles:
-		return max(1, files/2)
 	}
-	return files - spareFiles
+	return max(1, files/2, files-taken-spareFiles)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -21,7 +22,11 @@ type loopSet struct {
 	once    sync.Once
 	reactor *reactor.Reactor // nil if there are none to be had
 	limits  reactor.Limits
+	unix    reactor.Limits // of connections over Unix sockets
 }
+
+// loopFiles returns how many files a server's event loops have open.
+func loopFiles() int { return reactor.FilesPerLoop * runtime.GOMAXPROCS(0) }
 
 // eventLoops returns the server's event loops, or nil.
 func (s *Server) eventLoops() *reactor.Reactor {
@@ -35,6 +40,8 @@ func (s *Server) eventLoops() *reactor.Reactor {
 			budget = tooLong
 		}
 		l.limits = reactor.Limits{Idle: s.limits.idle, WriteStall: s.limits.writeStall, MaxMessage: -1}
+		l.unix = l.limits
+		l.unix.Uneven = true
 		r, err := reactor.New(reactor.Options{Budget: budget})
 		if err != nil {
 			s.acceptLog.complain(s.Logger, "no event loops: each connection gets a goroutine", "err", err)
@@ -120,8 +127,12 @@ func (s *stream) handTo(loops *reactor.Reactor, stepper Stepper, fd int) bool {
 	c.looped.SetTraffic(c.Traffic())
 	c.looped.stepper = &stepper
 	c.stream.Store(nil)
+	limits := &c.server.loops.limits
+	if _, isUnix := s.wire.raw.(*net.UnixConn); isUnix {
+		limits = &c.server.loops.unix
+	}
 	first := bytes.Clone(s.wire.held.bytes())
-	if loops.Adopt(&c.looped.Conn, fd, first, (*stepping)(c), &c.server.loops.limits) != nil {
+	if loops.Adopt(&c.looped.Conn, fd, first, (*stepping)(c), limits) != nil {
 		c.stream.Store(s)
 		return false
 	}

@@ -47,8 +47,7 @@ type Server struct {
 
 	// MaxConns is how many connections may be open at once. At that number the
 	// server stops accepting, and newcomers wait in the kernel's queue. Zero
-	// means the process's limit of open files less 128 (or half of it, if it
-	// is below 256).
+	// means what [DefaultMaxConns] returns: nearly the process's limit of open files.
 	MaxConns int
 
 	// ArrivalTimeout is how long a connection may take from accept until its
@@ -185,7 +184,8 @@ func (s *Server) ListenAndServe(ctx context.Context, addresses ...string) error 
 // call's ctx shuts the whole server down.
 //
 // When somebody else closes one of the listeners, Serve closes the others and
-// returns an error. The connections go on, until Shutdown or Close.
+// returns an error. The connections and the event loops go on, until Shutdown or
+// Close, which is owed also when there are none.
 //
 // Of ctx only the end and the values count: the context that handlers see has
 // its values, and outlives it until their connection ends.

@@ -17,7 +17,8 @@ import (
 //
 // What hides it, such as a [Middleware] that returns a HandlerFunc, has its
 // connections served by goroutines; so has a source that a Server.ProxyFrom does not
-// list, and a net.Conn that is not net's own.
+// list, and a net.Conn that is not net's own. A type that embeds a Stepper to do
+// more has to have a Step of its own, not only a ServeTCP.
 //
 // Package frame makes Steppers of functions from message to reply; to write one by
 // hand is for protocols that do not fit that.

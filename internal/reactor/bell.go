@@ -43,9 +43,9 @@ func (r *Reactor) Hang(fd int) (*Bell, error) {
 	}
 	s.known[b.number] = b
 	s.mu.Unlock()
-	for _, l := range r.loops {
+	for i, l := range r.loops {
 		if err := l.hang(b); err != nil {
-			b.Take()
+			b.takeFrom(r.loops[:i])
 			return nil, err
 		}
 	}
@@ -53,12 +53,14 @@ func (r *Reactor) Hang(fd int) (*Bell, error) {
 }
 
 // Take takes the bell away: it rings no more.
-func (b *Bell) Take() {
+func (b *Bell) Take() { b.takeFrom(b.reactor.loops) }
+
+func (b *Bell) takeFrom(loops []*loop) {
 	s := &b.reactor.bells
 	s.mu.Lock()
 	delete(s.known, b.number)
 	s.mu.Unlock()
-	for _, l := range b.reactor.loops {
+	for _, l := range loops {
 		l.mailbox.mu.Lock()
 		if !l.mailbox.closed {
 			_ = l.poller.remove(b.fd)

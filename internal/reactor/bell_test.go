@@ -138,3 +138,18 @@ func TestNoBellIsHungInAClosedReactor(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+func TestBellThatCannotBeHungLeavesTheOtherAlone(t *testing.T) {
+	r := started(t, 2)
+	l, fd := listening(t)
+	b, err := r.Hang(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Take()
+	if _, err := r.Hang(fd); err == nil {
+		t.Fatal("a listener has two bells")
+	}
+	knock(t, l)
+	heard(t, b)
+}

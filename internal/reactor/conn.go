@@ -61,7 +61,7 @@ type state uint16
 
 const (
 	readable state = 1 << iota // the kernel may have bytes
-	hungUp                     // the peer's end of stream is among what it has: a short read is not the end
+	uneven                     // a read may stop short of what it has: at urgent data, before the end of the stream
 	ended                      // the end of stream has been read
 	away                       // a call outlived its budget and has the connection
 	slow                       // calls go through the lane

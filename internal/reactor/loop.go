@@ -23,7 +23,7 @@ const (
 	fairReads  = 4                            // reads of one connection before the others get their turn
 	fairTime   = int64(50 * time.Microsecond) // between two yields to other goroutines
 	aloneTime  = int64(5 * time.Microsecond)  // a yield that takes no longer was to nobody
-	aloneInRow = int64(time.Millisecond)      // without having parked; see wait
+	breathTime = int64(time.Millisecond)      // between two looks into Go's netpoller; see breathe
 )
 
 // A loop runs its connections. Everything in it but the mailbox and the call's
@@ -37,7 +37,7 @@ type loop struct {
 
 	now     int64 // clock of the present batch
 	yielded int64 // clock when other goroutines last had a chance
-	parked  int64 // clock when it last was
+	parked  int64 // clock when it last was, if only to breathe
 	armed   int64 // clock of the deadline that the poller's wait has, 0 if none
 
 	mail   []message // taken from the mailbox
@@ -102,6 +102,11 @@ func (l *loop) nextBatch() {
 	idle, since := l.n == 0 && len(l.more) == 0 && !l.mailbox.some.Load(), l.now
 	if idle || l.now-l.yielded > fairTime {
 		before := l.reactor.clock()
+		if before-l.parked > breathTime {
+			l.poller.breathe()
+			before = l.reactor.clock()
+			l.parked = before
+		}
 		runtime.Gosched()
 		l.yielded = l.reactor.clock()
 		switch {
@@ -127,14 +132,13 @@ func (l *loop) nextBatch() {
 //
 // To park and to be woken costs as much as serving a message, and when the
 // processor falls idle for some microseconds again and again, Go's monitor thread
-// wakes with it each time. On the other hand nobody asks Go's netpoller while the
-// loop has the processor. So it is kept for a moment only, not if somebody else
-// has just used it, and not for longer than a millisecond in all.
+// wakes with it each time. So the processor is kept for a moment, though not if
+// somebody else has just used it.
 func (l *loop) wait(alone bool) {
 	if !l.mailbox.sleep() {
 		return
 	}
-	if alone && l.yielded-l.parked < aloneInRow {
+	if alone {
 		if l.n = l.poller.linger(l.events[:]); l.n > 0 {
 			l.mailbox.wake()
 			return
@@ -212,8 +216,8 @@ func (l *loop) handle(event unix.EpollEvent) bool {
 	if event.Events&incoming != 0 {
 		c.set(readable)
 	}
-	if event.Events&ending != 0 {
-		c.set(hungUp)
+	if event.Events&unevenly != 0 {
+		c.set(uneven)
 	}
 	if event.Events&unix.EPOLLOUT != 0 && c.owes() && !c.is(away) {
 		return l.flush(c)
@@ -244,6 +248,9 @@ func (l *loop) enter(c *Conn, first []byte) bool {
 	}
 	l.conns[c.fd] = c
 	c.active = l.now
+	if c.limits.Uneven {
+		c.set(uneven)
+	}
 	l.watch(c)
 	return l.feed(c, first, 0) && l.pump(c)
 }
@@ -322,7 +329,7 @@ func (l *loop) pump(c *Conn) bool {
 		}
 		c.read.Add(int64(n))
 		c.active = l.now
-		if have+n < len(buffer) && !c.is(hungUp|leaving) {
+		if have+n < len(buffer) && !c.is(uneven|leaving) {
 			c.clear(readable) // a short read: the socket is empty, and the next byte a new edge
 		}
 		if !l.feed(c, buffer[:have+n], have) { // what waits for more has been shown, or it would not wait

@@ -65,9 +65,9 @@ func unsent(fd int) bool {
 // Edge-triggered, and for everything: a connection is registered once and never
 // changed. As a socket is writable at first, registering it wakes the loop.
 const (
-	interest = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
+	interest = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLPRI | unix.EPOLLET
 	incoming = unix.EPOLLIN | unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
-	ending   = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR
+	unevenly = unix.EPOLLRDHUP | unix.EPOLLHUP | unix.EPOLLERR | unix.EPOLLPRI // reads stop short at urgent data, too
 )
 
 // A poller is an epoll instance that a goroutine can wait for by parking, because
@@ -77,6 +77,11 @@ type poller struct {
 	wake int // an eventfd
 	file *os.File
 	park syscall.RawConn
+
+	breath *os.File // an eventfd; see breathe
+	exhale syscall.RawConn
+	blow   func(fd uintptr) bool // what exhale is given
+	blown  bool
 
 	look   func(fd uintptr) bool // what park is given; made once, as it would be garbage after each wait
 	events []unix.EpollEvent     // where to
@@ -101,11 +106,22 @@ func newPoller() (*poller, error) {
 		p.found = p.poll(p.events)
 		return p.found > 0
 	}
+	p.blow = func(fd uintptr) bool {
+		if p.blown {
+			return true
+		}
+		p.blown = true
+		count(int(fd))
+		return false
+	}
 	if p.park, err = p.file.SyscallConn(); err == nil {
 		p.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	}
 	if err == nil {
 		err = p.add(p.wake, wakeSlot, 0)
+	}
+	if err == nil {
+		err = p.addBreath()
 	}
 	if err != nil {
 		p.close()
@@ -114,8 +130,30 @@ func newPoller() (*poller, error) {
 	return p, nil
 }
 
+func (p *poller) addBreath() error {
+	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return os.NewSyscallError("eventfd", err)
+	}
+	p.breath = os.NewFile(uintptr(fd), "breath")
+	p.exhale, err = p.breath.SyscallConn()
+	return err
+}
+
+// breathe has Go's netpoller looked into, for those who wait for it. Go does that
+// when it has no goroutine to run, and so never while a loop is at work, but for
+// once in 10 ms. So the goroutine parks for something that has happened already, of
+// which only the netpoller knows: it comes back with all the others.
+func (p *poller) breathe() {
+	p.blown = false
+	_ = p.exhale.Read(p.blow) // fails when the loop has ended, and then does not wait
+}
+
 func (p *poller) close() {
 	_ = p.file.Close()
+	if p.breath != nil {
+		_ = p.breath.Close()
+	}
 	if p.wake >= 0 {
 		_ = unix.Close(p.wake)
 	}
@@ -173,10 +211,13 @@ func (p *poller) wakeAt(epoch time.Time, at int64) {
 	_ = p.file.SetReadDeadline(deadline) // fails only for a file without a poller
 }
 
-// ring wakes the loop. Each is a new edge, so nobody has to read the count; it
-// would take 500 years of rings to fill it.
-func (p *poller) ring() {
+// ring wakes the loop.
+func (p *poller) ring() { count(p.wake) }
+
+// count adds one to an eventfd. Each time is a new edge, so nobody has to read the
+// count; it would take 500 years to fill it.
+func count(fd int) {
 	var one [8]byte
 	binary.NativeEndian.PutUint64(one[:], 1)
-	_, _ = unix.Write(p.wake, one[:])
+	_, _ = unix.Write(fd, one[:])
 }

@@ -69,6 +69,9 @@ type Limits struct {
 	// MaxMessage is how many bytes may wait for the rest of a message, 0 for 1 MiB.
 	// Negative is no limit.
 	MaxMessage int
+	// Uneven says that a read may stop short of what there is, as on a Unix socket
+	// behind bytes that came with descriptors.
+	Uneven bool
 }
 
 const defaultMaxMessage = 1 << 20
@@ -105,6 +108,9 @@ type Options struct {
 	// as often, so a call may hold the loop for twice as long.
 	Budget time.Duration
 }
+
+// FilesPerLoop is how many files each loop has open, beside its connections.
+const FilesPerLoop = 3
 
 // A Reactor is a set of event loops. Its methods may be called from any goroutine.
 type Reactor struct {
