@@ -79,7 +79,7 @@ func TestASlowButSteadyReaderIsNotCut(t *testing.T) {
 	fd, peer := tcp(t)
 	must(t, peer.SetReadBuffer(128<<10)) // small, as its kernel takes more only when a good part has been read
 	const size = 32 << 20                // the kernel takes some 4 MB, and more only when a good part of that has gone
-	o := adopt(t, r, fd, reactor.Limits{WriteStall: 2 * stalled, Idle: time.Hour}, refuses(make([]byte, size)))
+	o := adopt(t, r, fd, reactor.Limits{WriteStall: 5 * stalled, Idle: time.Hour}, refuses(make([]byte, size)))
 	peer.Write([]byte("x"))
 	ticker := time.NewTicker(10 * time.Millisecond)
 	defer ticker.Stop()
