@@ -100,8 +100,11 @@ func (c *Conn) makeContext(parent context.Context) context.Context {
 	c.mu.Lock()
 	c.cancel = cancel
 	c.mu.Unlock()
-	if end := c.end.Load(); end != nil { // before there was anything to cancel
+	switch end := c.end.Load(); { // before there was anything to cancel
+	case end != nil:
 		cancel(end)
+	case c.closing.Load():
+		cancel(&CloseError{Reason: HandlerClosed})
 	}
 	return ctx
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"testing"
+	"testing/synctest"
 
 	"golang.org/x/net/nettest"
 
@@ -93,6 +94,25 @@ func TestAWriteAfterCloseSaysThatItIsClosed(t *testing.T) {
 		send(t, dial(), "a")
 		if err := <-result; !errors.Is(err, net.ErrClosed) {
 			t.Errorf("Write says %v", err)
+		}
+		expectReason(t, ends, levee.HandlerClosed)
+	})
+}
+
+func TestTheContextOfAConnectionThatAHookHasClosedIsOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cause := make(chan error, 1)
+		dial, ends := inMemory(t, &levee.Server{
+			Trace: &levee.Trace{Accepted: func(c *levee.Conn) { c.Close() }},
+			Handler: handle(func(ctx context.Context, _ *levee.Conn) error {
+				<-ctx.Done()
+				cause <- context.Cause(ctx)
+				return nil
+			}),
+		})
+		dial()
+		if err := <-cause; reasonOf(err) != levee.HandlerClosed {
+			t.Errorf("its cause is %v", err)
 		}
 		expectReason(t, ends, levee.HandlerClosed)
 	})
