@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/levee-net/levee/internal/reactor"
 )
 
 // spliceLeast is the least that is worth two pipe operations.
@@ -139,7 +141,7 @@ func (w *wire) guardAgainstStall(sock *net.TCPConn) *stallGuard {
 	w.mu.Unlock()
 	g := &stallGuard{wire: w, sock: sock, since: time.Now()}
 	if limit := w.conn.server.limits.writeStall; limit > 0 {
-		g.interval = limit / stallLooks
+		g.interval = limit / reactor.StallLooks
 		g.mu.Lock()
 		g.timer = time.AfterFunc(g.interval, g.look) // ended by stop
 		g.mu.Unlock()

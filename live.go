@@ -8,6 +8,8 @@ import (
 	"os"
 	"runtime/debug"
 	"time"
+
+	"github.com/levee-net/levee/internal/reactor"
 )
 
 // live is a connection's life in a goroutine: arrive, be served, leave. One that can
@@ -230,11 +232,6 @@ func (s *stream) part(reason CloseReason) {
 	_ = s.wire.Close()
 }
 
-const (
-	lingerTime  = 500 * time.Millisecond // net/http's: long enough for the last bytes to get across
-	lingerBytes = 256 << 10
-)
-
 // sayGoodbye ends TLS by the book, and sees to it that the peer gets to read the
 // last bytes it was sent. The kernel answers a close with unread bytes by a
 // reset, which can overtake them (RFC 1122, section 4.2.2.13): so whatever is
@@ -242,7 +239,7 @@ const (
 func (s *stream) sayGoodbye() {
 	if s.tls != nil {
 		// A phase, as crypto/tls takes the liberty of a write deadline of 5 seconds.
-		s.wire.setPhase(time.Now().Add(lingerTime))
+		s.wire.setPhase(time.Now().Add(reactor.LingerTime))
 		_ = s.wire.armWrite(0) // for a goroutine that the handler left behind in a Write
 		_ = s.tls.CloseWrite()
 	}
@@ -261,8 +258,8 @@ func (s *stream) sayGoodbye() {
 	if err != nil {
 		return // nothing unread, nothing unsent: a plain close harms nobody
 	}
-	until := time.Now().Add(lingerTime)
-	for dropped := n; dropped < lingerBytes && err == nil; dropped += n {
+	until := time.Now().Add(reactor.LingerTime)
+	for dropped := n; dropped < reactor.LingerBytes && err == nil; dropped += n {
 		_ = s.wire.SetReadDeadline(until)
 		n, err = s.wire.raw.Read(b[:])
 		s.wire.read.Add(int64(n))

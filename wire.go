@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/levee-net/levee/internal/reactor"
 )
 
 // A wire is the socket under a Conn: bytes, counts and deadlines, below TLS.
@@ -294,18 +296,14 @@ func (w *wire) writeLimitLocked(since time.Duration) (time.Time, CloseReason) {
 	return w.at(int64(since)).Add(w.conn.server.limits.writeStall), WriteStalled
 }
 
-// stallLooks is how often a blocked write is looked at before it counts as
-// stalled: net.Conn tells of progress only when it returns, so a stall is noticed
-// up to a quarter late rather than up to once again.
-const stallLooks = 4
-
 func (w *wire) armWrite(since time.Duration) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.writeArmed.Store(true)
 	limit, reason := w.writeLimitLocked(since)
 	if reason == WriteStalled {
-		limit = earliest(limit, time.Now().Add(w.conn.server.limits.writeStall/stallLooks))
+		// net.Conn tells of progress only when it returns.
+		limit = earliest(limit, time.Now().Add(w.conn.server.limits.writeStall/reactor.StallLooks))
 	}
 	return w.raw.SetWriteDeadline(earliest(limit, w.userWrite))
 }

@@ -2,16 +2,7 @@
 
 package reactor
 
-import (
-	"time"
-
-	"golang.org/x/sys/unix"
-)
-
-const (
-	lingerTime  = 500 * time.Millisecond // net/http's: long enough for the last bytes to get across
-	lingerBytes = 256 << 10
-)
+import "golang.org/x/sys/unix"
 
 // sayGoodbye sees to it that the peer gets to read the last bytes it was sent. The
 // kernel answers a close with unread bytes by a reset, which can overtake them
@@ -33,14 +24,14 @@ func (l *loop) sayGoodbye(c *Conn, cause Cause, err error) bool {
 	c.rest = &rest{since: l.now, cause: cause, refusal: err, dropped: n}
 	c.clear(refused)
 	c.set(parting | readable)
-	l.wheel.put(c, l.now+int64(lingerTime))
+	l.wheel.put(c, l.now+int64(LingerTime))
 	return l.drop(c)
 }
 
 // drop goes on with the goodbye, and ends it when the peer has closed its side or
 // has had its share of time or bytes.
 func (l *loop) drop(c *Conn) bool {
-	for r := c.rest; c.is(readable) && r.dropped < lingerBytes; {
+	for r := c.rest; c.is(readable) && r.dropped < LingerBytes; {
 		n, err := readSocket(int(c.fd), l.in)
 		if err == unix.EAGAIN {
 			c.clear(readable)
@@ -52,9 +43,9 @@ func (l *loop) drop(c *Conn) bool {
 		r.dropped += n
 		c.read.Add(int64(n))
 	}
-	if c.rest.dropped >= lingerBytes || l.now-c.rest.since >= int64(lingerTime) {
+	if c.rest.dropped >= LingerBytes || l.now-c.rest.since >= int64(LingerTime) {
 		return l.close(c, c.rest.cause, c.rest.refusal)
 	}
-	l.wheel.put(c, c.rest.since+int64(lingerTime))
+	l.wheel.put(c, c.rest.since+int64(LingerTime))
 	return true
 }

@@ -258,10 +258,6 @@ func (l *loop) enter(c *Conn, first []byte) bool {
 // has reports whether the connection is the loop's.
 func (l *loop) has(c *Conn) bool { return int(c.fd) < len(l.conns) && l.conns[c.fd] == c }
 
-// stallLooks is how often a peer that takes nothing is looked at before it counts
-// as stalled, which is thus noticed up to a quarter late.
-const stallLooks = 4
-
 // watch has the wheel look at a connection when its time may be over, or before.
 func (l *loop) watch(c *Conn) {
 	since, limit, cause := l.patience(c)
@@ -270,7 +266,7 @@ func (l *loop) watch(c *Conn) {
 	}
 	at := since + int64(limit)
 	if cause == Stalled {
-		at = min(at, l.now+int64(limit)/stallLooks)
+		at = min(at, l.now+int64(limit)/StallLooks)
 	}
 	l.wheel.put(c, at)
 }
