@@ -152,7 +152,6 @@ func (b *bareListener) accept() (*Conn, error) {
 		runtime.Gosched()
 	}
 	for {
-		b.err = nil
 		err := b.sock.Control(b.attempt)
 		if err == nil {
 			err = b.err

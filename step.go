@@ -30,13 +30,13 @@ type Stepper interface {
 	Handler
 
 	// Step takes whole messages from the beginning of in, which is never empty, as
-	// many as it likes, and says how many bytes they were and what to write in reply: what it has
-	// appended to out, or a part of in. An n of 0 without an error means that in
-	// holds no whole message; Step is called again when more bytes have come, with
-	// those in front, and seen says how many of them it has been shown before. An n
-	// above 0 has it called again with the rest of in, once the reply is on its
-	// way: where replies are large, it should stop early. So a client that does
-	// not read its replies is not read from either.
+	// many as it likes, and says how many bytes they were and what to write in
+	// reply: what it has appended to out, or a part of in. An n of 0 without an
+	// error means that in holds no whole message; Step is called again when more
+	// bytes have come, with those in front, and seen says how many of them it has
+	// been shown before. An n above 0 has it called again with the rest of in, once
+	// the reply is on its way: where replies are large, it should stop early. So a
+	// client that does not read its replies is not read from either.
 	//
 	// What has come of a message is kept until the rest has. It is Step that has to
 	// refuse messages that are too long.

@@ -397,16 +397,8 @@ func all(b []byte, in byte) bool {
 	return true
 }
 
-// trim returns b without the blanks around it.
-func trim(b []byte) []byte {
-	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t') {
-		b = b[1:]
-	}
-	for len(b) > 0 && (b[len(b)-1] == ' ' || b[len(b)-1] == '\t') {
-		b = b[:len(b)-1]
-	}
-	return b
-}
+// trim returns b without the blanks around it: RFC 9110, 5.6.3.
+func trim(b []byte) []byte { return bytes.Trim(b, " \t") }
 
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 

@@ -226,7 +226,8 @@ func (l *loop) handle(event unix.EpollEvent) bool {
 }
 
 // find returns the connection that an event is for, nil if it is for a listener, was
-// a ring, or is for a connection that has ended and whose socket's number may be another's by now.
+// a ring, or is for a connection that has ended and whose socket's number may be
+// another's by now.
 func (l *loop) find(event unix.EpollEvent) *Conn {
 	if uint32(event.Fd) >= uint32(len(l.conns)) { //nolint:gosec // wakeSlot and bellSlot are beyond all
 		return nil
