@@ -22,7 +22,6 @@ import (
 // and its close have to be heard of where net's Accept is not waiting.
 type tcpListener struct {
 	*net.TCPListener
-	changed chan struct{} // has an element after a SetDeadline or Close
 
 	mu       sync.Mutex
 	deadline time.Time
@@ -30,17 +29,17 @@ type tcpListener struct {
 }
 
 func ownListener(l *net.TCPListener) net.Listener {
-	return &tcpListener{TCPListener: l, changed: make(chan struct{}, 1)}
+	return &tcpListener{TCPListener: l}
 }
 
 // Close takes the bell away first: once the listener is closed, the number of its
 // socket may be another's.
 func (l *tcpListener) Close() error {
-	defer l.tell()
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.bell != nil {
 		l.bell.Take()
+		defer l.bell.Ring()
 		l.bell = nil
 	}
 	return l.TCPListener.Close()
@@ -60,43 +59,37 @@ func (l *tcpListener) hang(sock syscall.RawConn, loops *reactor.Reactor) (rung <
 }
 
 func (l *tcpListener) SetDeadline(t time.Time) error {
-	defer l.tell()
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.deadline = t
-	l.mu.Unlock()
+	if l.bell != nil {
+		l.bell.Ring()
+	}
 	return l.TCPListener.SetDeadline(t)
 }
 
-func (l *tcpListener) tell() {
-	select {
-	case l.changed <- struct{}{}:
-	default:
-	}
-}
-
-// await waits for a ring, or a change. It returns os.ErrDeadlineExceeded when the
-// deadline has passed.
+// await waits for a ring: somebody has come, or the deadline was changed, or the
+// listener closed. It returns os.ErrDeadlineExceeded when the deadline has passed.
 func (l *tcpListener) await(rung <-chan struct{}) error {
 	l.mu.Lock()
 	deadline := l.deadline
 	l.mu.Unlock()
-	var late <-chan time.Time
-	if !deadline.IsZero() {
-		left := time.Until(deadline)
-		if left <= 0 {
-			return os.ErrDeadlineExceeded
-		}
-		timer := time.NewTimer(left)
-		defer timer.Stop()
-		late = timer.C
+	if deadline.IsZero() {
+		<-rung
+		return nil
 	}
-	select {
-	case <-rung:
-	case <-l.changed:
-	case <-late:
+	left := time.Until(deadline)
+	if left <= 0 {
 		return os.ErrDeadlineExceeded
 	}
-	return nil
+	timer := time.NewTimer(left)
+	defer timer.Stop()
+	select {
+	case <-rung:
+		return nil
+	case <-timer.C:
+		return os.ErrDeadlineExceeded
+	}
 }
 
 // A bareListener accepts connections that go to an event loop at once. It is for

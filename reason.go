@@ -161,12 +161,11 @@ func (e *CloseError) Temporary() bool { return false }
 // reasonOf tells what the network did, by a socket's error: ReasonNone if it had
 // no part in it.
 func reasonOf(err error) CloseReason {
-	switch {
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE), errors.Is(err, syscall.ECONNABORTED),
-		errors.Is(err, syscall.ENOTCONN): // shutdown(2)'s word for it
+	errno, _ := errors.AsType[syscall.Errno](err)
+	switch errno {
+	case syscall.ECONNRESET, syscall.EPIPE, syscall.ECONNABORTED, syscall.ENOTCONN: // the last is shutdown(2)'s word for it
 		return ClientReset
-	case errors.Is(err, syscall.ETIMEDOUT), errors.Is(err, syscall.EHOSTUNREACH),
-		errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.ENETDOWN):
+	case syscall.ETIMEDOUT, syscall.EHOSTUNREACH, syscall.ENETUNREACH, syscall.ENETDOWN:
 		return NetworkError
 	}
 	return ReasonNone

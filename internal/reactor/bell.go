@@ -83,9 +83,13 @@ func (r *Reactor) ring(number uint32) {
 	r.bells.mu.Lock()
 	b := r.bells.known[number]
 	r.bells.mu.Unlock()
-	if b == nil {
-		return
+	if b != nil {
+		b.Ring()
 	}
+}
+
+// Ring rings the bell by hand.
+func (b *Bell) Ring() {
 	select {
 	case b.C <- struct{}{}:
 	default:
