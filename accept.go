@@ -178,12 +178,12 @@ func queueOf(l net.Listener) (length, limit int) {
 
 // welcome counts a connection in and lets it begin.
 func (s *Server) welcome(c *Conn) {
-	bare := c.stream.Load() == nil
-	if bare {
+	onLoop := c.beginsOnLoop()
+	if onLoop {
 		c.mu.Lock() // nobody may use it before its loop has it
 	}
 	listed, drain := s.list(c)
-	if bare {
+	if onLoop {
 		if listed {
 			c.enterLoopLocked()
 		}
@@ -197,7 +197,7 @@ func (s *Server) welcome(c *Conn) {
 	if drain {
 		c.askToLeave(Drained, nil)
 	}
-	if !bare {
+	if !onLoop {
 		go c.live() // ends when the handler returns; Kill cuts what it may wait for
 	}
 }

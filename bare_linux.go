@@ -1,6 +1,7 @@
 package levee
 
 import (
+	"context"
 	"net"
 	"net/netip"
 	"os"
@@ -97,7 +98,7 @@ func (l *tcpListener) await(rung <-chan struct{}) error {
 type bareListener struct {
 	listener *tcpListener
 	server   *Server
-	stepper  Stepper
+	service  service
 	addr     net.Addr
 	local    net.Addr // every connection's; nil where each has its own
 	sock     syscall.RawConn
@@ -115,11 +116,12 @@ type bareListener struct {
 const acceptsInRow = 16
 
 // takeBare returns nil if connections need an arrival, or no loop can serve them.
-func (s *Server) takeBare(listener net.Listener) *bareListener {
+func (s *Server) takeBare(base context.Context, listener net.Listener) *bareListener {
 	l, isOurs := listener.(*tcpListener)
 	stepper, canStep := s.Handler.(Stepper)
+	joiner, canJoin := s.Handler.(Joiner)
 	_, isRouter := s.Handler.(Router)
-	if !isOurs || !canStep || isRouter || s.TLSConfig != nil || len(s.ProxyFrom) > 0 {
+	if !isOurs || !canStep && !canJoin || isRouter || s.TLSConfig != nil || len(s.ProxyFrom) > 0 {
 		return nil
 	}
 	loops := s.eventLoops()
@@ -127,7 +129,8 @@ func (s *Server) takeBare(listener net.Listener) *bareListener {
 	if err != nil || loops == nil {
 		return nil
 	}
-	b := &bareListener{listener: l, server: s, stepper: stepper, addr: l.Addr(), sock: sock}
+	b := &bareListener{listener: l, server: s, addr: l.Addr(), sock: sock}
+	b.service = service{stepper: stepper, joiner: joiner, base: base}
 	if own := addrPort(b.addr); own.IsValid() && !own.Addr().IsUnspecified() {
 		b.local = b.addr
 	}
@@ -170,8 +173,10 @@ func (b *bareListener) conn() *Conn {
 	}
 	c := new(Conn)
 	c.init(b.server, local, tcpAddr(b.peer))
-	c.looped.stepper, c.looped.bare = &b.stepper, int32(b.fd) //nolint:gosec // descriptors are small
-	c.looped.state.Store(fresh)
+	c.looped.by, c.looped.bare = &b.service, int32(b.fd) //nolint:gosec // descriptors are small
+	if b.service.stepper != nil {
+		c.looped.state.Store(fresh)
+	}
 	return c
 }
 

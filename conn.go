@@ -32,16 +32,19 @@ import (
 type Conn struct {
 	// What is in use while an event loop serves it comes first, in two cache lines:
 	// of a thousand connections that take turns each has to be fetched again.
-	looped looped
 	end    atomic.Pointer[CloseError] // set once, by whatever ends it
+	looped looped
 
 	// Either an event loop has the socket, or this. A connection may pass to a loop
 	// once, under mu.
 	stream atomic.Pointer[stream]
 
 	secured atomic.Bool // TLS is in place
-	stepped atomic.Bool // ServeSteps is at work on the stream
+	stepped atomic.Bool // ServeSteps is at work on the stream, or it is joined
 	closing atomic.Bool // somebody has called Close
+
+	onLoop     bool // guarded by mu
+	introduced bool // Draining may be told: Accepted has been, Closed not yet; guarded by mu
 
 	server   *Server
 	id       uint64
@@ -50,12 +53,10 @@ type Conn struct {
 	local, peer net.Addr                       // of the socket
 	client      atomic.Pointer[netip.AddrPort] // who the PROXY header says; nil without one
 
-	mu         sync.Mutex
-	request    *request                // to leave; nil for most
-	cancel     context.CancelCauseFunc // of the context that handlers see; nil if there is none
-	lifetime   *time.Timer
-	onLoop     bool
-	introduced bool // Draining may be told: Accepted has been, Closed not yet
+	mu       sync.Mutex
+	request  *request                // to leave; nil for most
+	cancel   context.CancelCauseFunc // of the context that handlers see; nil if there is none
+	lifetime *time.Timer
 }
 
 var _ net.Conn = (*Conn)(nil)
@@ -211,6 +212,11 @@ func (c *Conn) bytes() (*stream, error) {
 		return nil, errStepped
 	}
 	return s, nil
+}
+
+// ends notes why the connection ends, and reports whether that is the reason.
+func (c *Conn) ends(reason CloseReason, cause error) bool {
+	return c.end.CompareAndSwap(nil, &CloseError{Reason: reason, Cause: cause})
 }
 
 // over reports whether nothing is to be served any more.
@@ -393,6 +399,9 @@ func (c *Conn) ask(reason CloseReason, cause error) (tell bool) {
 		c.looped.askToLeave()
 	case s != nil:
 		s.wire.askToLeave()
+		if j := s.joint.Load(); j != nil {
+			j.leaveInQuiet()
+		}
 	}
 	return tell
 }

@@ -189,6 +189,15 @@ func sendQueue(sock *net.TCPConn) (pending bool, acked uint64) {
 	return false, 0
 }
 
+// pending reports whether a TCP socket has bytes that the peer has not taken.
+func pending(raw net.Conn) bool {
+	if sock, ok := raw.(*net.TCPConn); ok {
+		waiting, _ := sendQueue(sock)
+		return waiting
+	}
+	return false
+}
+
 // unsent reports whether a TCP socket has bytes to send that the peer's window has
 // not yet let go.
 func unsent(raw net.Conn) bool {

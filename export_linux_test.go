@@ -1,9 +1,19 @@
 package levee
 
-import "unsafe"
+import (
+	"unsafe"
+
+	"github.com/levee-net/levee/internal/reactor"
+)
 
 // AcceptedBare reports whether c was accepted as a bare socket.
 func AcceptedBare(c *Conn) bool { return c.looped.bare != 0 }
 
-// HotSize is how many bytes at a Conn's start are in use while a loop serves it.
-const HotSize = unsafe.Offsetof(Conn{}.stream)
+// HotSize is how many bytes at a Conn's start are in use while a loop serves it: all of
+// the loop's part but its place in the wheel, which comes last.
+const (
+	HotSize = unsafe.Offsetof(Conn{}.looped) + unsafe.Offsetof(looped{}.Conn) + unsafe.Sizeof(reactor.Conn{}) - placeSize
+
+	placeSize = 3 * 8
+	Size      = unsafe.Sizeof(Conn{})
+)

@@ -1,6 +1,9 @@
 package levee
 
-import "net"
+import (
+	"net"
+	"time"
+)
 
 // OnLoop reports whether an event loop serves c, or did to its end.
 func OnLoop(c *Conn) bool {
@@ -16,4 +19,10 @@ func BetweenEngines(s *Server) *Conn {
 	c := new(Conn)
 	c.init(s, &net.TCPAddr{}, &net.TCPAddr{})
 	return c
+}
+
+// IdleLimits returns how long connections of s may be idle, and those that are joined.
+func IdleLimits(s *Server) (idle, joined time.Duration) {
+	limits := s.effectiveLimits()
+	return limits.idle, limits.joinedIdle
 }

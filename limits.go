@@ -6,6 +6,7 @@ import "time"
 type limits struct {
 	arrival, proxyHeader, sniff  time.Duration
 	idle, halfClosed, writeStall time.Duration
+	joinedIdle                   time.Duration
 	lifetime, drain, step        time.Duration
 	conns                        int
 }
@@ -16,6 +17,7 @@ func (s *Server) effectiveLimits() limits {
 		proxyHeader: patience(s.ProxyHeaderTimeout, 5*time.Second),
 		sniff:       patience(s.SniffTimeout, 5*time.Second),
 		idle:        patience(s.IdleTimeout, 5*time.Minute),
+		joinedIdle:  patience(s.IdleTimeout, time.Hour),
 		halfClosed:  patience(s.HalfClosedTimeout, time.Minute),
 		writeStall:  patience(s.WriteStallTimeout, 30*time.Second),
 		lifetime:    patience(s.MaxLifetime, -1),

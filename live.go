@@ -34,11 +34,19 @@ func (c *Conn) live() {
 func (c *Conn) run() (moved bool, err error) {
 	c.introduce()
 	s := c.stream.Load()
+	if s == nil {
+		j := c.bareJoiner()
+		c.announce(j)
+		return c.joinTo(j)
+	}
 	h, err := s.arrive()
 	if err != nil {
 		return false, err
 	}
 	c.announce(h)
+	if j, ok := h.(Joiner); ok && s.canLoop() {
+		return c.joinTo(j)
+	}
 	if s.moveToLoop(h) {
 		return true, nil
 	}
@@ -128,11 +136,11 @@ func (c *Conn) caught(value any) error {
 
 func (c *Conn) panicked(value any, stack []byte) error {
 	if value == nil {
-		c.end.CompareAndSwap(nil, &CloseError{Reason: HandlerError, Cause: errGoexit})
+		c.ends(HandlerError, errGoexit)
 		return errGoexit
 	}
 	err := panicError(value)
-	c.end.CompareAndSwap(nil, &CloseError{Reason: HandlerPanic, Cause: err})
+	c.ends(HandlerPanic, err)
 	c.server.reportPanic(c, value, stack)
 	return err
 }
@@ -178,6 +186,10 @@ func (s *Server) reportPanic(c *Conn, value any, stack []byte) {
 // ended. It is the last thing its goroutine does.
 func (c *Conn) leave(err error) {
 	s := c.stream.Load()
+	if s == nil {
+		c.leaveBare(err)
+		return
+	}
 	reason := c.settle(outcome{err, s.wire.eof.Load(), CloseReason(s.wire.broken.Load())})
 	s.part(reason)
 	s.release()
@@ -225,11 +237,19 @@ func (s *stream) part(reason CloseReason) {
 	if s.conn.closing.Load() {
 		return
 	}
-	switch reason {
-	case HandlerClosed, HandlerError, ClientClosed, Drained, LifetimeExpired, TLSFailed, NoRoute:
+	if reason.isKind() {
 		s.sayGoodbye()
 	}
 	_ = s.wire.Close()
+}
+
+// isKind reports whether the peer is to read the last that it was sent.
+func (r CloseReason) isKind() bool {
+	switch r {
+	case HandlerClosed, HandlerError, ClientClosed, UpstreamUnavailable, UpstreamClosed, Drained, LifetimeExpired, TLSFailed, NoRoute:
+		return true
+	}
+	return false
 }
 
 // sayGoodbye ends TLS by the book, and sees to it that the peer gets to read the

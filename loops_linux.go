@@ -2,6 +2,7 @@ package levee
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -23,6 +24,9 @@ type loopSet struct {
 	reactor *reactor.Reactor // nil if there are none to be had
 	limits  reactor.Limits
 	unix    reactor.Limits // of connections over Unix sockets
+
+	joined     reactor.Limits // of pairs
+	joinedUnix reactor.Limits // of pairs with a Unix socket
 }
 
 // loopFiles returns how many files a server's event loops have open.
@@ -42,6 +46,9 @@ func (s *Server) eventLoops() *reactor.Reactor {
 		l.limits = reactor.Limits{Idle: s.limits.idle, WriteStall: s.limits.writeStall, MaxMessage: -1}
 		l.unix = l.limits
 		l.unix.Uneven = true
+		l.joined = reactor.Limits{Idle: s.limits.joinedIdle, WriteStall: s.limits.writeStall, HalfClosed: s.limits.halfClosed}
+		l.joinedUnix = l.joined
+		l.joinedUnix.Uneven = true
 		r, err := reactor.New(reactor.Options{Budget: budget})
 		if err != nil {
 			s.acceptLog.complain(s.Logger, "no event loops: each connection gets a goroutine", "err", err)
@@ -62,11 +69,25 @@ func (s *Server) closeLoops() {
 
 // looped is the part of a connection that an event loop has.
 type looped struct {
+	by    *service      // often the same for all
+	state atomic.Uint32 // what a Step has to look at; here, as it is at hand there
+	bare  int32         // the socket of a connection that no loop has yet
 	reactor.Conn
-	stepper *Stepper      // a pointer, as it is often the same for all
-	state   atomic.Uint32 // what a Step has to look at; here, as it is at hand there
-	bare    int32         // the socket of a connection that no loop has yet
 }
+
+// A service is what connections are served by: a Stepper, or a Joiner that joins them to
+// others.
+type service struct {
+	stepper Stepper
+	joiner  Joiner
+	base    context.Context // parent of those that Joins see
+}
+
+// beginsOnLoop reports whether the connection was accepted to be stepped.
+func (c *Conn) beginsOnLoop() bool { return c.stream.Load() == nil && c.looped.by.stepper != nil }
+
+// bareJoiner returns what joins a connection that was accepted for that.
+func (c *Conn) bareJoiner() Joiner { return c.looped.by.joiner }
 
 const (
 	fresh      = 1 << iota // the Trace has not been told of it
@@ -92,21 +113,14 @@ func (l *looped) control(f func(fd uintptr)) error {
 func (s *stream) moveToLoop(h Handler) bool {
 	c := s.conn
 	stepper, ok := h.(Stepper)
-	if !ok || s.tls != nil || s.wire.screening.Load() {
+	if !ok {
 		return false
 	}
-	sock, ok := s.wire.socket()
+	fd, ok := s.loopSocket()
 	if !ok {
 		return false
 	}
 	loops := c.server.eventLoops()
-	if loops == nil {
-		return false
-	}
-	fd := duplicate(sock)
-	if fd < 0 {
-		return false
-	}
 	if !s.handTo(loops, stepper, fd) {
 		_ = unix.Close(fd)
 		return false
@@ -125,10 +139,10 @@ func (s *stream) handTo(loops *reactor.Reactor, stepper Stepper, fd int) bool {
 		return false
 	}
 	c.looped.SetTraffic(c.Traffic())
-	c.looped.stepper = &stepper
+	c.looped.by = &service{stepper: stepper}
 	c.stream.Store(nil)
 	limits := &c.server.loops.limits
-	if _, isUnix := s.wire.raw.(*net.UnixConn); isUnix {
+	if isUnixConn(s.wire.raw) {
 		limits = &c.server.loops.unix
 	}
 	first := bytes.Clone(s.wire.held.bytes())
@@ -149,6 +163,25 @@ func (c *Conn) loopHasItLocked() {
 	case c.request != nil && c.request.reason != ReasonNone:
 		c.looped.askToLeave()
 	}
+}
+
+// canLoop reports whether an event loop can have the connection.
+func (s *stream) canLoop() bool {
+	if s.tls != nil || s.wire.screening.Load() {
+		return false
+	}
+	_, ok := s.wire.socket()
+	return ok && s.conn.server.eventLoops() != nil
+}
+
+// loopSocket returns a descriptor for an event loop, if it can have one.
+func (s *stream) loopSocket() (fd int, ok bool) {
+	if !s.canLoop() {
+		return -1, false
+	}
+	sock, _ := s.wire.socket()
+	fd = duplicate(sock)
+	return fd, fd >= 0
 }
 
 // duplicate returns another descriptor of the socket, or -1: in Go's poller and in
@@ -192,10 +225,10 @@ func (o *stepping) Step(in []byte, seen int, out []byte) (n int, reply []byte, e
 	if l.state.Load()&fresh != 0 {
 		l.state.And(^uint32(fresh))
 		c.introduce()
-		c.announce(*l.stepper)
+		c.announce(l.by.stepper)
 	}
 	if l.state.Load() == 0 && c.end.Load() == nil && len(in) > 0 {
-		n, reply, err = (*l.stepper).Step(c, in, seen, out)
+		n, reply, err = l.by.stepper.Step(c, in, seen, out)
 		checkStep(n, len(in))
 	}
 	if l.state.Load() != 0 || c.end.Load() != nil {
@@ -233,9 +266,9 @@ func (o *stepping) End(cause reactor.Cause, err error) {
 			outcome.err = c.panicked(p.Value, p.Stack)
 		}
 	case reactor.Idle:
-		c.end.CompareAndSwap(nil, &CloseError{Reason: IdleTimeout})
+		c.ends(IdleTimeout, nil)
 	case reactor.Stalled:
-		c.end.CompareAndSwap(nil, &CloseError{Reason: WriteStalled})
+		c.ends(WriteStalled, nil)
 	case reactor.Left, reactor.Killed: // whoever asked has said why
 	}
 	if c.over() && cause != reactor.Panicked {

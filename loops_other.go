@@ -2,7 +2,10 @@
 
 package levee
 
-import "net"
+import (
+	"context"
+	"net"
+)
 
 // Elsewhere than on Linux there are no event loops: every connection has its
 // goroutine.
@@ -14,6 +17,14 @@ type loopSet struct{}
 func (*Server) closeLoops() {}
 
 func (*stream) moveToLoop(Handler) bool { return false }
+func (*stream) canLoop() bool           { return false }
+
+func (*Conn) beginsOnLoop() bool                  { return false }
+func (*Conn) bareJoiner() Joiner                  { return nil }
+func (*Conn) joinTo(Joiner) (moved bool, _ error) { return false, net.ErrClosed }
+func (*Conn) leaveBare(error)                     {}
+
+func (*stream) joinOnLoop(Upstream) bool { return false }
 
 type looped struct{}
 
@@ -27,7 +38,7 @@ func (*Conn) enterLoopLocked()                {}
 
 type bareListener struct{}
 
-func (*bareListener) accept() (*Conn, error)        { return nil, net.ErrClosed }
-func (*Server) takeBare(net.Listener) *bareListener { return nil }
+func (*bareListener) accept() (*Conn, error)                         { return nil, net.ErrClosed }
+func (*Server) takeBare(context.Context, net.Listener) *bareListener { return nil }
 
 func ownListener(l *net.TCPListener) net.Listener { return l }

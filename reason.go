@@ -14,7 +14,7 @@ import (
 // closed: strangers cannot add to it, so it is safe as a metric label.
 //
 // The words are built as who, phase or cause: client_… is the peer's doing,
-// handler_… the service's, the rest levee's own.
+// handler_… the service's, upstream_… what it was joined to, the rest levee's own.
 type CloseReason uint8
 
 // The reasons, in the order in which a connection may meet them.
@@ -53,10 +53,24 @@ const (
 	// HandlerPanic: the handler, a hook or a TLS callback panicked.
 	HandlerPanic
 
+	// UpstreamUnavailable: the Joiner had nothing to join the connection to.
+	UpstreamUnavailable
+	// UpstreamClosed: the connection's upstream closed its side first, and the peer
+	// then closed its own.
+	UpstreamClosed
+	// UpstreamReset: the upstream reset the connection.
+	UpstreamReset
+	// UpstreamFailed: the network lost the upstream, or its TLS broke.
+	UpstreamFailed
+	// UpstreamStalled: bytes were pending for the upstream and it took none of them
+	// for Server.WriteStallTimeout.
+	UpstreamStalled
+
 	// IdleTimeout: no byte in either direction for Server.IdleTimeout.
 	IdleTimeout
 	// HalfClosedTimeout: the server had closed its side and the peer sent
-	// nothing for Server.HalfClosedTimeout.
+	// nothing for Server.HalfClosedTimeout; or one side of a joined connection had,
+	// and from the other nothing came.
 	HalfClosedTimeout
 	// WriteStalled: bytes were pending and the peer took none of them for
 	// Server.WriteStallTimeout.
@@ -79,27 +93,32 @@ const (
 )
 
 var reasonWords = [reasonCount]string{
-	ReasonNone:         "none",
-	ClientAborted:      "client_aborted",
-	ArrivalTimeout:     "arrival_timeout",
-	ProxyHeaderInvalid: "proxy_header_invalid",
-	ProxyHeaderRefused: "proxy_header_refused",
-	TLSFailed:          "tls_failed",
-	NoRoute:            "no_route",
-	ClientClosed:       "client_closed",
-	ClientReset:        "client_reset",
-	NetworkError:       "network_error",
-	HandlerClosed:      "handler_closed",
-	HandlerError:       "handler_error",
-	HandlerPanic:       "handler_panic",
-	IdleTimeout:        "idle_timeout",
-	HalfClosedTimeout:  "half_closed_timeout",
-	WriteStalled:       "write_stalled",
-	LifetimeExpired:    "lifetime_expired",
-	Drained:            "drained",
-	DrainTimeout:       "drain_timeout",
-	Killed:             "killed",
-	ServerClosed:       "server_closed",
+	ReasonNone:          "none",
+	ClientAborted:       "client_aborted",
+	ArrivalTimeout:      "arrival_timeout",
+	ProxyHeaderInvalid:  "proxy_header_invalid",
+	ProxyHeaderRefused:  "proxy_header_refused",
+	TLSFailed:           "tls_failed",
+	NoRoute:             "no_route",
+	ClientClosed:        "client_closed",
+	ClientReset:         "client_reset",
+	NetworkError:        "network_error",
+	HandlerClosed:       "handler_closed",
+	HandlerError:        "handler_error",
+	HandlerPanic:        "handler_panic",
+	UpstreamUnavailable: "upstream_unavailable",
+	UpstreamClosed:      "upstream_closed",
+	UpstreamReset:       "upstream_reset",
+	UpstreamFailed:      "upstream_failed",
+	UpstreamStalled:     "upstream_stalled",
+	IdleTimeout:         "idle_timeout",
+	HalfClosedTimeout:   "half_closed_timeout",
+	WriteStalled:        "write_stalled",
+	LifetimeExpired:     "lifetime_expired",
+	Drained:             "drained",
+	DrainTimeout:        "drain_timeout",
+	Killed:              "killed",
+	ServerClosed:        "server_closed",
 }
 
 // String returns the reason's word, such as "idle_timeout".
@@ -149,7 +168,7 @@ func (e *CloseError) Is(target error) bool {
 // Timeout reports whether time ran out, as net.Error wants it.
 func (e *CloseError) Timeout() bool {
 	switch e.Reason {
-	case ArrivalTimeout, IdleTimeout, HalfClosedTimeout, WriteStalled, LifetimeExpired, DrainTimeout:
+	case ArrivalTimeout, IdleTimeout, HalfClosedTimeout, WriteStalled, UpstreamStalled, LifetimeExpired, DrainTimeout:
 		return true
 	}
 	return false

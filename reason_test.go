@@ -285,7 +285,7 @@ func TestNumberThatIsNoReasonStillPrints(t *testing.T) {
 func TestCloseErrorMatchesWhatCallersLookFor(t *testing.T) {
 	for _, reason := range levee.CloseReasons() {
 		var err error = &levee.CloseError{Reason: reason, Cause: errOwn}
-		late := strings.HasSuffix(reason.String(), "_timeout") || reason == levee.WriteStalled || reason == levee.LifetimeExpired
+		late := strings.HasSuffix(reason.String(), "_timeout") || strings.HasSuffix(reason.String(), "_stalled") || reason == levee.LifetimeExpired
 		var netErr net.Error
 		if !errors.As(err, &netErr) || netErr.Timeout() != late || errors.Is(err, os.ErrDeadlineExceeded) != late {
 			t.Errorf("%v: a timeout: %t, want %t", err, netErr.Timeout(), late)

@@ -63,11 +63,14 @@ type Server struct {
 
 	// IdleTimeout is how long a connection may go without a byte in either
 	// direction while its handler waits for one. While it also writes,
-	// WriteStallTimeout is in force instead. Zero means 5 minutes.
+	// WriteStallTimeout is in force instead. Zero means 5 minutes, and 1 hour for
+	// connections that a [Joiner] joins to others: it is for the ends of those to say
+	// when they have had enough.
 	IdleTimeout time.Duration
 
 	// HalfClosedTimeout takes the place of IdleTimeout once the server has
-	// closed its own side ([Conn.CloseWrite]). Zero means 1 minute.
+	// closed its own side ([Conn.CloseWrite]), or either end of a joined connection
+	// its. Zero means 1 minute.
 	HalfClosedTimeout time.Duration
 
 	// WriteStallTimeout is how long a write, or a copy to the peer, may be blocked
@@ -231,16 +234,16 @@ func (s *Server) start(ctx context.Context, listeners []net.Listener, failed cha
 		return errors.New("levee: no address to listen on")
 	}
 	s.init()
+	base := context.WithoutCancel(ctx)
 	bare := make([]*bareListener, len(listeners))
 	for i, l := range listeners {
-		bare[i] = s.takeBare(l)
+		bare[i] = s.takeBare(base, l)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state != serving {
 		return ErrServerClosed
 	}
-	base := context.WithoutCancel(ctx)
 	for i, l := range listeners {
 		door := &door{
 			server: s, listener: l, bare: bare[i], ctx: base, failed: failed,

@@ -54,8 +54,8 @@ type Stepper interface {
 	Step(c *Conn, in []byte, seen int, out []byte) (n int, reply []byte, err error)
 }
 
-// errStepped is what reading and writing says where a Stepper is served.
-var errStepped = errors.New("levee: the connection's bytes are its Stepper's, and not to be read or written")
+// errStepped is what reading and writing says where a Stepper or a Joiner is served.
+var errStepped = errors.New("levee: the bytes of a connection that is stepped or joined are not to be read or written")
 
 // ServeSteps is ServeTCP for a Stepper: it reads, steps and writes until either side has
 // had enough. Between messages it waits without a buffer.

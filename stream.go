@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"sync/atomic"
 )
 
 // A stream is the part of a connection that a goroutine reads and writes: a socket,
@@ -17,9 +18,10 @@ type stream struct {
 	wire  wire
 	plain held // decrypted bytes that were read ahead; unused in plaintext
 
-	arriving bool            // nothing has been served yet: a silent peer may leave when asked to
-	base     context.Context // parent of the handler's
-	ctx      context.Context // the handler's; nil until somebody asks
+	joint    atomic.Pointer[joint] // to an upstream; nil for most
+	arriving bool                  // nothing has been served yet: a silent peer may leave when asked to
+	base     context.Context       // parent of the handler's
+	ctx      context.Context       // the handler's; nil until somebody asks
 }
 
 // newStreamConn returns the connection that a listener has accepted.

@@ -80,7 +80,9 @@ func (w *wire) endWait() {
 // socket is what can be waited for without a buffer: one of net's own types.
 // Not every syscall.Conn is: a type that embeds a *net.TCPConn to change what
 // Read does has its SyscallConn too, and would be bypassed.
-func (w *wire) socket() (syscall.RawConn, bool) {
+func (w *wire) socket() (syscall.RawConn, bool) { return rawSocket(w.raw) }
+
+func rawSocket(conn net.Conn) (syscall.RawConn, bool) {
 	if !canReadDirectly {
 		return nil, false
 	}
@@ -88,7 +90,7 @@ func (w *wire) socket() (syscall.RawConn, bool) {
 		sock syscall.RawConn
 		err  error
 	)
-	switch raw := w.raw.(type) {
+	switch raw := conn.(type) {
 	case *net.TCPConn:
 		sock, err = raw.SyscallConn()
 	case *net.UnixConn:

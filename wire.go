@@ -50,6 +50,7 @@ type wire struct {
 	userRead     time.Time // what the handler asked for
 	userWrite    time.Time
 	phase        time.Time // absolute end of the arrival's present phase; zero once it is over
+	joined       bool      // to an upstream
 	kernelReads  bool      // the kernel copies from it, or to it: the handler's
 	kernelWrites bool      // own deadline is armed and none of levee's
 	signature    []byte    // what the first bytes still lack to be a PROXY header's; see screen
@@ -201,6 +202,9 @@ func (w *wire) readLimitLocked() (time.Time, CloseReason) {
 		return w.phase, ArrivalTimeout
 	}
 	patience, reason := w.conn.server.limits.idle, IdleTimeout
+	if w.joined {
+		patience = w.conn.server.limits.joinedIdle
+	}
 	if w.shut.Load() {
 		patience, reason = w.conn.server.limits.halfClosed, HalfClosedTimeout
 	}

@@ -5,32 +5,34 @@ package reactor
 import "sync/atomic"
 
 // A Conn is a connection's state. It is meant to be embedded in its owner. The
-// zero value is ready for Reactor.Adopt; once it has been adopted it cannot be
+// zero value is ready for Reactor.Adopt, or Join; once it has been adopted it cannot be
 // used for another. Its methods may be called when Adopt has returned, and do
 // nothing once the connection has ended.
 type Conn struct {
 	owner  Owner
 	limits *Limits
 	loop   *loop
+	peer   *Conn // that it is joined with; nil if it has an owner that steps
 	rest   *rest // bytes that wait; nil for most
 
 	read, written atomic.Int64
 	active        int64 // clock when a byte last moved
-
-	next, prev *Conn // in the wheel
-	due        int64 // the wheel's tick at which to look
 
 	fd    int32
 	gen   uint32        // tells its events from those of an earlier connection with the same fd
 	users atomic.Uint32 // of the socket, beside the loop; see Control
 	state state
 	quick uint8 // calls in a row that the lane found quick
+
+	next, prev *Conn // in the wheel
+	due        int64 // the wheel's tick at which to look
 }
 
 // rest are a connection's bytes that wait for something.
 type rest struct {
 	in      []byte                       // for the rest of their message
 	out     []byte                       // for the peer to take them
+	pipe    *pipe                        // in which more wait for it; nil if out does
 	since   int64                        // clock when the peer last took some, or the goodbye began
 	queue   uint32                       // bytes that the kernel held for the peer when last asked
 	shown   bool                         // in has been, to a step that consumed none of it
@@ -41,7 +43,7 @@ type rest struct {
 }
 
 // owes reports whether bytes wait for the peer.
-func (c *Conn) owes() bool { return c.rest != nil && len(c.rest.out) > 0 }
+func (c *Conn) owes() bool { return c.rest != nil && (len(c.rest.out) > 0 || c.rest.pipe != nil) }
 
 func (c *Conn) needRest() *rest {
 	if c.rest == nil {
@@ -72,6 +74,8 @@ const (
 	killed
 	refused // ends when the reply has been written
 	parting // says goodbye: only what comes is read, and dropped
+	told    // its peer's end of stream has been passed on to it
+	broken  // its socket has failed
 	gone    // closed, or released
 )
 

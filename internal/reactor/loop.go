@@ -47,6 +47,7 @@ type loop struct {
 	more   []*Conn // that had more to read when their turn was over
 	again  []*Conn // the same for the next batch
 	wheel  wheel
+	pipes  pipes
 	doubt  int // that calls are quick; see feed
 	stop   bool
 
@@ -88,6 +89,7 @@ func (l *loop) freshBuffers() {
 func (l *loop) run() {
 	for l.finishBatch() {
 		if l.stop {
+			l.pipes.close()
 			l.reactor.done.Done()
 			return
 		}
@@ -218,6 +220,9 @@ func (l *loop) handle(event unix.EpollEvent) bool {
 	}
 	if event.Events&unevenly != 0 {
 		c.set(uneven)
+		if c.peer != nil && event.Events&unix.EPOLLERR != 0 && c.is(ended) {
+			return l.resetAfterEnd(c)
+		}
 	}
 	if event.Events&unix.EPOLLOUT != 0 && c.owes() && !c.is(away) {
 		return l.flush(c)
@@ -242,6 +247,16 @@ func (l *loop) find(event unix.EpollEvent) *Conn {
 // enter makes the loop the connection's, and makes the first call, with or without
 // bytes.
 func (l *loop) enter(c *Conn, first []byte) bool {
+	l.list(c)
+	if c.limits.Uneven {
+		c.set(uneven)
+	}
+	l.watch(c)
+	return l.feed(c, first, 0) && l.pump(c)
+}
+
+// list puts a connection where its events find it.
+func (l *loop) list(c *Conn) {
 	if int(c.fd) >= len(l.conns) {
 		grown := make([]*Conn, max(2*len(l.conns), int(c.fd)+1))
 		copy(grown, l.conns)
@@ -249,11 +264,6 @@ func (l *loop) enter(c *Conn, first []byte) bool {
 	}
 	l.conns[c.fd] = c
 	c.active = l.now
-	if c.limits.Uneven {
-		c.set(uneven)
-	}
-	l.watch(c)
-	return l.feed(c, first, 0) && l.pump(c)
 }
 
 // has reports whether the connection is the loop's.
@@ -289,6 +299,9 @@ func (l *loop) look(c *Conn) bool {
 	if c.is(gone) {
 		return true // and what it leaves may be another goroutine's
 	}
+	if c.peer != nil {
+		return l.lookAtPair(c)
+	}
 	if c.owes() && sendQueue(int(c.fd)) < c.rest.queue {
 		l.progress(c)
 	}
@@ -305,6 +318,9 @@ func (l *loop) look(c *Conn) bool {
 // pump reads and steps until there is nothing to read, or the connection has had
 // its turn, or something stands in the way.
 func (l *loop) pump(c *Conn) bool {
+	if c.peer != nil {
+		return l.relay(c)
+	}
 	for reads := 0; c.is(readable) && !c.is(away|paused|gone|refused|parting|queued) && !c.owes(); reads++ {
 		if reads == fairReads {
 			c.set(queued)
@@ -469,6 +485,9 @@ func (l *loop) progress(c *Conn) {
 
 // flush writes what waits for the peer, and goes on when it has taken all.
 func (l *loop) flush(c *Conn) bool {
+	if c.peer != nil {
+		return l.flushPair(c)
+	}
 	n, err := writeSocket(int(c.fd), c.rest.out)
 	if err != nil && err != unix.EAGAIN {
 		return l.end(c, IOError, os.NewSyscallError("write", err))
@@ -516,6 +535,9 @@ func (l *loop) settle(c *Conn) bool {
 
 // end ends a connection: kindly, if it is this side that has had enough.
 func (l *loop) end(c *Conn, cause Cause, err error) bool {
+	if c.peer != nil {
+		return l.endPair(c.near(), cause, err)
+	}
 	switch cause {
 	case Refused, Left:
 		return l.sayGoodbye(c, cause, err)

@@ -16,6 +16,7 @@ type op uint8
 
 const (
 	opAdopt op = iota
+	opJoin
 	opBack
 	opLeave
 	opKill
@@ -139,12 +140,14 @@ func (b *mailbox) wake() {
 // obey does what a message asks.
 func (l *loop) obey(m message) bool {
 	c := m.conn
-	if m.op == opStop {
+	switch m.op {
+	case opStop:
 		l.stop = true
 		return true
-	}
-	if m.op == opAdopt {
+	case opAdopt:
 		return l.enter(c, m.first)
+	case opJoin:
+		return l.enterPair(c, m.first)
 	}
 	if !l.has(c) {
 		return true
@@ -153,24 +156,39 @@ func (l *loop) obey(m message) bool {
 	case opBack:
 		return l.takeBack(c, m.back)
 	case opLeave:
+		if c.peer != nil {
+			c.set(leaving)
+			return l.leaveInQuiet(c)
+		}
 		c.set(leaving | readable) // what has arrived is answered first
 		return l.pump(c)
 	case opKill:
 		return l.kill(c)
 	case opPause:
 		c.set(paused)
-	case opResume:
-		if c.is(paused) {
-			c.clear(paused)
-			c.active = l.now
+		if c.peer != nil {
+			c.peer.set(paused)
 		}
-		return l.pump(c)
+	case opResume:
+		return l.resume(c)
 	case opInspect:
 		m.inspect(l.view(c))
 	case opRelease:
 		l.letGo(c, m.release)
 	}
 	return true
+}
+
+func (l *loop) resume(c *Conn) bool {
+	if c.is(paused) {
+		c.clear(paused)
+		c.active = l.now
+	}
+	if c.peer == nil {
+		return l.pump(c)
+	}
+	c.peer.clear(paused)
+	return l.pump(c) && l.pump(c.peer)
 }
 
 func (l *loop) kill(c *Conn) bool {
@@ -189,8 +207,8 @@ func (l *loop) letGo(c *Conn, f func(fd int, in, out []byte)) {
 	switch {
 	case c.is(away):
 		c.needRest().release = f // when the call is over
-	case c.is(refused | parting):
-		// it is as good as over: End will be called
+	case c.is(refused|parting) || c.peer != nil:
+		// it is as good as over, or cannot be had alone: End will be called
 	default:
 		l.release(c, f)
 	}

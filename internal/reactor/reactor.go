@@ -59,6 +59,12 @@ const (
 	Stalled                   // the peer took no byte for Limits.WriteStall
 	Left                      // it was asked to leave, and did
 	Killed                    // Kill
+
+	// Of pairs alone. EOF, IOError and Stalled are the near connection's doing then.
+	FarEOF     // the far one has closed its side first
+	FarIOError // its socket failed
+	FarStalled // it took no byte for Limits.WriteStall
+	HalfClosed // one side is closed, and from the other came nothing for Limits.HalfClosed
 )
 
 // Limits are what a connection may do. They must not be changed while in use. A
@@ -66,6 +72,8 @@ const (
 type Limits struct {
 	Idle       time.Duration
 	WriteStall time.Duration
+	// HalfClosed takes the place of Idle for a pair of which one side has ended.
+	HalfClosed time.Duration
 	// MaxMessage is how many bytes may wait for the rest of a message, 0 for 1 MiB.
 	// Negative is no limit.
 	MaxMessage int

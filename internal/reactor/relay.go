@@ -1,0 +1,461 @@
+//go:build linux
+
+package reactor
+
+import (
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Two connections that are joined are each other's peer: what one sends is written to
+// the other, and so is its end. Nobody is called but at the end of both. One of them,
+// the near one, has the owner and is in the wheel.
+//
+// The kernel drops what it still holds for a peer when a connection is reset, and what
+// sits in a pipe is lost with it. So nothing is closed before its bytes have gone on:
+// who has read all that a side has sent, and written it, may pass its end on. A reset
+// waits in addition for the other side to have taken the bytes.
+
+// What the bits of calls, which a pair has none of, mean for one.
+const (
+	bulk       = slow   // a read has filled its buffer: the next bytes go through a pipe
+	endedFirst = proven // before its peer
+)
+
+const (
+	relaySize  = 32 << 10 // one read, and the most that is held of a direction in memory
+	bulkLeast  = 16 << 10 // a splice that moves less was not worth a pipe
+	quietTime  = int64(time.Second)
+	deliverFor = int64(5 * time.Second) // how long a reset waits at most for bytes before it to be taken
+)
+
+// Join has a loop move bytes between two non-blocking sockets that are in no other
+// poller. What was read from the near one already is written to the far one first. The
+// sockets and the bytes are the reactor's from now on. After an error they are still
+// the caller's.
+//
+// The owner's End is told of the near connection, and is the only one of its methods
+// that is called. Both sockets are closed then. Limits.WriteStall, Idle and HalfClosed
+// hold for the pair; MaxMessage means nothing, and Uneven is for both. Leave, Kill and
+// the others are for the near connection, and go for both; a pair cannot be released.
+func (r *Reactor) Join(near, far *Conn, nearFD, farFD int, first []byte, owner Owner, limits *Limits) error {
+	turn := r.turn.Add(1)
+	l := r.loops[turn%uint32(len(r.loops))] //nolint:gosec // there are not so many
+	near.fd, near.gen, near.limits, near.loop = int32(nearFD), turn, limits, l
+	far.fd, far.gen, far.limits, far.loop = int32(farFD), turn, limits, l
+	near.owner, near.peer, far.peer = owner, far, near
+	err := l.join(near, first)
+	if err != nil {
+		near.peer, far.peer = nil, nil // the near one may yet be adopted
+	}
+	return err
+}
+
+func (l *loop) join(near *Conn, first []byte) error {
+	b := &l.mailbox
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return os.ErrClosed
+	}
+	b.some.Store(true)
+	far := near.peer
+	if err := l.poller.add(int(near.fd), near.fd, near.gen); err != nil {
+		return err
+	}
+	if err := l.poller.add(int(far.fd), far.fd, far.gen); err != nil {
+		_ = l.poller.remove(int(near.fd))
+		return err
+	}
+	l.postLocked(message{op: opJoin, conn: near, first: first})
+	return nil
+}
+
+// enterPair makes the loop the pair's.
+func (l *loop) enterPair(near *Conn, first []byte) bool {
+	far := near.peer
+	for _, c := range [...]*Conn{near, far} {
+		l.list(c)
+		c.set(readable)
+		if c.limits.Uneven {
+			c.set(uneven)
+		}
+	}
+	l.watchPair(near)
+	if len(first) > 0 {
+		near.active++ // it has sent last
+		if err := l.pass(far, first); err != nil {
+			l.failed(far, err)
+		}
+	}
+	return l.relay(near) && l.relay(far)
+}
+
+// near returns the one of a pair that has the owner.
+func (c *Conn) near() *Conn {
+	if c.owner == nil {
+		return c.peer
+	}
+	return c
+}
+
+// relay moves what c has sent to its peer until there is nothing, or it has had its
+// turn, or the peer takes no more.
+func (l *loop) relay(c *Conn) bool {
+	p := c.peer
+	for turns := 0; c.is(readable) && !c.is(ended|paused|gone|queued) && !p.is(broken) && !p.owes(); turns++ {
+		if turns == fairReads {
+			c.set(queued)
+			l.again = append(l.again, c)
+			return true
+		}
+		n, err := l.move(c, p)
+		if n > 0 {
+			c.active = max(l.now, p.active+1) // who has sent last is told apart within a batch too
+			c.read.Add(int64(n))
+		}
+		switch err {
+		case nil:
+		case unix.EAGAIN:
+			c.clear(readable)
+			if c.is(broken) {
+				c.set(ended)
+			}
+		case io.EOF:
+			c.set(ended)
+			if !c.is(broken) && pendingError(int(c.fd)) == unix.ECONNRESET { // behind the end
+				l.breaks(c, os.NewSyscallError("read", unix.ECONNRESET))
+			}
+		default:
+			c.set(ended)
+			l.breaks(c, err)
+		}
+	}
+	if p.is(broken) && !p.is(ended) && !c.owes() && !c.is(gone) {
+		return l.relay(p)
+	}
+	return l.settlePair(c.near())
+}
+
+// move makes one read from c, and writes to p what it got. Its error is c's; p's shows
+// in p's state.
+func (l *loop) move(c, p *Conn) (n int, err error) {
+	if c.is(bulk) {
+		if n, ok, err := l.moveByPipe(c, p); ok {
+			return n, err
+		}
+		c.clear(bulk)
+	}
+	buffer := l.in[:relaySize]
+	n, err = readSocket(int(c.fd), buffer)
+	switch {
+	case err == unix.EAGAIN || err == io.EOF:
+		return 0, err
+	case err != nil:
+		return 0, os.NewSyscallError("read", err)
+	case n == relaySize && !c.limits.Uneven:
+		c.set(bulk)
+	case n < relaySize && !c.is(uneven):
+		c.clear(readable) // a short read: the socket is empty, and the next byte a new edge
+	}
+	if err := l.pass(p, buffer[:n]); err != nil {
+		l.failed(p, err)
+	}
+	return n, nil
+}
+
+// moveByPipe is move through a pipe. It is not ok if the kernel cannot do that, or there
+// is no pipe, or it was not worth it.
+func (l *loop) moveByPipe(c, p *Conn) (n int, ok bool, err error) {
+	pipe := l.pipes.take()
+	if pipe == nil {
+		return 0, false, nil
+	}
+	n, err = pipe.fill(int(c.fd))
+	switch {
+	case err == unix.EINVAL:
+		l.pipes.give(pipe)
+		return 0, false, nil
+	case err == unix.EAGAIN:
+		l.pipes.give(pipe)
+		c.clear(bulk)
+		return 0, !c.is(uneven), err // splice does not get past urgent data, as a read does
+	case err != nil:
+		l.pipes.give(pipe)
+		return 0, true, os.NewSyscallError("splice", err)
+	case n == 0:
+		l.pipes.give(pipe)
+		return 0, true, io.EOF
+	case n < bulkLeast:
+		c.clear(bulk)
+	}
+	moved, err := pipe.drain(int(p.fd))
+	p.written.Add(int64(moved))
+	switch {
+	case err == unix.EAGAIN:
+		p.needRest().pipe = pipe
+		l.waitFor(p)
+		return n, true, nil
+	case err != nil:
+		l.pipes.give(pipe)
+		l.failed(p, err)
+		return n, true, nil
+	}
+	l.pipes.give(pipe)
+	return n, true, nil
+}
+
+// pass writes b to p and keeps what p does not take.
+func (l *loop) pass(p *Conn, b []byte) error {
+	n, err := writeSocket(int(p.fd), b)
+	p.written.Add(int64(max(n, 0)))
+	if err != nil && err != unix.EAGAIN {
+		return err
+	}
+	if n < len(b) {
+		r := p.needRest()
+		r.out = append(r.out, b[n:]...)
+		l.waitFor(p)
+	}
+	return nil
+}
+
+// waitFor has the pair's time run while p takes no more, and run anew when it has taken
+// some.
+func (l *loop) waitFor(p *Conn) {
+	p.rest.since, p.rest.queue = l.now, sendQueue(int(p.fd))
+	l.touch(p.near())
+	l.watchPair(p.near())
+}
+
+// touch has a pair's silence begin now. Who has sent last stays who has.
+func (l *loop) touch(near *Conn) {
+	far := near.peer
+	silent := max(0, l.now-lastSent(near))
+	near.active += silent
+	far.active += silent
+}
+
+// lastSent returns when either of a pair has last sent, or taken what had to wait.
+func lastSent(near *Conn) int64 { return max(near.active, near.peer.active) }
+
+// failed notes that a write to c has failed. What it has sent before is still to be
+// read; the kernel has told of the error and will show an end of stream.
+func (l *loop) failed(c *Conn, err error) {
+	c.set(readable | uneven)
+	l.breaks(c, os.NewSyscallError("write", err))
+}
+
+// resetAfterEnd passes on that c, which has ended its stream already, has failed.
+func (l *loop) resetAfterEnd(c *Conn) bool {
+	if !c.is(broken) {
+		errno := pendingError(int(c.fd))
+		if errno == 0 {
+			errno = unix.ECONNRESET
+		}
+		l.breaks(c, os.NewSyscallError("read", errno))
+	}
+	return l.settlePair(c.near())
+}
+
+// pendingError returns what has broken a socket, and forgets it; 0 if nothing has. Behind
+// the end of the stream the kernel calls a reset a broken pipe.
+func pendingError(fd int) unix.Errno {
+	code, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR) // fails for no socket
+	if errno := unix.Errno(code); errno != unix.EPIPE {               //nolint:gosec // errors are small
+		return errno
+	}
+	return unix.ECONNRESET
+}
+
+// breaks notes that c's socket has failed: it takes nothing more.
+func (l *loop) breaks(c *Conn, err error) {
+	l.discardRest(c)
+	c.needRest().refusal = err
+	c.set(broken)
+	l.touch(c.near())
+	if c.peer.is(broken) { // then there is nobody to read for
+		c.set(ended)
+		c.peer.set(ended)
+	}
+}
+
+// flushPair writes what waits for c, and goes on with what its peer has sent.
+func (l *loop) flushPair(c *Conn) bool {
+	r := c.rest
+	n, err := 0, error(nil)
+	if len(r.out) > 0 {
+		n, err = writeSocket(int(c.fd), r.out)
+		r.out = r.out[max(n, 0):]
+	} else {
+		n, err = r.pipe.drain(int(c.fd))
+		if r.pipe.held == 0 {
+			l.pipes.give(r.pipe)
+			r.pipe = nil
+		}
+	}
+	c.written.Add(int64(max(n, 0)))
+	switch {
+	case err != nil && err != unix.EAGAIN:
+		l.failed(c, err)
+	case n > 0:
+		l.waitFor(c)
+	}
+	if !c.owes() {
+		l.discardRest(c)
+	}
+	return l.relay(c) && l.relay(c.peer)
+}
+
+// discardRest lets go of what waits for c, and keeps why it has failed.
+func (l *loop) discardRest(c *Conn) {
+	r := c.rest
+	if r == nil {
+		return
+	}
+	r.out = nil
+	if r.pipe != nil {
+		l.pipes.give(r.pipe)
+		r.pipe = nil
+	}
+	if r.refusal == nil {
+		c.rest = nil
+	}
+}
+
+// settlePair passes on what has ended, and ends the pair when there is nothing more to
+// do.
+func (l *loop) settlePair(near *Conn) bool {
+	if near.is(gone) {
+		return true
+	}
+	for _, c := range [...]*Conn{near, near.peer} {
+		p := c.peer
+		switch {
+		case !c.is(ended) || p.owes():
+		case c.is(broken):
+			return l.passReset(c)
+		case !p.is(told | broken):
+			p.set(told)
+			if !p.is(ended) {
+				c.set(endedFirst)
+			}
+			_ = unix.Shutdown(int(p.fd), unix.SHUT_WR) // fails if p has been reset, which shows by itself
+			l.watchPair(near)
+		}
+	}
+	switch far := near.peer; {
+	case !near.is(ended) || !far.is(ended) || near.owes() || far.owes():
+		return true
+	case far.is(endedFirst):
+		return l.endPair(near, FarEOF, nil)
+	}
+	return l.endPair(near, EOF, nil)
+}
+
+// passReset resets the peer of c, which was reset, once that has taken all that c had
+// sent before.
+func (l *loop) passReset(c *Conn) bool {
+	near, p := c.near(), c.peer
+	waits := !p.is(broken) && sendQueue(int(p.fd)) > 0 && pendingError(int(p.fd)) != unix.ECONNRESET
+	if waits && l.now-lastSent(near) < deliverFor {
+		l.wheel.put(near, l.now)
+		return true
+	}
+	cause, err := IOError, c.rest.refusal
+	if c != near {
+		cause = FarIOError
+	}
+	_ = unix.SetsockoptLinger(int(p.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	return l.endPair(near, cause, err)
+}
+
+// endPair closes both and tells the owner.
+func (l *loop) endPair(near *Conn, cause Cause, err error) bool {
+	for _, c := range [...]*Conn{near, near.peer} {
+		if cause == Stalled || cause == FarStalled { // what is not taken is not kept
+			_ = unix.SetsockoptLinger(int(c.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		}
+		l.forget(c)
+		l.discardRest(c)
+		c.rest = nil
+		c.giveUp()
+	}
+	return l.tell(near, cause, err)
+}
+
+// watchPair has the wheel look at a pair when its time may be over, or before.
+func (l *loop) watchPair(near *Conn) {
+	since, limit, cause := l.patienceWith(near)
+	if limit <= 0 {
+		return
+	}
+	at := since + int64(limit)
+	if cause == Stalled || cause == FarStalled {
+		at = min(at, l.now+int64(limit)/StallLooks)
+	}
+	l.wheel.put(near, at)
+}
+
+// patienceWith is patience for a pair.
+func (l *loop) patienceWith(near *Conn) (since int64, limit time.Duration, cause Cause) {
+	far, limits := near.peer, near.limits
+	owing, cause := near, Stalled
+	if !near.owes() || far.owes() && far.rest.since < near.rest.since {
+		owing, cause = far, FarStalled
+	}
+	switch {
+	case owing.owes() && limits.WriteStall > 0:
+		return owing.rest.since, limits.WriteStall, cause
+	case near.is(paused):
+		return l.now, limits.Idle, Idle
+	case near.is(broken) || far.is(broken):
+		if !owing.owes() {
+			return 0, 0, 0 // passReset's patience is its own
+		}
+	case near.is(ended) != far.is(ended):
+		return lastSent(near), limits.HalfClosed, HalfClosed
+	}
+	return lastSent(near), limits.Idle, Idle
+}
+
+// lookAtPair sees whether a pair's time is over.
+func (l *loop) lookAtPair(near *Conn) bool {
+	for _, c := range [...]*Conn{near, near.peer} {
+		if c.owes() && sendQueue(int(c.fd)) < c.rest.queue {
+			l.waitFor(c)
+		}
+	}
+	if since, limit, cause := l.patienceWith(near); limit > 0 && l.now-since >= int64(limit) {
+		return l.endPair(near, cause, nil)
+	}
+	l.watchPair(near)
+	return l.leaveInQuiet(near) && (near.is(gone) || l.settlePair(near))
+}
+
+// leaveInQuiet ends a pair that was asked to leave when nothing has moved for a moment
+// and the far side has had the last word: as far as can be seen from outside, nobody
+// waits for an answer then.
+func (l *loop) leaveInQuiet(near *Conn) bool {
+	if !near.is(leaving) || near.is(gone) {
+		return true
+	}
+	at := lastSent(near) + quietTime
+	if near.is(paused) || near.awaitsAnswer() || near.owesAny() || near.peer.owesAny() {
+		at = max(at, l.now+quietTime)
+	}
+	if l.now < at {
+		l.wheel.put(near, at)
+		return true
+	}
+	return l.endPair(near, Left, nil)
+}
+
+// awaitsAnswer reports whether the near one of a pair has sent something, and last.
+func (c *Conn) awaitsAnswer() bool { return c.active > c.peer.active && c.read.Load() > 0 }
+
+// owesAny is owes, or the kernel does.
+func (c *Conn) owesAny() bool { return c.owes() || sendQueue(int(c.fd)) > 0 }

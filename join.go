@@ -1,0 +1,483 @@
+package levee
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/levee-net/levee/internal/bare"
+)
+
+// A Joiner is a Handler that joins its connection to another one, its upstream: what
+// the client sends goes there, what comes from there goes to the client, and so do
+// the ends of both. Where both are plaintext TCP or Unix sockets an event loop does
+// that (on Linux, and unless [Server.GoroutinePerConn] is set): the pair has no
+// goroutine, no buffer while it is idle, and bulk stays inside the kernel. Any other
+// connection gets ServeTCP, which is one line, [ServeJoined], and behaves the same.
+//
+// Each side gets what the other has sent, in full and before its end. A half-close is
+// passed on, and a reset as a reset. A side that takes nothing is not read for:
+// beside what the kernel holds, at most 32 KiB wait for it.
+//
+// Asked to leave, a joined connection does when nothing has moved for a second and the
+// upstream has had the last word.
+type Joiner interface {
+	Handler
+
+	// Join returns what c is to be joined to. It may look at c, and [Conn.Peek] if c
+	// has arrived by way of a Router that did, but takes no bytes of it. ctx ends when
+	// the connection does, and may end when Join has returned; how long Join may take is
+	// for itself to limit. An error ends the connection with reason upstream_unavailable.
+	Join(ctx context.Context, c *Conn) (Upstream, error)
+}
+
+// An Upstream is what a Joiner joins its connection to.
+type Upstream struct {
+	// Conn is closed by levee. A *net.TCPConn or *net.UnixConn can be served by an event
+	// loop, and must not be used by anybody else then.
+	Conn net.Conn
+
+	// Ended is called once, when Conn has been closed, before [Trace.Closed]. It may be
+	// nil. It must be quick, and must not panic.
+	Ended func(UpstreamEnd)
+}
+
+// UpstreamEnd is how the connection to an upstream ended.
+type UpstreamEnd struct {
+	Reason         CloseReason // the client's, too
+	Err            error       // what the network, or TLS, said of it; nil if all went well
+	Sent, Received int64       // bytes to and from the upstream
+}
+
+// ServeJoined is ServeTCP for a Joiner.
+func ServeJoined(ctx context.Context, c *Conn, j Joiner) error {
+	s, err := c.bytes()
+	if err != nil {
+		return err
+	}
+	u, ok, err := c.upstreamOf(ctx, j)
+	if !ok {
+		return err
+	}
+	return s.join(ctx, u)
+}
+
+// upstreamOf returns what j joins the connection to. It is not ok if there is nothing:
+// the connection ends then, and the error is what is to be told of that.
+func (c *Conn) upstreamOf(ctx context.Context, j Joiner) (u Upstream, ok bool, _ error) {
+	u, err := j.Join(ctx, c)
+	switch {
+	case err == nil && u.Conn != nil:
+		return u, true, nil
+	case err == nil:
+		err = errNoUpstream
+	}
+	if c.closing.Load() || !c.ends(UpstreamUnavailable, err) {
+		err = nil // it is not the Joiner's to report that it was called off
+	}
+	return Upstream{}, false, err
+}
+
+var errNoUpstream = errors.New("join: no upstream")
+
+// A joint moves the bytes of a connection that no event loop can serve, by two
+// goroutines: a client's connection is near, its upstream's far. What it does in
+// which case is what internal/reactor's relay does.
+type joint struct {
+	stream *stream
+	far    net.Conn
+	sock   *farSocket // nil if far has to be waited for with a buffer in hand
+
+	sent, received     atomic.Int64
+	sentAt, receivedAt atomic.Int64 // clock when what goes there, and comes from there, was read
+	movedAt            atomic.Int64 // clock when some of it had been written
+	inHand             atomic.Int32 // directions that have bytes to write
+
+	nearOver        atomic.Int64 // clock when the client closed its side, 0 before
+	farFirst        bool         // the upstream had closed its own by then
+	nearErr, farErr failure      // of the sockets
+
+	mu    sync.Mutex
+	timer *time.Timer // of leaveInQuiet
+	over  bool
+}
+
+// A failure is an error that sticks.
+type failure struct{ first atomic.Pointer[error] }
+
+func (f *failure) set(err error) { f.first.CompareAndSwap(nil, &err) }
+
+func (f *failure) get() error {
+	if err := f.first.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+const (
+	quietTime  = time.Second           // without a byte, before a joined connection that is asked to leave does
+	deliverFor = 5 * time.Second       // how long a reset waits at most until the bytes before it have been taken
+	takenLook  = 10 * time.Millisecond // how often it is looked whether they have
+)
+
+// join moves bytes both ways until both ends are over.
+func (s *stream) join(ctx context.Context, u Upstream) error {
+	far := netsOwn(u.Conn)
+	j := &joint{stream: s, far: far, sock: newFarSocket(far)}
+	now := int64(s.wire.clock())
+	j.sentAt.Store(now)
+	j.receivedAt.Store(now + 1)
+	s.wire.mu.Lock()
+	s.wire.joined = true
+	s.wire.mu.Unlock()
+	s.wire.readArmed.Store(false)
+	s.conn.stepped.Store(true)
+	defer s.conn.stepped.Store(false)
+	unhook := context.AfterFunc(ctx, j.closeFar) // whatever ends the connection ends its upstream's
+	s.joint.Store(j)
+	if reason, _ := s.conn.asked(); reason != ReasonNone {
+		j.leaveInQuiet()
+	}
+	down := make(chan struct{})
+	go j.download(down)                   // ends at far's end, and at the connection's, which closes far
+	s.conn.server.guard(s.conn, j.upload) // far may be anybody's code, as in download
+	if s.conn.over() {
+		j.closeFar()
+	}
+	<-down
+	unhook()
+	return j.finish(u.Ended)
+}
+
+// netsOwn returns what can be waited for in a goroutine.
+func netsOwn(conn net.Conn) net.Conn {
+	if b, ok := conn.(*bare.Conn); ok {
+		if own := b.NetConn(); own != nil {
+			return own
+		}
+	}
+	return conn
+}
+
+// upload moves what the client sends.
+func (j *joint) upload() {
+	s := j.stream
+	for {
+		err := s.awaitBytes()
+		if err == nil {
+			_, _, err = s.copyOnce(farWriter{j})
+		}
+		switch {
+		case err == nil:
+			continue
+		case s.conn.over():
+			return
+		case j.farErr.get() != nil:
+			return // what it has sent before is on its way down
+		case err == io.EOF && j.nearErr.get() == nil:
+			j.nearOver.Store(int64(s.wire.clock()))
+			if limit := s.conn.server.limits.halfClosed; limit > 0 {
+				_ = j.far.SetReadDeadline(time.Now().Add(limit))
+			}
+			closeWriteOf(j.far)
+			return
+		}
+		j.nearErr.set(err)
+		j.resetFar()
+		return
+	}
+}
+
+// A farWriter is the upstream as upload writes to it.
+type farWriter struct{ *joint }
+
+// Write writes all of p, as long as the upstream takes some of it now and then.
+func (j farWriter) Write(p []byte) (done int, err error) {
+	limit := j.stream.conn.server.limits.writeStall
+	j.takes(&j.sentAt) // before its answer can come
+	defer j.hasMoved()
+	for {
+		if limit > 0 {
+			_ = j.far.SetWriteDeadline(time.Now().Add(limit))
+		}
+		n, err := j.far.Write(p[done:])
+		done += n
+		j.sent.Add(int64(n))
+		switch {
+		case err == nil:
+			return done, nil
+		case j.stream.conn.over():
+			return done, net.ErrClosed
+		case isTimeout(err) && n > 0:
+			continue
+		case isTimeout(err):
+			j.stream.conn.ends(UpstreamStalled, nil)
+			abort(j.far) // what is not taken is not kept
+			abort(j.stream.wire.raw)
+			return done, net.ErrClosed
+		}
+		j.farErr.set(err)
+		return done, err
+	}
+}
+
+// takes notes that a direction has bytes in hand, and when it got them.
+func (j *joint) takes(at *atomic.Int64) {
+	j.inHand.Add(1)
+	at.Store(int64(j.stream.wire.clock()))
+}
+
+// hasMoved notes that it has none any more.
+func (j *joint) hasMoved() {
+	j.movedAt.Store(int64(j.stream.wire.clock()))
+	j.inHand.Add(-1)
+}
+
+func (j *joint) download(done chan<- struct{}) {
+	defer close(done)
+	j.stream.conn.server.guard(j.stream.conn, j.moveDown)
+}
+
+// moveDown moves what the upstream sends.
+func (j *joint) moveDown() {
+	s := j.stream
+	for {
+		buffer, n, err := j.receive()
+		if n > 0 {
+			j.received.Add(int64(n))
+			j.takes(&j.receivedAt)
+			_, nearErr := s.write(buffer[:n])
+			j.hasMoved()
+			copyBuffers.Put(buffer)
+			switch {
+			case nearErr == nil:
+				continue
+			case !s.conn.over():
+				j.nearErr.set(nearErr)
+			}
+			return // what the client has sent before is on its way up
+		}
+		switch {
+		case s.conn.over() || j.nearErr.get() != nil:
+			return
+		case isTimeout(err) && j.nearOver.Load() != 0:
+			if !j.halfClosedTooLong() {
+				continue
+			}
+			return
+		case err == io.EOF && j.farErr.get() == nil:
+			j.farFirst = j.nearOver.Load() == 0
+			j.endNear()
+			return
+		}
+		j.farErr.set(err)
+		j.resetNear()
+		return
+	}
+}
+
+// endNear passes the upstream's end on.
+func (j *joint) endNear() {
+	s := j.stream
+	err := s.closeWrite() // fails if the client has gone, which the other side notices
+	if s.tls == nil && errors.Is(err, errors.ErrUnsupported) {
+		s.conn.ends(UpstreamClosed, nil) // a connection that cannot be closed by half is closed
+		_ = s.wire.Close()
+	}
+}
+
+// receive waits for what the upstream sends. It returns a buffer if n is positive.
+func (j *joint) receive() (buffer *[copySize]byte, n int, err error) {
+	if j.sock != nil {
+		return j.sock.read()
+	}
+	buffer = copyBuffers.Get().(*[copySize]byte)
+	n, err = j.far.Read(buffer[:])
+	if n == 0 {
+		copyBuffers.Put(buffer)
+	}
+	return buffer, n, err
+}
+
+// halfClosedTooLong looks whether the client has been waiting, its side closed, for
+// too long, and ends the connection then.
+func (j *joint) halfClosedTooLong() bool {
+	limit := j.stream.conn.server.limits.halfClosed
+	silent := j.stream.wire.clock() - time.Duration(max(j.receivedAt.Load(), j.movedAt.Load(), j.nearOver.Load()))
+	if silent >= limit {
+		_ = j.stream.conn.cut(HalfClosedTimeout, nil)
+		return true
+	}
+	_ = j.far.SetReadDeadline(time.Now().Add(limit - silent))
+	return false
+}
+
+// resetNear resets the client's connection, as the upstream's was.
+func (j *joint) resetNear() {
+	s := j.stream
+	awaitTaken(s.wire.raw)
+	err := j.farErr.get()
+	s.conn.ends(upstreamReason(err), ofUpstream(err))
+	abort(s.wire.raw)
+}
+
+// resetFar resets the upstream's connection, as the client's was.
+func (j *joint) resetFar() {
+	awaitTaken(j.far)
+	abort(j.far)
+}
+
+// upstreamReason is reasonOf for an upstream's socket.
+func upstreamReason(err error) CloseReason {
+	if reasonOf(err) == ClientReset {
+		return UpstreamReset
+	}
+	return UpstreamFailed
+}
+
+// ofUpstream tells an upstream's error from the client's.
+func ofUpstream(err error) error { return fmt.Errorf("upstream: %w", err) }
+
+// finish closes what is still open, and says how it ended.
+func (j *joint) finish(ended func(UpstreamEnd)) (err error) {
+	s, c := j.stream, j.stream.conn
+	near, far := j.nearErr.get(), j.farErr.get()
+	switch {
+	case c.over():
+	case near != nil:
+		j.resetFar()
+	case far != nil:
+		j.resetNear()
+	case j.farFirst:
+		c.ends(UpstreamClosed, nil)
+	}
+	j.closeFar()
+	j.mu.Lock()
+	j.over = true
+	if j.timer != nil {
+		j.timer.Stop()
+	}
+	j.mu.Unlock()
+	s.joint.Store(nil)
+	if err = near; near == nil && far != nil {
+		err = ofUpstream(far)
+	}
+	reason := c.settle(outcome{err, s.wire.eof.Load(), CloseReason(s.wire.broken.Load())})
+	s.part(reason)
+	if ended != nil {
+		end := UpstreamEnd{Reason: reason, Err: far, Sent: j.sent.Load(), Received: j.received.Load()}
+		c.server.guard(c, func() { ended(end) })
+	}
+	return err
+}
+
+func (j *joint) closeFar() { _ = j.far.Close() }
+
+// leaveInQuiet ends a connection that was asked to leave when nothing has moved for a
+// moment and the upstream has had the last word: as far as can be seen from here,
+// nobody waits for an answer then.
+func (j *joint) leaveInQuiet() {
+	s := j.stream
+	asked, answered := j.sentAt.Load(), j.receivedAt.Load()
+	wait := quietTime + time.Duration(max(asked, answered, j.movedAt.Load())) - s.wire.clock()
+	if asked > answered || j.inHand.Load() > 0 || pending(s.wire.raw) || pending(socketUnder(j.far)) {
+		wait = max(wait, quietTime)
+	}
+	j.mu.Lock()
+	if j.over {
+		j.mu.Unlock()
+		return
+	}
+	if wait > 0 {
+		j.timer = time.AfterFunc(wait, j.leaveInQuiet) // ended by finish
+		j.mu.Unlock()
+		return
+	}
+	j.mu.Unlock()
+	reason, cause := s.conn.asked()
+	if s.conn.ends(reason, cause) {
+		s.sayGoodbye()
+		_ = s.wire.Close()
+		j.closeFar()
+	}
+}
+
+// awaitTaken waits until a peer has taken what the kernel holds for it, or does not.
+func awaitTaken(conn net.Conn) {
+	raw := socketUnder(conn)
+	for giveUp := time.Now().Add(deliverFor); pending(raw) && time.Now().Before(giveUp); {
+		time.Sleep(takenLook)
+	}
+}
+
+// abort closes a connection by a reset, which drops what the kernel still holds. TLS says
+// no goodbye then: its peer would take it for an end in good order.
+func abort(conn net.Conn) {
+	raw := socketUnder(conn)
+	if t, ok := raw.(interface{ SetLinger(sec int) error }); ok {
+		_ = t.SetLinger(0)
+	}
+	_ = raw.Close()
+}
+
+// socketUnder returns what a *tls.Conn lies over, and any other connection itself.
+func socketUnder(conn net.Conn) net.Conn {
+	if t, ok := conn.(*tls.Conn); ok {
+		return t.NetConn()
+	}
+	return conn
+}
+
+func closeWriteOf(raw net.Conn) {
+	half, ok := raw.(interface{ CloseWrite() error })
+	if !ok {
+		return // its end will be its close
+	}
+	_ = half.CloseWrite() // fails if it has gone, which reading it shows
+	if under := socketUnder(raw); under != raw {
+		closeWriteOf(under)
+	}
+}
+
+// A farSocket reads one of net's sockets without a buffer in hand while it waits.
+type farSocket struct {
+	sock    syscall.RawConn
+	attempt func(fd uintptr) bool // made once
+
+	buffer *[copySize]byte
+	n      int
+	err    error
+}
+
+// newFarSocket returns nil if conn is none.
+func newFarSocket(conn net.Conn) *farSocket {
+	sock, ok := rawSocket(conn)
+	if !ok {
+		return nil
+	}
+	f := &farSocket{sock: sock}
+	f.attempt = func(fd uintptr) bool {
+		f.buffer = copyBuffers.Get().(*[copySize]byte)
+		if f.n, f.err = readDirectly(fd, f.buffer[:]); f.n == 0 {
+			copyBuffers.Put(f.buffer)
+			f.buffer = nil
+		}
+		return f.err != errWouldBlock
+	}
+	return f
+}
+
+// read returns a buffer if n is positive.
+func (f *farSocket) read() (buffer *[copySize]byte, n int, err error) {
+	if err := f.sock.Read(f.attempt); err != nil {
+		return nil, 0, err
+	}
+	return f.buffer, f.n, f.err
+}

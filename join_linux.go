@@ -1,0 +1,224 @@
+package levee
+
+import (
+	"bytes"
+	"context"
+	"net"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/levee-net/levee/internal/bare"
+	"github.com/levee-net/levee/internal/reactor"
+)
+
+// A pair is a connection and its upstream's as an event loop has them.
+type pair struct {
+	conn  *Conn
+	far   reactor.Conn
+	ended func(UpstreamEnd)
+}
+
+// joinTo joins the connection to what j has for it.
+func (c *Conn) joinTo(j Joiner) (moved bool, err error) {
+	ctx := c.joinContext()
+	u, ok, err := c.upstreamOf(ctx, j)
+	if !ok {
+		return false, err
+	}
+	if c.joinOnLoop(u) {
+		return true, nil
+	}
+	s := c.stream.Load()
+	if s == nil {
+		if s, err = c.streamOfBare(); err != nil {
+			_ = u.Conn.Close()
+			return false, err
+		}
+	}
+	return false, s.join(ctx, u)
+}
+
+// joinOnLoop has an event loop move the bytes, and reports whether one does. If not,
+// both sockets are as they were.
+func (c *Conn) joinOnLoop(u Upstream) (moved bool) {
+	loops := c.server.eventLoops()
+	if loops == nil {
+		return false
+	}
+	near, uneven := int(c.looped.bare), isUnixConn(u.Conn)
+	if s := c.stream.Load(); s != nil {
+		var ok bool
+		if near, ok = s.loopSocket(); !ok {
+			return false
+		}
+		defer func() {
+			if !moved {
+				_ = unix.Close(near)
+			}
+		}()
+		uneven = uneven || isUnixConn(s.wire.raw)
+	}
+	far := farDescriptor(u.Conn)
+	if far < 0 {
+		return false
+	}
+	if !c.handPairTo(loops, near, far, uneven, u.Ended) {
+		_ = unix.Close(far)
+		return false
+	}
+	_ = u.Conn.Close() // takes the socket's first descriptor out of Go's poller
+	return true
+}
+
+// farDescriptor returns a descriptor for an event loop, or -1. It may be conn's only one.
+func farDescriptor(conn net.Conn) int {
+	if b, ok := conn.(*bare.Conn); ok {
+		if fd, ok := b.Detach(); ok {
+			return fd
+		}
+	}
+	if sock, ok := rawSocket(netsOwn(conn)); ok {
+		return duplicate(sock)
+	}
+	return -1
+}
+
+func isUnixConn(conn net.Conn) bool {
+	_, is := conn.(*net.UnixConn)
+	return is
+}
+
+// handPairTo has the loops join the connection and its upstream under descriptors of
+// their own.
+func (c *Conn) handPairTo(loops *reactor.Reactor, near, far int, uneven bool, ended func(UpstreamEnd)) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over() {
+		return false
+	}
+	limits := &c.server.loops.joined
+	if uneven {
+		limits = &c.server.loops.joinedUnix
+	}
+	var first []byte
+	s := c.stream.Load()
+	if s != nil {
+		c.looped.SetTraffic(c.Traffic())
+		first = bytes.Clone(s.wire.held.bytes())
+		c.stream.Store(nil)
+	}
+	p := &pair{conn: c, ended: ended}
+	if loops.Join(&c.looped.Conn, &p.far, near, far, first, p, limits) != nil {
+		c.stream.Store(s)
+		return false
+	}
+	if s != nil {
+		_ = s.wire.raw.Close()
+		s.release()
+	}
+	if c.cancel != nil { // what has been done with the context is done
+		c.cancel(nil)
+		c.cancel = nil
+	}
+	c.loopHasItLocked()
+	return true
+}
+
+// Step, Slow and Slowed are not called of a pair.
+func (*pair) Step([]byte, int, []byte) (n int, reply []byte, err error) { return 0, nil, net.ErrClosed }
+func (*pair) Slow()                                                     {}
+func (*pair) Slowed(time.Duration)                                      {}
+
+// End is a connection's leave, once both sockets are closed.
+func (p *pair) End(cause reactor.Cause, err error) {
+	c := p.conn
+	var o outcome
+	var ofFar error
+	switch cause {
+	case reactor.EOF:
+		o.eof = true
+	case reactor.IOError:
+		o.err, o.broken = c.networkError(err), reasonOf(err)
+	case reactor.FarEOF:
+		c.ends(UpstreamClosed, nil)
+	case reactor.FarIOError:
+		ofFar, o.err = err, ofUpstream(err)
+		c.ends(upstreamReason(err), o.err)
+	case reactor.Idle:
+		c.ends(IdleTimeout, nil)
+	case reactor.HalfClosed:
+		c.ends(HalfClosedTimeout, nil)
+	case reactor.Stalled:
+		c.ends(WriteStalled, nil)
+	case reactor.FarStalled:
+		c.ends(UpstreamStalled, nil)
+	}
+	reason := c.settle(o)
+	defer c.depart(reason, o.err) // also when the hook calls runtime.Goexit
+	if p.ended != nil {
+		received, sent := p.far.Traffic()
+		c.server.guard(c, func() { p.ended(UpstreamEnd{Reason: reason, Err: ofFar, Sent: sent, Received: received}) })
+	}
+}
+
+// streamOfBare gives a connection that was accepted bare, and cannot go to a loop, a
+// stream after all.
+func (c *Conn) streamOfBare() (*stream, error) {
+	f := os.NewFile(uintptr(c.looped.bare), "tcp")
+	raw, err := net.FileConn(f)
+	_ = f.Close() // FileConn makes a descriptor of its own
+	if err != nil {
+		c.looped.bare = -1
+		return nil, err
+	}
+	s := &stream{conn: c, base: c.looped.by.base}
+	s.wire.raw, s.wire.conn = raw, c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.stream.Store(s)
+	if c.over() {
+		_ = raw.Close()
+	}
+	return s, nil
+}
+
+// leaveBare is leave for a connection that has got no further than to be accepted. Its
+// goodbye is a loop's.
+func (c *Conn) leaveBare(err error) {
+	reason := c.settle(outcome{err: err})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := &c.looped
+	if reason.isKind() && c.server.eventLoops().Adopt(&l.Conn, int(l.bare), nil, &farewell{c, err}, &c.server.loops.limits) == nil {
+		c.onLoop = true
+		return
+	}
+	l.discard()
+	go c.depart(reason, err) // ends with the hooks
+}
+
+// A farewell is what is left of a connection that leaves before it was served.
+type farewell struct {
+	conn *Conn
+	err  error
+}
+
+// Step has the loop say goodbye.
+func (*farewell) Step([]byte, int, []byte) (n int, reply []byte, err error) {
+	return 0, nil, net.ErrClosed
+}
+func (*farewell) Slow()                {}
+func (*farewell) Slowed(time.Duration) {}
+
+// End is the connection's leave.
+func (f *farewell) End(reactor.Cause, error) { f.conn.depart(f.conn.Reason(), f.err) }
+
+// joinContext returns the context of a Joiner's Join.
+func (c *Conn) joinContext() context.Context {
+	if s := c.stream.Load(); s != nil {
+		return s.context()
+	}
+	return c.makeContext(c.looped.by.base)
+}
