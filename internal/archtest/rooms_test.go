@@ -16,12 +16,17 @@ var rooms = []room{
 	{"frame", &neighbour},
 	{"httpserve", &neighbour},
 	{"leveetest", &bench},
+	{"proxy", &neighbour},
 	{"route", &neighbour},
 	{"telemetry", &neighbour},
+	{"upstream", &neighbour},
+	{"upstream/consul", &annexe},
+	{"upstream/kubernetes", &annexe},
 
 	{"internal/admin", &neighbour},
 	{"internal/app", &hub},
 	{"internal/archtest", &leaf},
+	{"internal/bare", &footing},
 	{"internal/config", &leaf},
 	{"internal/handlers", &neighbour},
 	{"internal/inbox", &footing},
@@ -60,6 +65,10 @@ var (
 		mayImport: func(to room) bool { return to.role == &heart || to.role == &footing },
 		why: "a room that knows only the root, and what the root stands on, can be read, tested and replaced alone; " +
 			"take a plain type (*tls.Config, net.Listener, a dial function) and join the two in internal/app",
+	}
+	annexe = role{
+		mayImport: func(to room) bool { return to.dir == "upstream" },
+		why:       "it finds servers for a pool by way of a client that only its users link, and is a module of its own for that",
 	}
 	bench = role{
 		mayImport: func(to room) bool { return to.role == &heart },
@@ -118,13 +127,18 @@ var heavyDependencies = []dependency{
 		why:   "most servers run alone; sharing between machines is a package that its users ask for",
 	},
 	{
+		path:  "github.com/hashicorp",
+		rooms: []string{"upstream/consul"},
+		why:   "its client brings a dozen modules along; discovery through it is a module of its own",
+	},
+	{
 		path:  "k8s.io",
-		rooms: []string{"internal/app", "cmd/levee"},
+		rooms: []string{"upstream/kubernetes"},
 		why:   "its client is larger than everything else together; discovery through it is a module of its own",
 	},
 	{
 		path:  "sigs.k8s.io",
-		rooms: []string{"internal/app", "cmd/levee"},
+		rooms: []string{"upstream/kubernetes"},
 		why:   "it comes with the Kubernetes client; discovery through it is a module of its own",
 	},
 }

@@ -1,0 +1,273 @@
+package proxy_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pires/go-proxyproto"
+	"github.com/pires/go-proxyproto/tlvparse"
+
+	"github.com/levee-net/levee"
+	"github.com/levee-net/levee/leveetest"
+	"github.com/levee-net/levee/proxy"
+)
+
+// serve serves on a listener until the test is over.
+func serve(t *testing.T, srv *levee.Server, l net.Listener) {
+	t.Helper()
+	leveetest.CheckLeaks(t)
+	srv.Logger = slog.New(slog.DiscardHandler)
+	returned := make(chan struct{})
+	go func() {
+		defer close(returned)
+		_ = srv.Serve(context.Background(), l)
+	}()
+	t.Cleanup(func() {
+		_ = srv.Close()
+		<-returned
+	})
+}
+
+func listen(t *testing.T, address string) net.Listener {
+	t.Helper()
+	l, err := levee.Listen(t.Context(), address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	return l
+}
+
+// front serves p, and returns what connects a client to it and accepts its upstream.
+func front(t *testing.T, srv *levee.Server, upstream net.Listener) func() (client, server net.Conn) {
+	l := listen(t, "127.0.0.1:0")
+	serve(t, srv, l)
+	return func() (client, server net.Conn) {
+		client, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { client.Close() })
+		if upstream == nil {
+			return client, nil
+		}
+		return client, accept(t, upstream)
+	}
+}
+
+func accept(t *testing.T, l net.Listener) net.Conn {
+	t.Helper()
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	return c
+}
+
+func TestToJoinsToOneServer(t *testing.T) {
+	for name, address := range map[string]func(t *testing.T, upstream net.Listener) string{
+		"an address": func(_ *testing.T, l net.Listener) string { return l.Addr().String() },
+		"a name": func(_ *testing.T, l net.Listener) string {
+			return strings.Replace(l.Addr().String(), "127.0.0.1", "localhost", 1)
+		},
+		"a Unix socket": func(_ *testing.T, l net.Listener) string { return "unix:" + l.Addr().String() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			at := "127.0.0.1:0"
+			if name == "a Unix socket" {
+				at = "unix:" + filepath.Join(t.TempDir(), "s")
+			}
+			upstream := listen(t, at)
+			client, server := front(t, &levee.Server{Handler: proxy.To(address(t, upstream))}, upstream)()
+			for from, to := range map[net.Conn]net.Conn{client: server, server: client} {
+				if _, err := io.WriteString(from, "hello"); err != nil {
+					t.Fatal(err)
+				}
+				got := make([]byte, 5)
+				if _, err := io.ReadFull(to, got); err != nil || string(got) != "hello" {
+					t.Errorf("read %q, %v", got, err)
+				}
+			}
+		})
+	}
+}
+
+func TestAServerThatIsNotThereIsUnavailable(t *testing.T) {
+	upstream := listen(t, "127.0.0.1:0")
+	upstream.Close()
+	ends := make(chan levee.End, 1)
+	trace := &levee.Trace{Closed: func(_ *levee.Conn, end levee.End) { ends <- end }}
+	client, _ := front(t, &levee.Server{Handler: proxy.To(upstream.Addr().String()), Trace: trace}, nil)()
+	_, _ = io.WriteString(client, "anybody?")
+	if got, err := io.ReadAll(client); len(got) > 0 || err != nil {
+		t.Errorf("the client read %q, %v; want EOF", got, err)
+	}
+	if end := <-ends; end.Reason != levee.UpstreamUnavailable || end.Err == nil {
+		t.Errorf("it ended as %v, %v", end.Reason, end.Err)
+	}
+}
+
+// headed accepts a connection that begins with a PROXY header.
+func headed(t *testing.T, server net.Conn) *proxyproto.Header {
+	t.Helper()
+	header, err := proxyproto.Read(bufio.NewReader(server))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return header
+}
+
+func TestHeadersTellTheServerWhoItsClientIs(t *testing.T) {
+	for version, header := range map[byte]proxy.Header{1: proxy.V1, 2: proxy.V2} {
+		upstream := listen(t, "127.0.0.1:0")
+		p := proxy.To(upstream.Addr().String())
+		p.Header = header
+		client, server := front(t, &levee.Server{Handler: p}, upstream)()
+		got := headed(t, server)
+		if got.Version != version || got.Command != proxyproto.PROXY ||
+			got.SourceAddr.String() != client.LocalAddr().String() || got.DestinationAddr.String() != client.RemoteAddr().String() {
+			t.Errorf("v%d: %+v, want from %v to %v", version, got, client.LocalAddr(), client.RemoteAddr())
+		}
+	}
+}
+
+// What a client says through a proxy before this one is passed on.
+func TestHeadersPassOnTheClientOfAHeader(t *testing.T) {
+	upstream := listen(t, "127.0.0.1:0")
+	p := proxy.To(upstream.Addr().String())
+	p.Header = proxy.V2
+	from := []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
+	l := listen(t, "127.0.0.1:0")
+	serve(t, &levee.Server{Handler: p, ProxyFrom: from}, l)
+	client, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	_, _ = io.WriteString(client, "PROXY TCP6 2001:db8::7 2001:db8::1 4711 5432\r\nhello")
+	server := accept(t, upstream)
+	r := bufio.NewReader(server)
+	got, err := proxyproto.Read(r)
+	if err != nil || got.SourceAddr.String() != "[2001:db8::7]:4711" {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	rest := make([]byte, 5)
+	if _, err := io.ReadFull(r, rest); err != nil || string(rest) != "hello" {
+		t.Errorf("after it came %q, %v", rest, err)
+	}
+}
+
+func TestVersion2TellsWhatTLSAgreedOn(t *testing.T) {
+	upstream := listen(t, "127.0.0.1:0")
+	p := proxy.To(upstream.Addr().String())
+	p.Header = proxy.V2
+	ca := leveetest.NewCA(t)
+	config := ca.ServerConfig("db.example.com")
+	config.ClientAuth, config.ClientCAs, config.NextProtos = tls.VerifyClientCertIfGiven, ca.Pool(), []string{"postgresql"}
+	dial := front(t, &levee.Server{Handler: p, TLSConfig: config}, nil)
+	for _, introduced := range []bool{false, true} {
+		raw, _ := dial()
+		own := ca.ClientConfig("db.example.com")
+		own.NextProtos = []string{"postgresql"}
+		if introduced {
+			own.Certificates = []tls.Certificate{ca.ClientCertificate("alice")}
+		}
+		client := tls.Client(raw, own)
+		if err := client.Handshake(); err != nil {
+			t.Fatal(err)
+		}
+		tlvs, err := headed(t, accept(t, upstream)).TLVs()
+		if err != nil {
+			t.Fatal(err)
+		}
+		values := make(map[proxyproto.PP2Type]string)
+		for _, tlv := range tlvs {
+			values[tlv.Type] = string(tlv.Value)
+		}
+		if values[proxyproto.PP2_TYPE_AUTHORITY] != "db.example.com" || values[proxyproto.PP2_TYPE_ALPN] != "postgresql" {
+			t.Errorf("TLVs: %q", values)
+		}
+		ssl, ok := tlvparse.FindSSL(tlvs)
+		version, _ := ssl.SSLVersion()
+		cipher, _ := ssl.SSLCipher()
+		if !ok || !ssl.ClientSSL() || version != "TLSv1.3" || cipher != tls.CipherSuiteName(client.ConnectionState().CipherSuite) {
+			t.Errorf("TLS: %+v, %s, %s", ssl, version, cipher)
+		}
+		name, named := ssl.ClientCN()
+		if named != introduced || introduced && name != "alice" || ssl.Verified() != introduced || ssl.ClientCertConn() != introduced {
+			t.Errorf("with a certificate %t: named %q, verified %t", introduced, name, ssl.Verified())
+		}
+	}
+}
+
+func TestUniqueIDsAreUnique(t *testing.T) {
+	upstream := listen(t, "127.0.0.1:0")
+	p := proxy.To(upstream.Addr().String())
+	p.Header = proxy.V2
+	dial := front(t, &levee.Server{Handler: p}, upstream)
+	seen := make(map[string]bool)
+	for range 5 {
+		_, server := dial()
+		tlvs, err := headed(t, server).TLVs()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, tlv := range tlvs {
+			if tlv.Type == proxyproto.PP2_TYPE_UNIQUE_ID {
+				seen[string(tlv.Value)] = true
+			}
+		}
+	}
+	if len(seen) != 5 {
+		t.Errorf("5 connections have %d ids", len(seen))
+	}
+}
+
+func TestLocalHeadersSpeakForTheProxyItself(t *testing.T) {
+	for header, want := range map[proxy.Header]string{
+		proxy.NoHeader: "",
+		proxy.V1:       "PROXY UNKNOWN\r\n",
+		proxy.V2:       "\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00",
+	} {
+		if got := header.Local(); !bytes.Equal(got, []byte(want)) {
+			t.Errorf("%d: %q, want %q", header, got, want)
+		}
+	}
+}
+
+func TestParseHeaderKnowsItsWords(t *testing.T) {
+	for word, want := range map[string]proxy.Header{"": proxy.NoHeader, "v1": proxy.V1, "v2": proxy.V2} {
+		if got, err := proxy.ParseHeader(word); got != want || err != nil {
+			t.Errorf("%q: %v, %v", word, got, err)
+		}
+	}
+	if _, err := proxy.ParseHeader("v3"); err == nil {
+		t.Error("v3 is accepted")
+	}
+}
+
+func TestTheErrorOfDialIsTheConnections(t *testing.T) {
+	full := errors.New("full")
+	ends := make(chan levee.End, 1)
+	srv := &levee.Server{
+		Handler: &proxy.Proxy{Dial: func(context.Context, *levee.Conn, []byte) (levee.Upstream, error) { return levee.Upstream{}, full }},
+		Trace:   &levee.Trace{Closed: func(_ *levee.Conn, end levee.End) { ends <- end }},
+	}
+	front(t, srv, nil)()
+	if end := <-ends; end.Reason != levee.UpstreamUnavailable || !errors.Is(end.Err, full) {
+		t.Errorf("it ended as %v, %v", end.Reason, end.Err)
+	}
+}
