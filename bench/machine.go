@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -21,6 +22,10 @@ import (
 )
 
 type cores struct{ server, load int }
+
+// maxFiles is how many files a process may have open: what a container often has, and
+// the same everywhere, because a server may size itself by it.
+const maxFiles = 20_000
 
 // pin moves this process, which makes the load, to a core of its own, and raises
 // its limit of open files, which the servers inherit.
@@ -65,7 +70,7 @@ func pin() (cores, error) {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil {
 		return cores{}, os.NewSyscallError("getrlimit", err)
 	}
-	files.Cur = files.Max
+	files.Cur = min(files.Max, maxFiles)
 	// Go raises its own limit by itself, but hands the old one to its children unless it was set like this.
 	return c, os.NewSyscallError("setrlimit", syscall.Setrlimit(syscall.RLIMIT_NOFILE, &files))
 }
@@ -73,7 +78,7 @@ func pin() (cores, error) {
 // A usage is how much processor time was used up to a moment.
 type usage struct {
 	server time.Duration // by the server
-	load   time.Duration // by this process
+	load   time.Duration // by this process, and by the backend
 	busy   time.Duration // on the server's core, by anybody
 	err    error
 }
@@ -85,29 +90,61 @@ func (u usage) since(before usage) usage {
 // tick is the unit of times in /proc: a hundredth of a second on every Linux.
 const tick = 10 * time.Millisecond
 
-func (b *bench) usage(pid int) (u usage) {
-	var errs [3]error
-	u.server, errs[0] = processTime(pid)
+func (b *bench) usage(p *process) (u usage) {
+	var errs [4]error
+	u.server, errs[0] = processTime(p.pid())
 	u.busy, errs[1] = busyTime(b.cores.server)
+	if p.backend != nil {
+		u.load, errs[2] = processTime(p.backend.pid())
+	}
 	var own syscall.Rusage
-	errs[2] = syscall.Getrusage(syscall.RUSAGE_SELF, &own)
-	u.load = time.Duration(own.Utime.Nano() + own.Stime.Nano())
+	errs[3] = syscall.Getrusage(syscall.RUSAGE_SELF, &own)
+	u.load += time.Duration(own.Utime.Nano() + own.Stime.Nano())
 	u.err = errors.Join(errs[:]...)
 	return u
 }
 
-// processTime is utime and stime: fields 14 and 15 of /proc/PID/stat.
-func processTime(pid int) (time.Duration, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+// family is the process and its children: nginx serves in one, and its first process
+// only watches over it.
+func family(pid int) ([]int, error) {
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pid))
+	if err != nil {
+		return nil, err
+	}
+	all := []int{pid}
+	for child := range strings.FieldsSeq(string(children)) {
+		id, err := strconv.Atoi(child)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, id)
+	}
+	return all, nil
+}
+
+// processTime is utime and stime of a family: fields 14 and 15 of /proc/PID/stat.
+func processTime(pid int) (sum time.Duration, err error) {
+	all, err := family(pid)
 	if err != nil {
 		return 0, err
 	}
-	_, rest, _ := strings.Cut(string(stat), ") ") // the name before may hold anything
-	fields := strings.Fields(rest)
-	if len(fields) < 13 {
-		return 0, fmt.Errorf("/proc/%d/stat: %q", pid, stat)
+	for _, id := range all {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", id))
+		if err != nil {
+			return 0, err
+		}
+		_, rest, _ := strings.Cut(string(stat), ") ") // the name before may hold anything
+		fields := strings.Fields(rest)
+		if len(fields) < 13 {
+			return 0, fmt.Errorf("/proc/%d/stat: %q", id, stat)
+		}
+		used, err := sumTicks(fields[11:13])
+		if err != nil {
+			return 0, err
+		}
+		sum += used
 	}
-	return sumTicks(fields[11:13])
+	return sum, nil
 }
 
 // busyTime is what /proc/stat has of a core, without idle and iowait.
@@ -135,21 +172,32 @@ func sumTicks(fields []string) (sum time.Duration, err error) {
 	return sum, nil
 }
 
-// held is what a process holds.
+// held is what a family of processes holds.
 type held struct{ anonymousKiB, files int }
 
-func holdings(pid int) (h held, err error) {
-	rollup, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+func holdings(pid int) (sum held, err error) {
+	all, err := family(pid)
 	if err != nil {
-		return h, err
+		return held{}, err
 	}
-	_, after, _ := strings.Cut(string(rollup), "\nAnonymous:")
-	if _, err := fmt.Sscanf(after, "%d kB", &h.anonymousKiB); err != nil {
-		return h, fmt.Errorf("smaps_rollup: %w", err)
+	for _, id := range all {
+		rollup, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", id))
+		if err != nil {
+			return held{}, err
+		}
+		_, after, _ := strings.Cut(string(rollup), "\nAnonymous:")
+		var kib int
+		if _, err := fmt.Sscanf(after, "%d kB", &kib); err != nil {
+			return held{}, fmt.Errorf("smaps_rollup: %w", err)
+		}
+		list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", id))
+		if err != nil {
+			return held{}, err
+		}
+		sum.anonymousKiB += kib
+		sum.files += len(list)
 	}
-	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-	h.files = len(list)
-	return h, err
+	return sum, nil
 }
 
 // A machine is where the figures come from, and what built the servers.
@@ -162,13 +210,16 @@ type machine struct {
 	Rust       string `json:"rust,omitempty"`
 	Tokio      string `json:"tokio,omitempty"`
 	C          string `json:"c,omitempty"`
+	Nginx      string `json:"nginx,omitempty"`
+	HAProxy    string `json:"haproxy,omitempty"`
 	Commit     string `json:"commit"`
 	Load       string `json:"load_before"`
 }
 
 func (m machine) String() string {
-	return fmt.Sprintf("%s, %d cores, Linux %s, %s, Tokio %s (%s), %s; commit %s; load %s",
-		m.Processor, m.Cores, m.Kernel, m.Go, m.Tokio, m.Rust, m.C, m.Commit, m.Load)
+	parts := []string{m.Processor, fmt.Sprintf("%d cores", m.Cores), "Linux " + m.Kernel, m.Go, "Tokio " + m.Tokio, m.Rust, m.C, m.Nginx, m.HAProxy}
+	known := slices.DeleteFunc(parts, func(part string) bool { return part == "" })
+	return fmt.Sprintf("%s; commit %s; load %s", strings.Join(known, ", "), m.Commit, m.Load)
 }
 
 func inspect(ctx context.Context) machine {
@@ -176,6 +227,7 @@ func inspect(ctx context.Context) machine {
 		Cores: runtime.NumCPU(), Go: runtime.Version(), Tokio: tokioVersion(),
 		Kernel: firstLine("/proc/sys/kernel/osrelease"), Congestion: firstLine("/proc/sys/net/ipv4/tcp_congestion_control"),
 		Rust: says(ctx, "rustc", "--version"), C: says(ctx, "cc", "--version"),
+		Nginx: says(ctx, buildFolder+"/proxy-nginx", "-v"), HAProxy: says(ctx, buildFolder+"/proxy-haproxy", "-v"),
 		Commit: says(ctx, "git", "rev-parse", "--short", "HEAD"), Load: loadAverage(),
 	}
 	if says(ctx, "git", "status", "--porcelain", "--untracked-files=no") != "" {
@@ -193,7 +245,7 @@ func inspect(ctx context.Context) machine {
 
 // says is the first line that a command prints; nothing if it cannot be run.
 func says(ctx context.Context, name string, arguments ...string) string {
-	out, err := exec.CommandContext(ctx, name, arguments...).Output()
+	out, err := exec.CommandContext(ctx, name, arguments...).CombinedOutput()
 	if err != nil {
 		return ""
 	}

@@ -7,10 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
-	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,29 +18,57 @@ import (
 // A bench is one run of everything.
 type bench struct {
 	options
-	works     []work
-	servers   []server
+	suites    []*suite
 	cores     cores
 	machine   machine
 	began     time.Time
 	loadAfter string
 	samples   map[string]map[string][]sample // by the keys of work and peer; one for each round
+	failed    map[task]error
 }
 
-// does reports whether the server is asked to do the work.
-func (b *bench) does(s server, w work) bool { return w.kind != mallocs || s.key == "levee" }
+// A task is a work for a server, by their keys.
+type task struct{ work, server string }
+
+// does reports whether the server is asked to do the work. What it could not do once
+// it is not asked again.
+func (b *bench) does(s server, w work) bool {
+	return (w.only == "" || w.only == s.key) && b.failed[task{w.key, s.key}] == nil
+}
+
+// audition lets the servers of a suite answer one message each. One that does not
+// is left out, with the reason.
+func (b *bench) audition(ctx context.Context, s *suite) error {
+	var fit []server
+	for _, it := range s.servers {
+		p, err := b.serve(ctx, s, it, s.works[0])
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			fmt.Printf("%s, %s: left out: %v\n", s.key, it.name, err)
+		default:
+			p.stop()
+			fit = append(fit, it)
+		}
+	}
+	s.servers = fit
+	return nil
+}
 
 // overhead is what a run takes beside its measured time and its warm-up: starting
 // the server and opening the connections.
 const overhead = 400 * time.Millisecond
 
 func (b *bench) estimate() (d time.Duration) {
-	for _, w := range b.works {
-		for _, s := range b.servers {
-			if b.does(s, w) {
-				d += overhead
-				if w.kind != idle {
-					d += b.duration + b.duration/4
+	for _, s := range b.suites {
+		for _, w := range s.works {
+			for _, it := range s.servers {
+				if b.does(it, w) {
+					d += overhead
+					if w.kind != idle {
+						d += b.duration + b.duration/4
+					}
 				}
 			}
 		}
@@ -53,30 +78,49 @@ func (b *bench) estimate() (d time.Duration) {
 
 // rounds lets the servers take turns.
 func (b *bench) rounds(ctx context.Context) error {
-	b.samples = map[string]map[string][]sample{}
-	for _, w := range b.works {
-		b.samples[w.key] = map[string][]sample{}
-	}
+	b.samples, b.failed = map[string]map[string][]sample{}, map[task]error{}
 	for round := range b.options.rounds {
-		for _, w := range b.works {
-			fmt.Printf("round %d of %d, %s:", round+1, b.options.rounds, w.name)
-			for i := range b.servers {
-				s := b.servers[(i+round)%len(b.servers)] // nobody is always first
-				if !b.does(s, w) {
-					continue
+		for _, s := range b.suites {
+			for _, w := range s.works {
+				fmt.Printf("round %d of %d, %s:", round+1, b.options.rounds, w.name)
+				for i := range s.servers {
+					it := s.servers[(i+round)%len(s.servers)] // nobody is always first
+					if err := b.perform(ctx, s, it, w); err != nil {
+						fmt.Println()
+						return err
+					}
 				}
-				got, err := b.measure(ctx, s, w)
-				if err != nil {
-					fmt.Println()
-					return fmt.Errorf("%s: %s: %w", w.name, s.name, err)
-				}
-				b.samples[w.key][s.key] = append(b.samples[w.key][s.key], got)
-				fmt.Printf("  %s %s", s.name, got.headline())
+				fmt.Println()
 			}
-			fmt.Println()
 		}
 	}
 	return nil
+}
+
+// perform lets the server do the work, and keeps what comes of it.
+func (b *bench) perform(ctx context.Context, s *suite, it server, w work) error {
+	if !b.does(it, w) {
+		return nil
+	}
+	got, err := b.measure(ctx, s, it, w)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		b.failed[task{w.key, it.key}] = err
+		fmt.Printf("  %s failed", it.name)
+	default:
+		b.keep(w, it, got)
+		fmt.Printf("  %s %s", it.name, got.headline())
+	}
+	return nil
+}
+
+func (b *bench) keep(w work, it server, got sample) {
+	if b.samples[w.key] == nil {
+		b.samples[w.key] = map[string][]sample{}
+	}
+	b.samples[w.key][it.key] = append(b.samples[w.key][it.key], got)
 }
 
 // headline is the sample in a word, to see how it goes.
@@ -90,21 +134,15 @@ func (s sample) headline() string {
 	return fmt.Sprintf("%.2f KiB", s[memory])
 }
 
-func (s sample) has(m metric) bool {
-	_, ok := s[m]
-	return ok
-}
-
 // measure runs the server, lets it do the work and stops it.
-func (b *bench) measure(ctx context.Context, s server, w work) (got sample, err error) {
-	p, err := b.start(ctx, s)
+func (b *bench) measure(ctx context.Context, s *suite, it server, w work) (got sample, err error) {
+	p, err := b.serve(ctx, s, it, w)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
-		p.stop()
-		if err != nil {
-			err = fmt.Errorf("%w%s", err, p.lastWords())
+		if lastWords := p.stop(); err != nil {
+			err = fmt.Errorf("%w%s", err, lastWords)
 		}
 	}()
 	switch w.kind {
@@ -117,68 +155,6 @@ func (b *bench) measure(ctx context.Context, s server, w work) (got sample, err 
 	}
 }
 
-// A process is a server that runs.
-type process struct {
-	server
-	command *exec.Cmd
-	address string
-	metrics string // their URL, if it says that it has any
-	log     *os.File
-}
-
-func (b *bench) start(ctx context.Context, s server) (*process, error) {
-	log, err := os.CreateTemp("", "levee-bench-*.log")
-	if err != nil {
-		return nil, err
-	}
-	_ = os.Remove(log.Name()) // it lives as long as it is open
-	p := &process{server: s, log: log}
-	p.command = exec.CommandContext(ctx, "taskset", append([]string{"-c", strconv.Itoa(b.cores.server)}, s.arguments...)...)
-	p.command.Env = append(os.Environ(), "GOMAXPROCS=1")
-	p.command.Stderr = log
-	out, err := p.command.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	if err := p.command.Start(); err != nil {
-		return nil, err
-	}
-	lines := bufio.NewScanner(out)
-	for p.address == "" || s.key == "levee" && p.metrics == "" {
-		if !lines.Scan() {
-			p.stop()
-			return nil, errors.New("did not say where it listens" + p.lastWords())
-		}
-		if where, ok := strings.CutPrefix(lines.Text(), "Listening on "); ok {
-			p.address = where
-		}
-		if where, ok := strings.CutPrefix(lines.Text(), "Metrics on "); ok {
-			p.metrics = where
-		}
-	}
-	return p, nil
-}
-
-func (p *process) stop() {
-	_ = p.command.Process.Kill()
-	_ = p.command.Wait()
-}
-
-// lastWords is the end of what the server wrote to standard error.
-func (p *process) lastWords() string {
-	defer p.log.Close()
-	words := make([]byte, 2<<10)
-	end, err := p.log.Seek(0, io.SeekEnd)
-	if err != nil {
-		return ""
-	}
-	n, _ := p.log.ReadAt(words, max(0, end-int64(len(words))))
-	if n == 0 {
-		return ""
-	}
-	return "\nit wrote:\n" + string(words[:n])
-}
-
 // burden puts the server under the work's load.
 func (b *bench) burden(ctx context.Context, p *process, w work) (sample, error) {
 	l, err := w.load(p.address, b.duration)
@@ -186,7 +162,7 @@ func (b *bench) burden(ctx context.Context, p *process, w work) (sample, error) 
 		return nil, err
 	}
 	var marks []usage // at the beginning and at the end of measuring
-	l.Mark = func() { marks = append(marks, b.usage(p.command.Process.Pid)) }
+	l.Mark = func() { marks = append(marks, b.usage(p)) }
 	result, err := l.Run(ctx)
 	if err != nil {
 		return nil, err
@@ -214,14 +190,13 @@ func (b *bench) burden(ctx context.Context, p *process, w work) (sample, error) 
 // its memory is looked at.
 const settling = 200 * time.Millisecond
 
-// hold holds idle connections, and then asks levee to drain them.
+// hold holds idle connections, and then asks the server to drain them, if it does.
 func (b *bench) hold(ctx context.Context, p *process, w work) (sample, error) {
 	l, err := w.load(p.address, b.duration)
 	if err != nil {
 		return nil, err
 	}
-	pid := p.command.Process.Pid
-	before, err := holdings(pid)
+	before, err := holdings(p.pid())
 	if err != nil {
 		return nil, err
 	}
@@ -231,7 +206,7 @@ func (b *bench) hold(ctx context.Context, p *process, w work) (sample, error) {
 	}
 	defer held.Close()
 	time.Sleep(settling)
-	after, err := holdings(pid)
+	after, err := holdings(p.pid())
 	if err != nil {
 		return nil, err
 	}
@@ -239,17 +214,17 @@ func (b *bench) hold(ctx context.Context, p *process, w work) (sample, error) {
 		memory: float64(after.anonymousKiB-before.anonymousKiB) / float64(w.conns),
 		files:  float64(after.files-before.files) / float64(w.conns),
 	}
-	if !strings.HasPrefix(p.name, "levee") { // the others drain nothing: they die of the signal
+	if !p.drains {
 		return got, nil
 	}
 	began := time.Now()
-	if err := p.command.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := p.running.Process.Signal(syscall.SIGTERM); err != nil {
 		return nil, err
 	}
 	if err := held.Leave(ctx); err != nil {
 		return nil, err
 	}
-	if err := p.command.Wait(); err != nil {
+	if err := p.running.Wait(); err != nil {
 		return nil, fmt.Errorf("drain: %w", err)
 	}
 	got[drain] = float64(time.Since(began)) / 1e6
@@ -268,7 +243,7 @@ func (b *bench) countAllocations(ctx context.Context, p *process, w work) (sampl
 	)
 	l.Mark = func() { // blocks the load for a millisecond or two, which disturbs nothing here
 		for range 2 { // what lies between two in a row is the asking's own
-			n, err := scrape(ctx, p.metrics, "go_memstats_mallocs_total")
+			n, err := scrape(ctx, p.scrape, "go_memstats_mallocs_total")
 			counts, failed = append(counts, n), errors.Join(failed, err)
 		}
 	}
@@ -314,15 +289,29 @@ func (b *bench) figure(work, peer string, m metric) (v float64, ok bool) {
 
 // ratio returns the median over the rounds of the ratios within a round: what
 // disturbs a round disturbs both.
-func (b *bench) ratio(work, peer, base string, m metric) (v float64, ok bool) {
+func (b *bench) ratio(work, peer string, to unit, m metric) (v float64, ok bool) {
 	var all []float64
-	ones, others := b.samples[work][peer], b.samples[work][base]
-	for i := range min(len(ones), len(others)) {
-		if others[i][m] > 0 && ones[i].has(m) {
-			all = append(all, ones[i][m]/others[i][m])
+	for round, s := range b.samples[work][peer] {
+		if base := b.best(work, to, m, round); base > 0 && s.has(m) {
+			all = append(all, s[m]/base)
 		}
 	}
 	return median(all), len(all) > 0
+}
+
+// best returns the best figure within a round of those that the unit names; 0 where
+// nothing was measured.
+func (b *bench) best(work string, of unit, m metric, round int) (v float64) {
+	for peer := range strings.SplitSeq(of.of, ",") {
+		s := b.samples[work][peer]
+		if round >= len(s) || !s[round].has(m) {
+			continue
+		}
+		if figure := s[round][m]; v == 0 || (figure > v) == m.moreIsBetter() {
+			v = figure
+		}
+	}
+	return v
 }
 
 func median(v []float64) float64 {

@@ -14,70 +14,66 @@ import (
 )
 
 // A peer is a server under test. All of them listen on a port of 127.0.0.1 that the
-// kernel chooses, with the same socket options, and say so on standard output.
+// kernel chooses, with the same socket options.
+//
+// In a command and a configuration stand $program, its executable; $config, the file
+// with the configuration; $listen, where it listens, if it inherits that; and
+// $backend, the address of what is behind it.
 type peer struct {
-	key     string
-	name    string
-	build   func(ctx context.Context, out string) error // an executable
-	command func(out string) []string                   // nil is the executable alone
-}
-
-var peers = []peer{
-	{key: "c", name: "C epoll", build: buildC},
-	{key: "tokio", name: "Tokio", build: buildTokio},
-	{key: "gonet", name: "Go net", build: buildGo("./peers/gonet")},
-	{key: "netpoll", name: "netpoll", build: buildGo("./peers/netpoll")},
-	{key: "levee", name: "levee", build: buildLevee, command: serveLevee},
-	{key: "sequential", name: "levee, sequential", build: buildGo("./peers/levee")},
-}
-
-func peerKeys() (keys []string) {
-	for _, p := range peers {
-		keys = append(keys, p.key)
-	}
-	return keys
+	key        string
+	name       string
+	build      func(ctx context.Context, out string) error // an executable
+	command    string                                      // none is the executable alone
+	config     string
+	bulkConfig string // for bulk instead, if there is one
+	inherits   bool   // the listening socket, as file 3; the others say on standard output where they listen
+	metrics    bool   // it says where they are
+	drains     bool   // on SIGTERM; the others die of it
 }
 
 // A server is a peer that was built.
 type server struct {
 	peer
-	arguments []string
+	program string
 }
 
 // buildFolder keeps what was built for the next time.
 const buildFolder = ".build"
 
-// build builds the peers. One that cannot be built is left out, with the reason.
-func build(ctx context.Context, chosen []peer) ([]server, error) {
-	folder, err := filepath.Abs(buildFolder)
-	if err != nil {
-		return nil, err
+// build builds the suite. A peer that cannot be built is left out, with the reason;
+// without its backends there is no suite.
+func (s *suite) build(ctx context.Context) error {
+	s.behind = map[string]server{}
+	for _, p := range s.backends {
+		backend, err := p.make(ctx, s.key+"-behind-"+p.key)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.name, err)
+		}
+		s.behind[p.key] = backend
 	}
-	if err := os.MkdirAll(folder, 0o755); err != nil {
-		return nil, err
-	}
-	var servers []server
-	for _, p := range chosen {
-		fmt.Printf("building %s\n", p.name)
-		out := filepath.Join(folder, p.key)
-		if err := p.build(ctx, out); err != nil {
-			if ctx.Err() != nil {
-				return nil, ctx.Err()
-			}
+	for _, p := range s.peers {
+		switch built, err := p.make(ctx, s.key+"-"+p.key); {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
 			fmt.Printf("  left out: %v\n", err)
-			continue
+		default:
+			s.servers = append(s.servers, built)
 		}
-		s := server{p, []string{out}}
-		if p.command != nil {
-			s.arguments = p.command(out)
-		}
-		servers = append(servers, s)
 	}
-	if len(servers) == 0 {
-		return nil, errors.New("no server could be built")
+	return nil
+}
+
+func (p peer) make(ctx context.Context, name string) (server, error) {
+	fmt.Printf("building %s\n", p.name)
+	out, err := filepath.Abs(filepath.Join(buildFolder, name))
+	if err != nil {
+		return server{}, err
 	}
-	fmt.Println()
-	return servers, nil
+	if err := os.MkdirAll(buildFolder, 0o755); err != nil {
+		return server{}, err
+	}
+	return server{p, out}, p.build(ctx, out)
 }
 
 // tell runs a command; what it wrote is part of the error.
@@ -89,8 +85,10 @@ func tell(ctx context.Context, name string, arguments ...string) error {
 	return nil
 }
 
-func buildC(ctx context.Context, out string) error {
-	return tell(ctx, "cc", "-O2", "-Wall", "-Wextra", "-o", out, "peers/c/echo.c")
+func buildC(name string) func(context.Context, string) error {
+	return func(ctx context.Context, out string) error {
+		return tell(ctx, "cc", "-O2", "-Wall", "-Wextra", "-o", out, "peers/c/"+name+".c")
+	}
 }
 
 func buildGo(folder string) func(context.Context, string) error {
@@ -99,45 +97,52 @@ func buildGo(folder string) func(context.Context, string) error {
 	}
 }
 
+func buildLevee(ctx context.Context, out string) error {
+	return tell(ctx, "go", "build", "-C", "..", "-trimpath", "-o", out, "./cmd/levee")
+}
+
 // crates is where Debian's librust-*-dev packages put the sources of crates.
 const crates = "/usr/share/cargo/registry"
 
 // buildTokio takes Debian's crates where there are any, which needs no network, and
 // otherwise those of crates.io.
-func buildTokio(ctx context.Context, out string) error {
-	target := out + ".target"
-	arguments := []string{"build", "--release", "--quiet", "--manifest-path", "peers/tokio/Cargo.toml", "--target-dir", target}
-	if _, err := os.Stat(crates); err == nil {
-		arguments = append(arguments, "--offline",
-			"--config", `source.crates-io.replace-with="debian"`, "--config", `source.debian.directory="`+crates+`"`)
+func buildTokio(folder, name string) func(context.Context, string) error {
+	return func(ctx context.Context, out string) error {
+		target := filepath.Join(filepath.Dir(out), "tokio.target") // Tokio itself is compiled once for all
+		arguments := []string{"build", "--release", "--quiet", "--manifest-path", folder + "/Cargo.toml", "--target-dir", target}
+		if _, err := os.Stat(crates); err == nil {
+			arguments = append(arguments, "--offline",
+				"--config", `source.crates-io.replace-with="debian"`, "--config", `source.debian.directory="`+crates+`"`)
+		}
+		if err := tell(ctx, "cargo", arguments...); err != nil {
+			return err
+		}
+		return link(os.Link, filepath.Join(target, "release", name), out)
 	}
-	if err := tell(ctx, "cargo", arguments...); err != nil {
-		return err
-	}
-	if err := os.Remove(out); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return os.Link(filepath.Join(target, "release", "echo"), out)
 }
 
-// leveeConfig is levee as its users get it: a route, and every default.
-const leveeConfig = `version: 1
-admin: {listen: "127.0.0.1:0"}
-listeners:
-  - name: bench
-    listen: ["127.0.0.1:0"]
-    limits: {max_connections: 10000}
-    routes: [{handler: echo}]
-`
-
-func buildLevee(ctx context.Context, out string) error {
-	if err := os.WriteFile(out+".yaml", []byte(leveeConfig), 0o600); err != nil {
-		return err
+// findCommand takes what is installed, in a folder that only root may have in its
+// PATH.
+func findCommand(name string) func(context.Context, string) error {
+	return func(_ context.Context, out string) error {
+		found, err := exec.LookPath(name)
+		if err != nil {
+			found, err = exec.LookPath("/usr/sbin/" + name)
+		}
+		if err != nil {
+			return err
+		}
+		return link(os.Symlink, found, out)
 	}
-	return tell(ctx, "go", "build", "-C", "..", "-trimpath", "-o", out, "./cmd/levee")
 }
 
-func serveLevee(out string) []string { return []string{out, "serve", "-c", out + ".yaml"} }
+// link links, replacing what was there.
+func link(how func(from, to string) error, from, to string) error {
+	if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return how(from, to)
+}
 
 // tokioVersion reads it from what cargo has resolved.
 func tokioVersion() string {

@@ -18,17 +18,6 @@ type panel struct {
 	scale float64
 }
 
-var panels = []panel{
-	{"messages/s, 64 connections (more is better)", "echo64", rate, "k", 1e-3},
-	{"messages/s, 1000 connections (more is better)", "echo1000", rate, "k", 1e-3},
-	{"messages/s, 64 connections, 16 deep (more is better)", "pipeline", rate, "M", 1e-6},
-	{"16 KiB messages/s, 64 connections (more is better)", "echo16k", rate, "k", 1e-3},
-	{"p99 latency, 1000 connections (less is better)", "echo1000", p99, " ms", 1e-3},
-	{"CPU per message, 8000 connections (less is better)", "echo8000", cpu, " µs", 1},
-	{"CPU per new connection (less is better)", "churn", cpu, " µs", 1},
-	{"memory per idle connection (less is better)", "idle", memory, " KiB", 1},
-}
-
 // In pixels.
 const (
 	panelWidth = 400
@@ -53,22 +42,22 @@ text { font: 13px system-ui, sans-serif; fill: #1f2328 }
 `
 
 // plot draws the panels, two in a row.
-func (b *bench) plot() []byte {
+func (b *bench) plot(s *suite) []byte {
 	var shown []panel
-	for _, p := range panels {
+	for _, p := range s.panels {
 		if len(b.samples[p.work]) > 0 {
 			shown = append(shown, p)
 		}
 	}
-	high := headHeight + len(b.servers)*rowHeight + gap
+	high := headHeight + len(s.servers)*rowHeight + gap
 	height := (len(shown)+1)/2*high + 3*gap
 	out := new(bytes.Buffer)
 	fmt.Fprintf(out, svgHead, 2*panelWidth+3*gap, height, 2*panelWidth+3*gap)
 	for i, p := range shown {
-		b.draw(out, p, gap+i%2*(panelWidth+gap), gap+i/2*high)
+		b.draw(out, s, p, gap+i%2*(panelWidth+gap), gap+i/2*high)
 	}
 	for i, line := range []string{
-		fmt.Sprintf("%s, Linux %s: one core for the server, one for the load", b.machine.Processor, b.machine.Kernel),
+		fmt.Sprintf("%s, Linux %s: %s", b.machine.Processor, b.machine.Kernel, s.caption),
 		fmt.Sprintf("%s, Tokio %s, %s; commit %s, %s", b.machine.Go, b.machine.Tokio, b.machine.Rust, b.machine.Commit, b.began.Format(time.DateOnly)),
 	} {
 		fmt.Fprintf(out, "<text class=\"small\" x=\"%d\" y=\"%d\">%s</text>\n", gap, height-2*gap+i*16, html.EscapeString(line))
@@ -77,24 +66,24 @@ func (b *bench) plot() []byte {
 	return out.Bytes()
 }
 
-func (b *bench) draw(out *bytes.Buffer, p panel, x, y int) {
+func (b *bench) draw(out *bytes.Buffer, s *suite, p panel, x, y int) {
 	fmt.Fprintf(out, "<text class=\"title\" x=\"%d\" y=\"%d\">%s</text>\n", x, y+14, p.title)
 	top := 0.0
-	for _, s := range b.servers {
-		v, _ := b.figure(p.work, s.key, p.show)
+	for _, it := range s.servers {
+		v, _ := b.figure(p.work, it.key, p.show)
 		top = max(top, v)
 	}
-	for i, s := range b.servers {
-		v, ok := b.figure(p.work, s.key, p.show)
+	for i, it := range s.servers {
+		v, ok := b.figure(p.work, it.key, p.show)
 		if !ok || top <= 0 {
 			continue
 		}
 		class := "bar"
-		if s.key == "levee" {
+		if it.key == "levee" {
 			class = "levee"
 		}
 		row, long := y+headHeight+i*rowHeight, max(v/top*barWidth, 1)
-		fmt.Fprintf(out, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%s</text>", x+nameWidth, row+10, s.name)
+		fmt.Fprintf(out, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%s</text>", x+nameWidth, row+10, it.name)
 		fmt.Fprintf(out, "<rect class=\"%s\" x=\"%d\" y=\"%d\" width=\"%.1f\" height=\"13\" rx=\"2\"/>", class, x+nameWidth+8, row-1, long)
 		fmt.Fprintf(out, "<text x=\"%.1f\" y=\"%d\">%.3g%s</text>\n", float64(x+nameWidth+14)+long, row+10, v*p.scale, p.unit)
 	}

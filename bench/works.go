@@ -9,48 +9,77 @@ import (
 	"github.com/levee-net/levee/internal/load"
 )
 
-// A work is what the servers are asked to do.
+// A suite is works, and the servers that do all of them in turn.
+type suite struct {
+	key      string
+	name     string
+	works    []work
+	peers    []peer
+	backends []peer  // for proxies: what is behind them, on the load's core
+	units    []unit  // of the ratios in the table
+	bars     []bar   // all are about works and servers of this suite
+	panels   []panel // of the picture
+	picture  string  // its file
+	caption  string  // and what to know about it
+
+	servers []server          // the peers that were built
+	behind  map[string]server // the backends that were built, by key
+}
+
+var suites = []suite{echoes, proxies}
+
+// A work is what the servers are asked to do. Its key is its own in all suites.
 type work struct {
-	key   string
-	name  string
-	conns int
-	size  int // bytes of a message
-	depth int // messages under way on a connection
-	kind  kind
+	key     string
+	name    string
+	conns   int
+	size    int // bytes of a message; of bulk, up or down, a mebibyte
+	depth   int // messages under way on a connection
+	kind    kind
+	backend string // the key of what is behind the server, if it is a proxy
+	only    string // the key of the one server that is asked; none for all
 }
 
 type kind int
 
 const (
-	echo    kind = iota // whose figure is the throughput
-	pace                // the same, but nobody is ever busy: its figure is the latency
-	churn               // a connection for every message, reset by the client, which leaves no TIME_WAIT behind
-	idle                // hold connections: memory and files; and then drain them
-	mallocs             // count Go's allocations, where the server has metrics
+	echo     kind = iota // whose figure is the throughput
+	bulkDown             // the same, of long answers to short messages
+	bulkUp               // and of short answers to long messages
+	pace                 // an echo, but nobody is ever busy: its figure is the latency
+	churn                // a connection for every message, reset by the client, which leaves no TIME_WAIT behind
+	idle                 // hold connections: memory and files; and then drain them, where the server knows how to
+	mallocs              // count Go's allocations, where the server has metrics
 )
 
-var works = []work{
-	{key: "echo1", name: "echo 64 B, 1 connection", conns: 1, size: 64, depth: 1, kind: pace},
-	{key: "echo64", name: "echo 64 B, 64 connections", conns: 64, size: 64, depth: 1},
-	{key: "echo1000", name: "echo 64 B, 1000 connections", conns: 1000, size: 64, depth: 1},
-	{key: "echo8000", name: "echo 64 B, 8000 connections", conns: 8000, size: 64, depth: 1},
-	{key: "echo16k", name: "echo 16 KiB, 64 connections", conns: 64, size: 16 << 10, depth: 1},
-	{key: "pipeline", name: "echo 64 B, 64 connections, 16 under way on each", conns: 64, size: 64, depth: 16},
-	{key: "churn", name: "connect, echo 64 B, reset; 64 at once", conns: 64, size: 64, depth: 1, kind: churn},
-	{key: "idle", name: "8000 idle connections", conns: 8000, size: 64, depth: 1, kind: idle},
-	{key: "mallocs", name: "allocations, echo 64 B, 64 connections", conns: 64, size: 64, depth: 1, kind: mallocs},
-}
+// isBusy reports whether the work is as much as the server can do, so that its
+// figure is the throughput.
+func (k kind) isBusy() bool { return k == echo || k.isBulk() }
 
-func workKeys() (keys []string) {
-	for _, w := range works {
-		keys = append(keys, w.key)
+func (k kind) isBulk() bool { return k == bulkDown || k == bulkUp }
+
+// A bulk message is short one way and a mebibyte the other, so messages a second are
+// MiB a second. Several are under way, so that the long way is never empty.
+const (
+	bulkSize  = 1 << 20
+	shortSize = 64
+	bulkDepth = 4
+)
+
+func (w work) protocol() (load.Protocol, error) {
+	switch w.kind {
+	case bulkDown:
+		return load.Transfer(shortSize, bulkSize)
+	case bulkUp:
+		return load.Transfer(bulkSize, shortSize)
+	default:
+		return load.Echo(w.size)
 	}
-	return keys
 }
 
 // load is the work as a load on an address.
 func (w work) load(address string, d time.Duration) (load.Load, error) {
-	protocol, err := load.Echo(w.size)
+	protocol, err := w.protocol()
 	return load.Load{
 		Addr: address, Protocol: protocol, Connections: w.conns, Depth: w.depth,
 		Reconnect: w.kind == churn, Warmup: d / 4, Duration: d,
@@ -67,7 +96,7 @@ const (
 	p99      metric = "p99_us"
 	p999     metric = "p99.9_us"
 	serving  metric = "server_share_of_its_core"
-	loading  metric = "load_share_of_its_core"
+	loading  metric = "load_share_of_its_core" // with the backend, which is on it too
 	others   metric = "others_share_of_the_servers_core"
 	memory   metric = "anonymous_kib_per_connection"
 	files    metric = "files_per_connection"
@@ -75,35 +104,31 @@ const (
 	allocate metric = "allocations_per_message"
 )
 
+// moreIsBetter reports what is the best of several figures.
+func (m metric) moreIsBetter() bool { return m == rate }
+
 // A sample is what one run of a work by a server has measured.
 type sample map[metric]float64
+
+func (s sample) has(m metric) bool {
+	_, ok := s[m]
+	return ok
+}
+
+// A unit is whose figures a ratio is relative to.
+type unit struct {
+	title string
+	of    string // keys of peers, with commas: the best of them, within each round
+}
 
 // A bar is what levee has to reach.
 type bar struct {
 	work    string
 	metric  metric
 	server  string
-	against string  // a peer whose figure is the unit; none for the figure itself
+	against unit    // whose figure is 1; none for the figure itself
 	atLeast float64 // or
 	atMost  float64
-}
-
-var bars = []bar{
-	{work: "echo64", metric: rate, server: "levee", against: "tokio", atLeast: 1.00},
-	{work: "echo64", metric: rate, server: "levee", against: "c", atLeast: 0.97},
-	{work: "echo1000", metric: rate, server: "levee", against: "tokio", atLeast: 1.00},
-	{work: "echo1000", metric: rate, server: "levee", against: "c", atLeast: 0.97},
-	{work: "echo1000", metric: p99, server: "levee", against: "tokio", atMost: 0.5},
-	{work: "pipeline", metric: rate, server: "levee", against: "tokio", atLeast: 1.2},
-	{work: "echo8000", metric: cpu, server: "levee", against: "c", atMost: 1.1},
-	{work: "churn", metric: cpu, server: "levee", against: "tokio", atMost: 1.0},
-	{work: "idle", metric: memory, server: "levee", atMost: 0.5},
-	{work: "idle", metric: files, server: "levee", atMost: 1},
-	{work: "idle", metric: memory, server: "sequential", atMost: 4},
-	{work: "mallocs", metric: allocate, server: "levee", atMost: 0.01}, // 0, and what goes on beside
-	{work: "idle", metric: drain, server: "levee", atMost: 300},
-	{work: "echo64", metric: rate, server: "sequential", against: "gonet", atLeast: 1.00},
-	{work: "echo1000", metric: rate, server: "sequential", against: "gonet", atLeast: 1.00},
 }
 
 func (b bar) held(v float64) bool {

@@ -33,7 +33,8 @@ type engine struct {
 	epoll   int
 	events  []unix.EpollEvent
 	clients []client
-	out, in []byte // out is the message over and over, so that several go out in one write
+	out, in []byte  // out is the message over and over, so that several go out in one write
+	flags   uintptr // of a read
 
 	phase   phase
 	dialled int           // clients, while opening
@@ -90,6 +91,9 @@ func newEngine(l Load) (*engine, error) {
 	}
 	e.events = make([]unix.EpollEvent, batch)
 	e.in = make([]byte, buffer)
+	if l.Protocol.blind {
+		e.flags = unix.MSG_TRUNC // which on TCP drops the bytes instead of copying them: tcp(7)
+	}
 	for len(e.out) < max(buffer, len(l.Protocol.request)) {
 		e.out = append(e.out, l.Protocol.request...)
 	}
@@ -335,7 +339,7 @@ func (e *engine) send(c *client, now time.Duration) error {
 // receive takes what has come back on a connection, and sends what may be sent now.
 func (e *engine) receive(c *client, ends bool) error {
 	for range readsInARow {
-		n, err := rawRead(c.fd, e.in)
+		n, err := rawRead(c.fd, e.in, e.flags)
 		switch {
 		case err == unix.EAGAIN:
 			return nil
@@ -433,8 +437,8 @@ func rawWait(epoll int, events []unix.EpollEvent, milliseconds int) int {
 
 // recv and send rather than read and write: they skip what files need.
 
-func rawRead(fd int, p []byte) (int, unix.Errno) {
-	n, _, errno := syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), 0, 0, 0)
+func rawRead(fd int, p []byte, flags uintptr) (int, unix.Errno) {
+	n, _, errno := syscall.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(&p[0])), uintptr(len(p)), flags, 0, 0)
 	return int(n), errno
 }
 

@@ -3,6 +3,7 @@ package load_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"math"
@@ -297,6 +298,71 @@ func TestHTTPCountsResponses(t *testing.T) {
 	})
 }
 
+// transferring is the server of load.Transfer; got counts what it has taken.
+func transferring(got *atomic.Int64) func(net.Conn) {
+	return func(c net.Conn) {
+		for {
+			var head [2]uint32
+			if binary.Read(c, binary.BigEndian, &head) != nil {
+				return
+			}
+			n, err := io.CopyN(io.Discard, c, int64(head[0]))
+			got.Add(8 + n)
+			if err != nil {
+				return
+			}
+			if _, err := c.Write(make([]byte, head[1])); err != nil {
+				return
+			}
+		}
+	}
+}
+
+func TestATransferSendsAndTakesAsManyBytesAsItSays(t *testing.T) {
+	withEach(t, func(t *testing.T, run engine) {
+		for _, size := range []struct{ up, down int }{{8, 1}, {8, 1 << 20}, {1 << 20, 8}, {300_000, 300_000}} {
+			protocol, err := load.Transfer(size.up, size.down)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got atomic.Int64
+			result, err := run(load.Load{
+				Addr: serve(t, transferring(&got)), Protocol: protocol, Connections: 3, Depth: 4, Duration: 50 * time.Millisecond,
+			}, t.Context())
+			if err != nil {
+				t.Fatalf("%+v: %v", size, err)
+			}
+			if result.Messages == 0 || got.Load() < result.Messages*int64(size.up) {
+				t.Errorf("%+v: %d messages, of which %d bytes arrived", size, result.Messages, got.Load())
+			}
+		}
+	})
+}
+
+func TestATransferThatAnswersTooMuchEndsTheRun(t *testing.T) {
+	protocol, err := load.Transfer(8, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	withEach(t, func(t *testing.T, run engine) {
+		generous := serve(t, func(c net.Conn) {
+			message := make([]byte, 8)
+			for {
+				if _, err := io.ReadFull(c, message); err != nil {
+					return
+				}
+				if _, err := c.Write(make([]byte, 101)); err != nil {
+					return
+				}
+			}
+		})
+		_, err := run(load.Load{Addr: generous, Protocol: protocol, Duration: time.Hour}, t.Context())
+		if err == nil || !strings.Contains(err.Error(), "more came back than was sent") {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
 func TestALoadIsBounded(t *testing.T) {
 	echo := mustEcho(t, 1)
 	for want, l := range map[string]load.Load{
@@ -318,6 +384,11 @@ func TestALoadIsBounded(t *testing.T) {
 	for _, size := range []int{-1, 0, load.MaxSize + 1} {
 		if _, err := load.Echo(size); err == nil {
 			t.Errorf("messages of %d bytes", size)
+		}
+	}
+	for _, size := range [][2]int{{7, 1}, {load.MaxSize + 1, 1}, {8, 0}, {8, load.MaxSize + 1}} {
+		if _, err := load.Transfer(size[0], size[1]); err == nil {
+			t.Errorf("a transfer of %d bytes", size)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package load
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -11,6 +12,7 @@ import (
 type Protocol struct {
 	request []byte
 	reply   func() reply // for a connection of its own
+	blind   bool         // an answer is told by its length alone: nobody looks at its bytes
 }
 
 // A reply reads the answers on a connection, one after the other.
@@ -62,5 +64,33 @@ func (e *echoed) take(p []byte) (int, replyState, error) {
 		return n, partial, nil
 	}
 	e.at = 0
+	return n, whole, nil
+}
+
+// Transfer is the protocol of a server that takes and gives as many bytes as it is
+// told: a message is up bytes, of which the first eight are two numbers, in network
+// byte order: how many bytes follow these eight, and how many the answer has, which
+// is down. So bulk goes one way when the other is short. Bytes are counted and, on
+// Linux, dropped in the kernel, which spares the load a copy: they are not compared.
+func Transfer(up, down int) (Protocol, error) {
+	if up < transferHead || up > MaxSize || down < 1 || down > MaxSize {
+		return Protocol{}, fmt.Errorf("%d bytes there and %d back: between %d and %d there, between 1 and %d back", up, down, transferHead, MaxSize, MaxSize)
+	}
+	message := make([]byte, up)
+	binary.BigEndian.PutUint32(message, uint32(up-transferHead))
+	binary.BigEndian.PutUint32(message[4:], uint32(down))
+	return Protocol{request: message, reply: func() reply { return &counted{size: down} }, blind: true}, nil
+}
+
+const transferHead = 8 // bytes
+
+type counted struct{ size, at int }
+
+func (c *counted) take(p []byte) (int, replyState, error) {
+	n := min(len(p), c.size-c.at)
+	if c.at += n; c.at < c.size {
+		return n, partial, nil
+	}
+	c.at = 0
 	return n, whole, nil
 }

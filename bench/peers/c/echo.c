@@ -5,14 +5,12 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 #include <unistd.h>
+
+#include "listen.h"
 
 enum {
 	MAX_FDS = 1 << 16,     /* far beyond what the bench opens */
@@ -30,14 +28,6 @@ struct backlog {
 static struct backlog backlogs[MAX_FDS]; /* by fd */
 static char buffer[BUFFER];
 static int poller;
-
-static void must(int ok, const char *what)
-{
-	if (!ok) {
-		perror(what);
-		exit(1);
-	}
-}
 
 static void drop(int fd)
 {
@@ -86,6 +76,8 @@ static void serve(int fd, int ends)
 		ssize_t in = recv(fd, buffer, BUFFER, 0);
 		if (in < 0 && errno == EAGAIN)
 			return;
+		if (in == 0)
+			end_with_reset(fd);
 		if (in <= 0) {
 			drop(fd);
 			return;
@@ -123,24 +115,12 @@ static void welcome(int listener)
 
 int main(void)
 {
-	int one = 1;
-	struct sockaddr_in where = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	socklen_t size = sizeof where;
-
-	int listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	must(listener >= 0, "socket");
-	must(setsockopt(listener, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one) == 0, "TCP_NODELAY");
-	must(bind(listener, (struct sockaddr *)&where, size) == 0, "bind");
-	must(listen(listener, 1 << 16) == 0, "listen"); /* the kernel cuts it to somaxconn */
-	must(getsockname(listener, (struct sockaddr *)&where, &size) == 0, "getsockname");
+	int listener = listen_somewhere();
 
 	poller = epoll_create1(EPOLL_CLOEXEC);
 	must(poller >= 0, "epoll_create1");
 	struct epoll_event e = {.events = EPOLLIN | EPOLLET, .data.fd = listener};
 	must(epoll_ctl(poller, EPOLL_CTL_ADD, listener, &e) == 0, "epoll_ctl");
-
-	printf("Listening on 127.0.0.1:%d\n", ntohs(where.sin_port));
-	fflush(stdout);
 
 	for (;;) {
 		static struct epoll_event events[MAX_EVENTS];

@@ -1,0 +1,62 @@
+// Command gonetproxy is the proxy that everybody writes first: a goroutine for each
+// direction of a connection with io.Copy in it, and no deadline, limit or count.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+)
+
+func main() {
+	fmt.Fprintln(os.Stderr, serve(os.Args[1]))
+	os.Exit(1)
+}
+
+func serve(backend string) error {
+	var config net.ListenConfig
+	config.SetMultipathTCP(false) // as in every peer
+	l, err := config.Listen(context.Background(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	fmt.Printf("Listening on %s\n", l.Addr())
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go proxy(c.(*net.TCPConn), backend)
+	}
+}
+
+func proxy(client *net.TCPConn, backend string) {
+	defer client.Close()
+	var dialer net.Dialer
+	dialer.SetMultipathTCP(false)
+	c, err := dialer.DialContext(context.Background(), "tcp", backend)
+	if err != nil {
+		return
+	}
+	server := c.(*net.TCPConn)
+	defer server.Close()
+	answered := make(chan struct{})
+	go func() { // ends with the server's last byte, or with the connections
+		defer close(answered)
+		forward(client, server)
+	}()
+	forward(server, client)
+	<-answered
+}
+
+// forward copies until there is no more; a direction that failed ends the other too.
+func forward(to, from *net.TCPConn) {
+	if _, err := io.Copy(to, from); err == nil {
+		_ = to.CloseWrite()
+		return
+	}
+	_ = to.Close()
+	_ = from.Close()
+}
