@@ -14,10 +14,10 @@ import (
 // word that metrics have for it too.
 //
 // The ordinary end of a connection is logged at level debug. Ends that are this
-// side's doing (handler_error, handler_panic, drain_timeout) are logged at warn,
-// at most ten a second; the first line after a gap says how many were held back
-// in it. What strangers sent stands in a line only quoted and cut short, as an
-// attribute.
+// side's doing (handler_error, handler_panic, drain_timeout, upstream_unavailable)
+// are logged at warn, at most ten a second; the first line after a gap says how many
+// were held back in it. What strangers sent stands in a line only quoted and cut
+// short, as an attribute.
 func Log(logger *slog.Logger) *levee.Trace {
 	warnings := &gate{}
 	return &levee.Trace{
@@ -40,7 +40,7 @@ func Log(logger *slog.Logger) *levee.Trace {
 
 func levelOf(reason levee.CloseReason) slog.Level {
 	switch reason {
-	case levee.HandlerError, levee.HandlerPanic, levee.DrainTimeout:
+	case levee.HandlerError, levee.HandlerPanic, levee.DrainTimeout, levee.UpstreamUnavailable:
 		return slog.LevelWarn
 	}
 	return slog.LevelDebug

@@ -91,6 +91,9 @@ func (f *front) report() []reportLine {
 			say(true, "%s: timeouts.%s is off: one client can hold a connection for ever", l.Name, name)
 		}
 	}
+	for i := range f.cfg.Upstreams {
+		f.reportUpstream(&f.cfg.Upstreams[i], say)
+	}
 	say(false, "not limited: connections and rate per client")
 	if limit := levee.DefaultMaxConns(); limit > 0 && total > limit {
 		say(true, "the listeners may hold %d connections together, but the limit of open files leaves room for %d: raise it (ulimit -n) or lower limits.max_connections", total, limit)
@@ -100,6 +103,50 @@ func (f *front) report() []reportLine {
 	}
 	say(false, "drain: up to %s after SIGTERM, the rest are cut", f.cfg.Drain.Timeout)
 	return lines
+}
+
+// reportUpstream says what an upstream amounts to.
+func (f *front) reportUpstream(u *config.Upstream, say func(warning bool, format string, args ...any)) {
+	servers := make([]string, len(u.Servers))
+	for i, s := range u.Servers {
+		servers[i] = s.String()
+	}
+	secure := "plaintext"
+	if u.TLS.Mode == config.ModeOn {
+		secure = "TLS"
+	}
+	say(false, "%s: %s to %s; %s; dial %s, %d tries, %s in all; %s; %s", u.Name, secure, strings.Join(servers, ", "), u.Balance,
+		shortDuration(u.Dial.Timeout), u.Dial.Tries, shortDuration(u.Dial.TotalTimeout), healthInWords(&u.Health), breakerInWords(&u.Breaker))
+	if u.TLS.SkipVerify {
+		say(true, "%s: its servers' certificates are not verified (tls.skip_verify): who is in between can read along", u.Name)
+	}
+	if u.Health.Interval < 0 {
+		say(true, "%s: health checks are off: a server that is down is found out by its clients", u.Name)
+	}
+	if u.Breaker.Mode == config.ModeOff {
+		say(true, "%s: the breaker is off: a server that fails goes on getting connections", u.Name)
+	}
+}
+
+func healthInWords(h *config.Health) string {
+	if h.Interval < 0 {
+		return "no health checks"
+	}
+	return fmt.Sprintf("health %s every %s", h.Probe, shortDuration(h.Interval))
+}
+
+func breakerInWords(b *config.Breaker) string {
+	if b.Mode == config.ModeOff {
+		return "no breaker"
+	}
+	var limits []string
+	if b.Failures > 0 {
+		limits = append(limits, fmt.Sprintf("%d failures in a row", b.Failures))
+	}
+	if b.Rate > 0 {
+		limits = append(limits, fmt.Sprintf("%.0f%% of %d in %s", 100*b.Rate, b.Volume, shortDuration(b.Window)))
+	}
+	return "breaker opens at " + strings.Join(limits, " or ")
 }
 
 func tlsInWords(t config.TLS) string {

@@ -128,6 +128,7 @@ Exit codes: 0 all left in their own time; 1 some had to be cut; 2 bad usage or c
 		},
 		Commands: []*cli.Command{
 			serveCommand(env),
+			proxyCommand(env),
 			checkCommand(env),
 			benchCommand(env),
 			schemaCommand(env),

@@ -33,8 +33,9 @@ type front struct {
 	env Env
 	log *slog.Logger
 
-	servers []*levee.Server // one for each listener, in the configuration's order
-	sockets [][]net.Listener
+	servers  []*levee.Server // one for each listener, in the configuration's order
+	sockets  [][]net.Listener
+	backends []*backend // one for each upstream, in the configuration's order
 
 	admin       *admin.Server // nil when off
 	adminSocket net.Listener
@@ -51,6 +52,14 @@ func assemble(cfg *config.Config, env Env) (*front, error) {
 	metrics := telemetry.NewMetrics(registry)
 	trace := levee.Traces(metrics.Trace(), telemetry.Log(f.log))
 
+	upstreams := newUpstreamMetrics(registry)
+	for i := range cfg.Upstreams {
+		b, err := newBackend(&cfg.Upstreams[i], f.log, upstreams)
+		if err != nil {
+			return nil, exit(exitUsage, err)
+		}
+		f.backends = append(f.backends, b)
+	}
 	hello := httpserve.Handler(f.helloServer())
 	shares := shareConns(cfg.Listeners)
 	for i := range cfg.Listeners {
@@ -61,7 +70,7 @@ func assemble(cfg *config.Config, env Env) (*front, error) {
 		}
 		server := &levee.Server{
 			Name:               l.Name,
-			Handler:            routes(l, hello),
+			Handler:            f.routes(l, hello),
 			TLSConfig:          tlsConfig,
 			AllowPlaintext:     l.TLS.Mode == config.TLSOptional,
 			ProxyFrom:          l.ProxyProtocol.From,
@@ -86,8 +95,12 @@ func assemble(cfg *config.Config, env Env) (*front, error) {
 	return f, nil
 }
 
+// joinFiles are what a proxying listener leaves for pipes, of which each takes two.
+const joinFiles = 256
+
 // shareConns gives each listener its cap on connections: its own figure, or an
-// equal share of what the limit of open files leaves.
+// equal share of what the limit of open files leaves. A connection that is joined to
+// an upstream takes two files.
 func shareConns(listeners []config.Listener) []int {
 	total, sharers := levee.DefaultMaxConns(), 0
 	left := total
@@ -103,6 +116,9 @@ func shareConns(listeners []config.Listener) []int {
 	for i := range shares {
 		if shares[i] == 0 && total > 0 {
 			shares[i] = max(1, left/sharers)
+			if listeners[i].Proxies() {
+				shares[i] = max(1, (shares[i]-joinFiles)/2)
+			}
 		}
 	}
 	return shares
@@ -168,7 +184,7 @@ func cannotKeep(err error) bool {
 }
 
 // routes returns the listener's handler. One route needs no router.
-func routes(l *config.Listener, hello levee.Handler) levee.Handler {
+func (f *front) routes(l *config.Listener, hello levee.Handler) levee.Handler {
 	builtin := map[config.Handler]levee.Handler{
 		config.HandlerEcho:    handlers.Echo,
 		config.HandlerDiscard: handlers.Discard,
@@ -179,12 +195,21 @@ func routes(l *config.Listener, hello levee.Handler) levee.Handler {
 		config.ProtocolHTTP: route.HTTP,
 		config.ProtocolTLS:  route.TLS,
 	}
+	serve := func(r *config.Route) levee.Handler {
+		for _, b := range f.backends {
+			if b.cfg.Name == r.Upstream {
+				return b.proxy
+			}
+		}
+		return builtin[r.Handler]
+	}
 	if len(l.Routes) == 1 {
-		return builtin[l.Routes[0].Handler]
+		return serve(&l.Routes[0])
 	}
 	router := &route.Router{}
-	for _, r := range l.Routes {
-		router.Routes = append(router.Routes, route.Route{Match: matchers[r.Match.Protocol], Handler: builtin[r.Handler]})
+	for i := range l.Routes {
+		r := &l.Routes[i]
+		router.Routes = append(router.Routes, route.Route{Match: matchers[r.Match.Protocol], Handler: serve(r)})
 	}
 	return router
 }
@@ -277,6 +302,9 @@ func (f *front) closeSockets() {
 func (f *front) run(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
+	upstreams, stop := context.WithCancel(context.Background())
+	defer stop()
+	f.startBackends(upstreams, &running)
 	broken := make(chan error, len(f.servers))
 	for i, server := range f.servers {
 		running.Go(func() { // ends with the server, which drain sees to

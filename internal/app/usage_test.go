@@ -42,6 +42,16 @@ listeners:
 		{"--listen 127.0.0.1:0 serve -c " + one, `--listen stands before "serve", where it has no effect (see levee serve --help)`},
 		{"--admin off check -c " + one, `--admin stands before "check", where it has no effect (see levee check --help)`},
 
+		{"proxy", `proxy: --listen is missing: levee proxy --listen ADDR --to ADDR (see levee proxy --help)`},
+		{"proxy --listen 127.0.0.1:0", `proxy: --to is missing: levee proxy --listen ADDR --to ADDR (see levee proxy --help)`},
+		{"proxy --listen 127.0.0.1:0 --to x", `--to: "x" has no port; write x:8080`},
+		{"proxy --listen 127.0.0.1:0 --to 127.0.0.1:1 --balance random", `--balance: unknown balance "random": there are round_robin, least_connections, p2c, source_hash, maglev`},
+		{"proxy --listen 127.0.0.1:0 --to 127.0.0.1:1 --send-proxy v3", `--send-proxy: unknown PROXY header "v3"; there are v1 and v2`},
+		{"proxy --listen 127.0.0.1:0 --to 127.0.0.1:1 --tls on", `--tls: "on" is neither off nor dev nor two files, CERT,KEY`},
+		{"proxy --listen :0 --to 127.0.0.1:1", `--tls is missing: other machines can reach ":0"; say --tls CERT,KEY, --tls dev, or --tls off --insecure`},
+		{"proxy --listen :0 --to 127.0.0.1:1 --tls off", `--tls off: other machines can reach ":0", and would talk in plaintext; say --insecure if that is meant`},
+		{"proxy --listen 127.0.0.1:7000 --to 127.0.0.1:7000", `--to: upstreams[0].servers[0]: "127.0.0.1:7000" is where levee itself listens (listeners[0].listen[0]); write the address of a server behind it`},
+
 		{"completion", `completion for which shell? bash, zsh, fish or pwsh (see levee completion --help)`},
 		{"completion tcsh", `no completion for "tcsh": bash, zsh, fish or pwsh (see levee completion --help)`},
 

@@ -35,6 +35,15 @@ func Dial(ctx context.Context, local, remote netip.AddrPort) (*Conn, error) {
 	return &Conn{remote: remote, fd: fd}, nil
 }
 
+// dialError is what net would have made of it.
+func dialError(local, remote netip.AddrPort, err error) error {
+	e := &net.OpError{Op: "dial", Net: "tcp", Addr: net.TCPAddrFromAddrPort(remote), Err: err}
+	if local.IsValid() {
+		e.Source = net.TCPAddrFromAddrPort(local)
+	}
+	return e
+}
+
 // open makes a socket like one of net's.
 func open(local, remote netip.AddrPort) (fd int, err error) {
 	family := unix.AF_INET6

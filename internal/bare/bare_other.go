@@ -25,3 +25,15 @@ func (*Conn) Detach() (fd int, ok bool) { return -1, false }
 
 // NetConn returns net's own connection.
 func (c *Conn) NetConn() net.Conn { return c.Conn }
+
+// dialer connects where a bare socket is not to be had.
+func dialer(local netip.AddrPort) *net.Dialer {
+	d := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
+		Enable: true, Idle: keepAliveIdle, Interval: keepAliveIdle, Count: keepAliveCount,
+	}}
+	d.SetMultipathTCP(false)
+	if local.IsValid() {
+		d.LocalAddr = net.TCPAddrFromAddrPort(local)
+	}
+	return d
+}

@@ -79,6 +79,13 @@ func sourcePrefix(p *netip.Prefix) value {
 	}
 }
 
+func sourceAddress(ip *netip.Addr) value {
+	return parsed[netip.Addr]{
+		p: ip, parse: parseSource, format: netip.Addr.String,
+		wants: "an address such as 10.0.0.1", pattern: `^[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]*)?$`,
+	}
+}
+
 // hostname is what can be looked up. An all-digit last label is left out: 10.0.0 or 300.1.2.3 is a mistyped address.
 var hostname = regexp.MustCompile(`^([A-Za-z0-9_-]{1,63}\.)*([A-Za-z0-9_-]*[A-Za-z_-][A-Za-z0-9_-]*)\.?$`)
 
@@ -91,7 +98,7 @@ func ParseAddress(s string) (Address, error) {
 		return Address{}, notHostPort(s)
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
-	if err != nil {
+	if err != nil || len(port) > len("65535") {
 		return Address{}, fmt.Errorf("%s: port %s is not a number from 0 to 65535", quote(s), quote(port))
 	}
 	if !validHost(host) {
@@ -135,17 +142,25 @@ func ParseAdminAddress(s string) (Address, error) {
 	if !ok {
 		return ParseAddress(s)
 	}
-	switch _, err := parseFilePath(path); {
-	case !strings.HasPrefix(path, "/"):
-		return Address{}, fmt.Errorf("%s: the path of a unix socket must be absolute, such as unix:/run/levee/admin.sock", quote(s))
-	case err != nil:
+	if err := checkSocket(s, path); err != nil {
 		return Address{}, err
-	case path == "/":
-		return Address{}, fmt.Errorf("%s names a folder, not a socket", quote(s))
-	case len(path) > maxSocketPath:
-		return Address{}, fmt.Errorf("%s: the path of a unix socket has at most %d bytes, this has %d", quote(s), maxSocketPath, len(path))
 	}
 	return Address{Network: "unix", Address: path}, nil
+}
+
+// checkSocket says what keeps path, of the setting s, from being that of a unix socket.
+func checkSocket(s, path string) error {
+	switch {
+	case !strings.HasPrefix(path, "/"):
+		return fmt.Errorf("%s: the path of a unix socket must be absolute, such as unix:/run/levee/admin.sock", quote(s))
+	case hasControl(path) != nil:
+		return hasControl(path)
+	case path == "/":
+		return fmt.Errorf("%s names a folder, not a socket", quote(s))
+	case len(path) > maxSocketPath:
+		return fmt.Errorf("%s: the path of a unix socket has at most %d bytes, this has %d", quote(s), maxSocketPath, len(path))
+	}
+	return nil
 }
 
 // parsePrefix reads a prefix, or an address as the prefix that holds it alone.
@@ -164,4 +179,18 @@ func parsePrefix(s string) (netip.Prefix, error) {
 		return netip.Prefix{}, fmt.Errorf("%s has bits set beyond its length; write %s", quote(s), p.Masked())
 	}
 	return p, nil
+}
+
+// parseSource reads an address of this machine to connect from.
+func parseSource(s string) (netip.Addr, error) {
+	ip, err := netip.ParseAddr(s)
+	switch ip = ip.Unmap(); {
+	case err != nil || !zone.MatchString(ip.Zone()):
+		return netip.Addr{}, fmt.Errorf("%s is not an IP address; write one such as 10.0.0.1, without a port", quote(s))
+	case ip.IsUnspecified():
+		return netip.Addr{}, fmt.Errorf("%s is no address of its own; leave source out, and the system picks one", quote(s))
+	case ip.IsMulticast():
+		return netip.Addr{}, fmt.Errorf("%s is a multicast address, which nothing can connect from", quote(s))
+	}
+	return ip, nil
 }

@@ -1,6 +1,11 @@
 package config
 
-import "fmt"
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
 
 // Check applies the rules that tie several settings together. Parse has applied them; call it again after changing a
 // Config, such as from a flag. The error is a *Problems.
@@ -13,7 +18,8 @@ func (c *Config) Check() error {
 func (c *Config) check(ps *Problems) {
 	c.checkAdmin(ps)
 	c.checkNames(ps)
-	c.checkOverlaps(ps)
+	own := c.checkOverlaps(ps)
+	c.checkTargets(ps)
 	for i := range c.Listeners {
 		path := fmt.Sprintf("listeners[%d]", i)
 		l := &c.Listeners[i]
@@ -22,6 +28,9 @@ func (c *Config) check(ps *Problems) {
 			l.checkPlaintext(ps, path)
 		}
 		l.checkRoutes(ps, path+".routes")
+	}
+	for i := range c.Upstreams {
+		c.Upstreams[i].check(ps, fmt.Sprintf("upstreams[%d]", i), own)
 	}
 }
 
@@ -34,22 +43,31 @@ func (c *Config) checkAdmin(ps *Problems) {
 }
 
 func (c *Config) checkNames(ps *Problems) {
-	first := make(map[string]int)
+	listeners, upstreams := make(names), make(names)
 	for i, l := range c.Listeners {
-		path := fmt.Sprintf("listeners[%d].name", i)
-		if l.Name == "" { // could not be read
-			continue
-		}
-		if j, taken := first[l.Name]; taken {
-			ps.add(l.Pos, path, "%q is the name of listeners[%d] already; names are unique", l.Name, j)
-			continue
-		}
-		first[l.Name] = i
+		listeners.claim(ps, l.Pos, "listeners", i, l.Name)
+	}
+	for i, u := range c.Upstreams {
+		upstreams.claim(ps, u.Pos, "upstreams", i, u.Name)
 	}
 }
 
-// checkOverlaps finds addresses that cannot be bound at the same time.
-func (c *Config) checkOverlaps(ps *Problems) {
+// names holds the names of a list's entries seen so far, and where each stands.
+type names map[string]int
+
+func (ns names) claim(ps *Problems, pos Position, list string, i int, name string) {
+	if name == "" { // could not be read
+		return
+	}
+	if j, taken := ns[name]; taken {
+		ps.add(pos, fmt.Sprintf("%s[%d].name", list, i), "%q is the name of %s[%d] already; names are unique", name, list, j)
+		return
+	}
+	ns[name] = i
+}
+
+// checkOverlaps finds addresses that cannot be bound at the same time, and returns those that can.
+func (c *Config) checkOverlaps(ps *Problems) claims {
 	taken := make(claims)
 	try := func(a Address, path string) {
 		if other, ok := taken.claim(a, path); !ok {
@@ -62,6 +80,7 @@ func (c *Config) checkOverlaps(ps *Problems) {
 			try(a, fmt.Sprintf("listeners[%d].listen[%d]", i, j))
 		}
 	}
+	return taken
 }
 
 // A claim is an address and the key that asks for it.
@@ -93,6 +112,27 @@ func (cs claims) claim(a Address, path string) (other claim, ok bool) {
 		cs[[2]string{"*", port}] = claim{a, path}
 	}
 	return claim{}, true
+}
+
+// ending returns the claim at which a connection to the server would end.
+func (cs claims) ending(server ServerAddress) (own claim, ok bool) {
+	if !server.single() && server.Kind != KindDNS {
+		return claim{}, false
+	}
+	host, port := Address{Network: "tcp", Address: server.Address}.split()
+	hosts := []string{host}
+	if ip, err := netip.ParseAddr(host); err == nil && ip.IsLoopback() {
+		hosts = append(hosts, "")
+	}
+	if server.Kind != KindAddress && host == "127.0.0.1" { // localhost
+		hosts = append(hosts, "::1")
+	}
+	for _, host := range hosts {
+		if own, ok = cs[[2]string{host, port}]; ok {
+			return own, true
+		}
+	}
+	return claim{}, false
 }
 
 func (l *Listener) checkTLS(ps *Problems, path string) {
@@ -146,5 +186,165 @@ func (l *Listener) checkRoutes(ps *Problems, path string) {
 	if _, ok := taken[Match{}]; !ok && len(l.Routes) > 0 {
 		last := len(l.Routes) - 1
 		ps.add(l.Routes[last].Pos, fmt.Sprintf("%s[%d]", path, last), "has a match, and no route follows for the connections it leaves; add one without match, such as {handler: discard}")
+	}
+}
+
+// checkTargets makes sure that every route leads somewhere, and that some route leads to every upstream.
+func (c *Config) checkTargets(ps *Problems) {
+	reached := make(map[string]bool)
+	upstreams := make([]string, len(c.Upstreams))
+	for i, u := range c.Upstreams {
+		upstreams[i], reached[u.Name] = u.Name, false
+	}
+	// What could not be read may be what is missed.
+	namesKnown := ps.keysKnown("") && !slices.Contains(upstreams, "")
+	routesKnown := ps.keysKnown("")
+	for i, l := range c.Listeners {
+		path := fmt.Sprintf("listeners[%d]", i)
+		routesKnown = routesKnown && ps.keysKnown(path) && ps.clean(path+".routes")
+		for j, r := range l.Routes {
+			at := fmt.Sprintf("%s.routes[%d]", path, j)
+			_, exists := reached[r.Upstream]
+			if exists {
+				reached[r.Upstream] = true
+			}
+			switch {
+			case !ps.clean(at):
+			case r.Handler != "" && r.Upstream != "":
+				ps.add(r.Pos, at, "has both a handler and an upstream; keep one of them")
+			case r.Handler == "" && r.Upstream == "":
+				ps.add(r.Pos, at, "leads nowhere; add a handler such as echo, or the name of an upstream")
+				routesKnown = false
+			case r.Upstream != "" && !exists && namesKnown:
+				near := ps.unknownUpstream(r, at, upstreams)
+				reached[near] = true
+				routesKnown = routesKnown && near != ""
+			}
+		}
+	}
+	for i, u := range c.Upstreams {
+		if path := fmt.Sprintf("upstreams[%d]", i); routesKnown && !reached[u.Name] && u.Name != "" {
+			ps.add(u.Pos, path, "no route leads to %q; remove it, or add a route such as {upstream: %s}", u.Name, u.Name)
+		}
+	}
+}
+
+// unknownUpstream says that there is no upstream of the route's name, and returns the one that it probably means.
+func (ps *Problems) unknownUpstream(r Route, path string, upstreams []string) (near string) {
+	if len(ps.List) < maxProblems { // else it is only counted, and looking for names takes time
+		near = nearest(r.Upstream, upstreams)
+	}
+	if near == "" {
+		ps.add(r.Pos, path+".upstream", "there is no upstream %q; add it to upstreams, or name one of those", r.Upstream)
+		return ""
+	}
+	ps.add(r.Pos, path+".upstream", "there is no upstream %q; did you mean %q?", r.Upstream, near)
+	return near
+}
+
+func (u *Upstream) check(ps *Problems, path string, own claims) {
+	u.checkServers(ps, path, own)
+	u.TLS.check(ps, path+".tls")
+	u.Health.check(ps, path+".health")
+	if at := path + ".breaker"; ps.clean(at) && u.Breaker.Open > u.Breaker.MaxOpen {
+		ps.add(u.Breaker.Pos, at, "open (%s) is longer than max_open (%s); change one of them", formatDuration(u.Breaker.Open), formatDuration(u.Breaker.MaxOpen))
+	}
+	if at := path + ".dial"; ps.clean(at) && u.Dial.Timeout > u.Dial.TotalTimeout {
+		ps.add(u.Dial.Pos, at, "timeout (%s), for one try, is longer than total_timeout (%s), for all; change one of them", formatDuration(u.Dial.Timeout), formatDuration(u.Dial.TotalTimeout))
+	}
+}
+
+func (u *Upstream) checkServers(ps *Problems, path string, own claims) {
+	first := make(map[string]int) // of an address or a name
+	nameless := ps.clean(path+".tls") && u.TLS.Mode == ModeOn && u.TLS.ServerName == "" && !u.TLS.SkipVerify
+	for j, s := range u.Servers {
+		at := fmt.Sprintf("%s.servers[%d]", path, j)
+		if s.Kind == "" || !ps.clean(at) { // could not be read
+			continue
+		}
+		if !s.single() && (s.Name != "" || s.Weight != 1 || s.Tier != 0) {
+			ps.add(s.Pos, at, "%s may be several servers, and a name, a weight or a tier is one server's; keep only the address", quote(s.String()))
+		}
+		if listen, loops := own.ending(s.ServerAddress); loops {
+			ps.add(s.Pos, at, "%s is where levee itself listens (%s); write the address of a server behind it", quote(s.String()), listen.path)
+		}
+		if nameless && s.Name == "" && strings.HasPrefix(s.Address, unixScheme) {
+			ps.add(s.Pos, at, "a unix socket has no host that a certificate could be for; set tls.server_name")
+		}
+		if k, taken := first[s.identity()]; taken {
+			ps.add(s.Pos, at, "%s is servers[%d] already; write each server once, and its share as its weight", quote(s.String()), k)
+			continue
+		}
+		first[s.identity()] = j
+		name := strings.ToLower(s.Name)
+		if k, taken := first[name]; taken && k != j {
+			ps.add(s.Pos, at+".name", "%q is what servers[%d] is called already; names are unique", s.Name, k)
+			continue
+		}
+		if name != "" {
+			first[name] = j
+		}
+	}
+}
+
+func (t *UpstreamTLS) check(ps *Problems, path string) {
+	says := ""
+	for _, setting := range []struct {
+		name string
+		made bool
+	}{
+		{"ca", t.CA != ""},
+		{"server_name", t.ServerName != ""},
+		{"certificate", t.Certificate != ""},
+		{"key", t.Key != ""},
+		{"skip_verify: true", t.SkipVerify},
+		{"handshake_timeout", t.HandshakeTimeout != 0},
+	} {
+		if setting.made {
+			says = setting.name
+			break
+		}
+	}
+	switch {
+	case !ps.clean(path):
+	case t.Mode == ModeOff && says != "":
+		ps.add(t.Pos, path, "mode is off, yet there is %s; set mode: on, or remove it", says)
+	case t.Certificate != "" && t.Key == "":
+		ps.add(t.Pos, path, "has a certificate without its key; add key: a-key.pem")
+	case t.Certificate == "" && t.Key != "":
+		ps.add(t.Pos, path, "has a key without its certificate; add certificate: a.pem")
+	case t.SkipVerify && t.CA != "":
+		ps.add(t.Pos, path, "has both ca and skip_verify: true, which believes everybody; keep one of them")
+	}
+}
+
+func (h *Health) check(ps *Problems, path string) {
+	if !ps.clean(path) {
+		return
+	}
+	for _, setting := range []struct {
+		name, value string
+		probes      []string
+	}{
+		{"send", h.Send, []string{ProbeSendExpect}},
+		{"expect", h.Expect, []string{ProbeSendExpect}},
+		{"user", h.User, []string{ProbePostgres, ProbeMySQL}},
+		{"database", h.Database, []string{ProbePostgres}},
+		{"password", h.Password, []string{ProbeRedis}},
+		{"path", h.Path, []string{ProbeHTTP}},
+		{"host", h.Host, []string{ProbeHTTP}},
+	} {
+		if setting.value != "" && !slices.Contains(setting.probes, h.Probe) {
+			ps.add(h.Pos, path+"."+setting.name, "is for probe %s, yet probe is %s; change probe, or remove it", enumerate(setting.probes, "or"), h.Probe)
+		}
+	}
+	switch {
+	case h.Probe == ProbeSendExpect && h.Send == "" && h.Expect == "":
+		ps.add(h.Pos, path, "probe send_expect has neither send nor expect; add one, or set probe: connect")
+	case h.Interval < 0: // no checks
+	case h.Timeout > h.Interval:
+		ps.add(h.Pos, path, "timeout (%s) is longer than interval (%s); change one of them", formatDuration(h.Timeout), formatDuration(h.Interval))
+	case h.FastInterval > h.Interval:
+		ps.add(h.Pos, path, "fast_interval (%s) is longer than interval (%s); change one of them", formatDuration(h.FastInterval), formatDuration(h.Interval))
 	}
 }

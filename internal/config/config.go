@@ -38,6 +38,7 @@ type Config struct {
 	Drain     Drain
 	Telemetry Telemetry
 	Listeners []Listener
+	Upstreams []Upstream
 }
 
 func (c *Config) keys() []key {
@@ -69,6 +70,14 @@ func (c *Config) keys() []key {
 				item: func(l *Listener) value { return object{of: l, pos: &l.Pos} },
 			},
 			"Where levee accepts connections, and what becomes of them. At least one.",
+		},
+		{
+			"upstreams", optional,
+			list[Upstream]{
+				p: &c.Upstreams, of: "upstreams, each with name and servers",
+				item: func(u *Upstream) value { return object{of: u, pos: &u.Pos} },
+			},
+			"The servers behind levee, in sets that routes name.",
 		},
 	}
 }
@@ -216,7 +225,7 @@ func (l *Listener) keys() []key {
 		{
 			"routes", required,
 			list[Route]{
-				p: &l.Routes, of: "routes such as {handler: echo}",
+				p: &l.Routes, of: "routes such as {handler: echo} or {upstream: postgres}",
 				item: func(r *Route) value { return object{of: r, pos: &r.Pos} },
 			},
 			"Who serves a connection: the first route that matches. The last one, and only that, has no match.",
@@ -336,8 +345,8 @@ func (t *Timeouts) keys() []key {
 			"How long the first bytes, which tell the protocol, may take, within arrival.",
 		},
 		{
-			"idle", optional, timeout(&t.Idle, 5*time.Minute, month),
-			"How long a connection may go without a byte in either direction.",
+			"idle", optional, timeout(&t.Idle, 0, month),
+			"How long a connection may go without a byte in either direction. Without it, 5m, and 1h if a route leads to an upstream.",
 		},
 		{
 			"half_closed", optional, timeout(&t.HalfClosed, 60*time.Second, day),
@@ -354,11 +363,22 @@ func (t *Timeouts) keys() []key {
 	}
 }
 
-// Route is who serves the connections that match.
+// Route is who serves the connections that match: a handler or an upstream.
 type Route struct {
-	Pos     Position
-	Match   Match
-	Handler Handler
+	Pos      Position
+	Match    Match
+	Handler  Handler
+	Upstream string // the name of one of Config.Upstreams
+}
+
+// Proxies reports whether a route of the listener leads to an upstream.
+func (l *Listener) Proxies() bool {
+	for i := range l.Routes {
+		if l.Routes[i].Upstream != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // Handler is a handler that comes with levee.
@@ -379,9 +399,17 @@ func (r *Route) keys() []key {
 			"What a connection must look like. A route without it takes every connection.",
 		},
 		{
-			"handler", required,
+			"handler", optional,
 			choice[Handler]{p: &r.Handler, options: words(HandlerEcho, HandlerDiscard, HandlerHello)},
-			"echo sends back what it reads, discard throws it away, hello answers HTTP requests with a greeting.",
+			"echo sends back what it reads, discard throws it away, hello answers HTTP requests with a greeting. Excludes upstream.",
+		},
+		{
+			"upstream", optional,
+			parsed[string]{
+				p: &r.Upstream, parse: parseName, format: verbatim,
+				wants: "the name of an upstream", pattern: namePattern,
+			},
+			"The name of the upstream whose servers get the connection. Excludes handler.",
 		},
 	}
 }

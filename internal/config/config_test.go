@@ -2,6 +2,7 @@ package config
 
 import (
 	"log/slog"
+	"math"
 	"net/netip"
 	"path/filepath"
 	"regexp"
@@ -17,13 +18,20 @@ import (
 // sameConfig compares all but positions.
 var sameConfig = cmp.Options{
 	cmpopts.IgnoreTypes(Position{}),
-	cmpopts.EquateComparable(netip.Prefix{}),
+	cmpopts.EquateComparable(netip.Prefix{}, netip.Addr{}),
 }
 
 var fixedTimeouts = Timeouts{
 	Arrival: 10 * time.Second, ProxyHeader: 5 * time.Second, Sniff: 5 * time.Second, Idle: 5 * time.Minute,
 	HalfClosed: time.Minute, WriteStall: 30 * time.Second, Lifetime: Off,
 }
+
+// proxyTimeouts are those of a listener with a route to an upstream.
+var proxyTimeouts = func() Timeouts {
+	t := fixedTimeouts
+	t.Idle = time.Hour
+	return t
+}()
 
 func tcp(address string) Address { return Address{Network: "tcp", Address: address} }
 
@@ -122,6 +130,118 @@ listeners:
 			}},
 		},
 	},
+	{
+		"an upstream", front("postgres", `servers: [10.0.0.7:5432, "[2001:DB8::7]:05432", DB.example.com:5432]`),
+		Config{
+			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs{LogAuto, slog.LevelInfo}},
+			Listeners: []Listener{{
+				Name: "main", Listen: []Address{tcp("127.0.0.1:8080")}, TLS: TLS{Mode: TLSOff},
+				Timeouts: proxyTimeouts, Routes: []Route{{Upstream: "postgres"}},
+			}},
+			Upstreams: []Upstream{plain("postgres",
+				one(KindAddress, "10.0.0.7:5432"), one(KindAddress, "[2001:db8::7]:5432"), one(KindName, "DB.example.com:5432"))},
+		},
+	},
+	{
+		"an upstream with every setting", front("main", `servers:
+- unix:/run/a.sock
+- {address: "[::ffff:10.0.0.1]:80", weight: 256, tier: 9, name: "a.example.com:80"}
+- dns://db.example.com.:5432
+- dns+srv://_postgresql._tcp.example.com
+- file:///etc/levee/servers
+- address: dns+srv://redis.service.consul
+  weight: 1
+balance: p2c
+tls: {mode: on, ca: /tls/ca.pem, server_name: db.example.com, certificate: /tls/a.pem, key: /tls/a-key.pem, handshake_timeout: 1s}
+health: {interval: 10s, timeout: 10s, fast_interval: 1ms, fall: 1, rise: 1000, probe: send_expect, send: "PING\r\n\0\"\\ \u2028\ufeff#", expect: " \n+PONG: "}
+breaker: {mode: "off", failures: off, rate: 1.0, volume: 1, window: 1m, open: 1s, max_open: 1s, probes: 1}
+dial: {timeout: 10s, total_timeout: 10s, tries: 1, retry_budget: off, source: [10.0.0.1, "::1", "::ffff:10.0.0.2", "fe80::1%eth0"]}
+queue: {length: off, timeout: 3s}
+max_connections: 7
+slow_start: off
+panic_threshold: off
+early_close: off
+on_down: {cut: true, rate: 0.25}
+rebalance: 12.5
+send_proxy: v2`),
+		Config{
+			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs{LogAuto, slog.LevelInfo}},
+			Listeners: []Listener{{
+				Name: "main", Listen: []Address{tcp("127.0.0.1:8080")}, TLS: TLS{Mode: TLSOff},
+				Timeouts: proxyTimeouts, Routes: []Route{{Upstream: "main"}},
+			}},
+			Upstreams: []Upstream{{
+				Name: "main",
+				Servers: []ServerSource{
+					one(KindAddress, "unix:/run/a.sock"),
+					{ServerAddress: ServerAddress{KindAddress, "10.0.0.1:80"}, Weight: 256, Tier: 9, Name: "a.example.com:80"},
+					one(KindDNS, "db.example.com.:5432"),
+					one(KindSRV, "_postgresql._tcp.example.com"),
+					one(KindFile, "/etc/levee/servers"),
+					one(KindSRV, "redis.service.consul"),
+				},
+				Balance: "p2c",
+				TLS: UpstreamTLS{
+					Mode: ModeOn, CA: "/tls/ca.pem", ServerName: "db.example.com", Certificate: "/tls/a.pem", Key: "/tls/a-key.pem",
+					HandshakeTimeout: time.Second,
+				},
+				Health: Health{
+					Interval: 10 * time.Second, Timeout: 10 * time.Second, FastInterval: time.Millisecond, Fall: 1, Rise: 1000,
+					Probe: ProbeSendExpect, Send: "PING\r\n\x00\"\\ \u2028\ufeff#", Expect: " \n+PONG: ",
+				},
+				Breaker: Breaker{
+					Mode: ModeOff, Failures: -1, Rate: 1, Volume: 1, Window: time.Minute,
+					Open: time.Second, MaxOpen: time.Second, Probes: 1,
+				},
+				Dial: Dial{
+					Timeout: 10 * time.Second, TotalTimeout: 10 * time.Second, Tries: 1, RetryBudget: -1,
+					Source: []netip.Addr{
+						netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("::1"), netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("fe80::1%eth0"),
+					},
+				},
+				Queue:          Queue{Length: -1, Timeout: 3 * time.Second},
+				MaxConnections: 7, SlowStart: Off, PanicThreshold: -1, EarlyClose: Off,
+				OnDown: OnDown{Cut: true, Rate: 0.25}, Rebalance: 12.5, SendProxy: "v2",
+			}},
+		},
+	},
+	{
+		"settings of an upstream that are empty", front("postgres", `servers: [localhost:5432]
+tls: {}
+health: {interval: 5s, timeout: 2s, fall: 3, rise: 2, send: "", expect: "", host: ""}
+breaker: {}
+send_proxy: ""`),
+		Config{
+			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs{LogAuto, slog.LevelInfo}},
+			Listeners: []Listener{{
+				Name: "main", Listen: []Address{tcp("127.0.0.1:8080")}, TLS: TLS{Mode: TLSOff},
+				Timeouts: proxyTimeouts, Routes: []Route{{Upstream: "postgres"}},
+			}},
+			Upstreams: []Upstream{plain("postgres", one(KindName, "localhost:5432"))},
+		},
+	},
+}
+
+// plain is what an upstream is that says no more than its name and servers.
+func plain(name string, servers ...ServerSource) Upstream {
+	return Upstream{
+		Name: name, Servers: servers, Balance: "round_robin", TLS: UpstreamTLS{Mode: ModeOff},
+		Health: Health{
+			Interval: 5 * time.Second, Timeout: 2 * time.Second, FastInterval: time.Second, Fall: 3, Rise: 2,
+			Probe: ProbeConnect,
+		},
+		Breaker: Breaker{
+			Mode: ModeOn, Failures: 5, Rate: 0.5, Volume: 20, Window: 10 * time.Second,
+			Open: 10 * time.Second, MaxOpen: time.Minute, Probes: 3,
+		},
+		Dial:      Dial{Timeout: 5 * time.Second, TotalTimeout: 10 * time.Second, Tries: 3, RetryBudget: 0.2},
+		Queue:     Queue{Length: 1024},
+		SlowStart: 10 * time.Second, PanicThreshold: 0.5, EarlyClose: time.Second, OnDown: OnDown{Rate: 100},
+	}
+}
+
+func one(kind, address string) ServerSource {
+	return ServerSource{ServerAddress: ServerAddress{kind, address}, Weight: 1}
 }
 
 func TestParseFillsInWhatTheFileLeavesOut(t *testing.T) {
@@ -172,12 +292,50 @@ func TestDurationsReadBackAsTheyWereWritten(t *testing.T) {
 	})
 }
 
+func TestNumbersReadBackAsTheyWereWritten(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var got, want float64
+		want = rapid.Float64Range(math.SmallestNonzeroFloat64, 1).Draw(t, "share")
+		var r reader
+		text := number{p: &want, max: 1}.write()
+		number{p: &got, max: 1}.read(&r, "share", text)
+		if got != want || r.problems.err() != nil {
+			t.Fatalf("%v was written %s and read as %v: %v", want, text.Value, got, r.problems.err())
+		}
+	})
+}
+
+func TestTextsReadBackAsTheyWereWritten(t *testing.T) {
+	cfg, err := Parse("levee.yaml", []byte(behind("")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	strange := rapid.RuneFrom([]rune("\x00\t\r\n \x1b\x7f\u0085\u2028\ufeff\ufffe\uffff\\\"':#-%&*!|>@`{[,?~é\U0001f600"))
+	rapid.Check(t, func(t *rapid.T) {
+		h := &cfg.Upstreams[0].Health
+		h.Probe, h.Send = ProbeSendExpect, rapid.StringOf(strange).Filter(func(s string) bool { return s != "" }).Draw(t, "send")
+		text := cfg.YAML()
+		got, err := Parse("levee.yaml", text)
+		if err != nil {
+			t.Fatalf("%v in:\n%s", err, text)
+		}
+		if got := got.Upstreams[0].Health.Send; got != h.Send {
+			t.Fatalf("%q was read as %q from:\n%s", h.Send, got, text)
+		}
+	})
+}
+
 func TestValuesKnowWhereTheyStand(t *testing.T) {
 	cfg, err := Parse("levee.yaml", []byte(accepted[1].doc))
 	if err != nil {
 		t.Fatal(err)
 	}
 	l := cfg.Listeners[0]
+	fronted, err := Parse("front.yaml", []byte(front("db", "servers: [a:1, {address: b:1}]\ntls: {mode: on}\nhealth: {}\nbreaker: {}\ndial: {}")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	u := fronted.Upstreams[0]
 	for want, got := range map[string]Position{
 		"levee.yaml:2:17":  cfg.Admin.Listen.Pos,
 		"levee.yaml:6:5":   l.Pos,
@@ -185,10 +343,47 @@ func TestValuesKnowWhereTheyStand(t *testing.T) {
 		"levee.yaml:10:7":  l.TLS.Pos,
 		"levee.yaml:10:63": l.TLS.Certificates[1].Pos,
 		"levee.yaml:15:9":  l.Routes[1].Pos,
+		"front.yaml:7:3":   u.Pos,
+		"front.yaml:8:13":  u.Servers[0].Pos,
+		"front.yaml:8:18":  u.Servers[1].Pos,
+		"front.yaml:9:8":   u.TLS.Pos,
+		"front.yaml:10:11": u.Health.Pos,
+		"front.yaml:11:12": u.Breaker.Pos,
+		"front.yaml:12:9":  u.Dial.Pos,
 	} {
 		if got.String() != want {
 			t.Errorf("got %s, want %s", got, want)
 		}
+	}
+}
+
+func TestAProbeIsWhatItsSettingsSay(t *testing.T) {
+	for health, want := range map[string]string{
+		"{}":                                ProbeConnect,
+		`{send: "PING\r\n"}`:                ProbeSendExpect,
+		`{expect: "220 "}`:                  ProbeSendExpect,
+		`{probe: send_expect, expect: "+"}`: ProbeSendExpect,
+		"{probe: redis, password: x}":       ProbeRedis,
+		"{probe: http, host: a.example}":    ProbeHTTP,
+		`{probe: http, host: "[::1]:80", path: "/a?b=c"}`: ProbeHTTP,
+		"{probe: postgres, user: a, database: b}":         ProbePostgres,
+		"{probe: mysql, user: a}":                         ProbeMySQL,
+	} {
+		cfg, err := Parse("levee.yaml", []byte(behind("health: "+health)))
+		if err != nil {
+			t.Error(err)
+		} else if got := cfg.Upstreams[0].Health.Probe; got != want {
+			t.Errorf("%s: probe %s, want %s", health, got, want)
+		}
+	}
+}
+
+// Their addresses may change without the file, so all of these must at least be thinkable.
+func TestServersThatOnlyLookLikeOnesOwnAreFine(t *testing.T) {
+	doc := strings.Replace(front("db", `servers: [127.0.0.1:81, 127.0.0.2:80, 10.0.0.1:80, db.example.com:80, localhost:83, "dns+srv://localhost", "unix:/a"]`),
+		`["127.0.0.1:8080"]`, `["127.0.0.1:80", "[::1]:82", "127.0.0.2:83", ":84", "127.0.0.1:0"]`+"\n  insecure: true", 1)
+	if _, err := Parse("levee.yaml", []byte(doc)); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -231,7 +426,7 @@ func TestTheExamplesInTheDefaultWork(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v in:\n%s", err, text)
 	}
-	if len(got.Listeners) != 2 || len(got.Listeners[1].ProxyProtocol.From) == 0 || !filepath.IsAbs(got.Listeners[1].TLS.Certificates[0].Key) {
+	if len(got.Listeners) != 2 || len(got.Upstreams) != 2 || len(got.Listeners[1].ProxyProtocol.From) == 0 || !filepath.IsAbs(got.Listeners[1].TLS.Certificates[0].Key) {
 		t.Errorf("the examples say:\n%s", got.YAML())
 	}
 	for path := range schemaKeys(t) {

@@ -3,6 +3,10 @@ package config
 import (
 	"bytes"
 	"errors"
+	"net"
+	"net/netip"
+	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"unicode"
@@ -63,4 +67,39 @@ func checkProblems(t *testing.T, doc []byte, err error) {
 			t.Errorf("not a printable line: %q", p)
 		}
 	}
+}
+
+// FuzzParseServer holds an entry of servers to its promises: what is accepted reads back to the same from its normal
+// form, the schema accepts it too, and what it names is a socket that can be connected to, or a name to look up.
+func FuzzParseServer(f *testing.F) {
+	for _, text := range []string{
+		"10.0.0.7:5432", "[::ffff:10.0.0.7]:80", "[fe80::1%eth0]:080", "DB.example.com.:1", "unix:/run/a.sock", "unix:///a",
+		"dns://db:5432", "dns+srv://_postgresql._tcp.example.com", "file:///etc/servers", "kubernetes://a/b", "://", ":1", "0.0.0.0:1",
+	} {
+		f.Add(text)
+	}
+	pattern := regexp.MustCompile(serverPattern)
+	f.Fuzz(func(t *testing.T, text string) {
+		got, err := parseServer(text)
+		if err != nil {
+			if strings.ContainsFunc(err.Error(), func(c rune) bool { return !unicode.IsPrint(c) }) || len(err.Error()) > 600 {
+				t.Errorf("not a printable line: %q", err)
+			}
+			return
+		}
+		if again, err := parseServer(got.String()); err != nil || again != got || again.identity() != got.identity() {
+			t.Errorf("%q is %+v, which is written %q and read as %+v: %v", text, got, got, again, err)
+		}
+		if !pattern.MatchString(text) || !pattern.MatchString(got.String()) {
+			t.Errorf("the schema rejects %q or %q", text, got)
+		}
+		if strings.HasPrefix(got.Address, "unix:/") || got.Kind == KindSRV || got.Kind == KindFile && got.Address[0] == '/' {
+			return
+		}
+		host, port, err := net.SplitHostPort(got.Address)
+		n, _ := strconv.Atoi(port)
+		if _, notIP := netip.ParseAddr(host); err != nil || host == "" || n < 1 || n > 65535 || (notIP == nil) != (got.Kind == KindAddress) {
+			t.Errorf("%q is %+v, which cannot be dialled", text, got)
+		}
+	})
 }

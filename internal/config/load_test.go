@@ -26,6 +26,27 @@ func TestLoadResolvesPathsAgainstTheFilesFolder(t *testing.T) {
 	}
 }
 
+func TestLoadResolvesAnUpstreamsPathsAgainstTheFilesFolder(t *testing.T) {
+	folder := t.TempDir()
+	path := filepath.Join(folder, "levee.yaml")
+	write(t, path, behind("tls: {mode: on, ca: tls/ca.pem, certificate: a.pem, key: /etc/a-key.pem}"))
+	cfg, err := Load(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := cfg.Upstreams[0].TLS
+	if got.CA != filepath.Join(folder, "tls/ca.pem") || got.Certificate != filepath.Join(folder, "a.pem") || got.Key != "/etc/a-key.pem" {
+		t.Errorf("got %s, %s and %s", got.CA, got.Certificate, got.Key)
+	}
+	write(t, path, behind(""))
+	if cfg, err = Load(path); err != nil {
+		t.Fatal(err)
+	}
+	if got := cfg.Upstreams[0].TLS; got.CA+got.Certificate+got.Key != "" {
+		t.Errorf("paths out of nothing: %+v", got)
+	}
+}
+
 func TestLoadResolvesPathsOfARelativeFile(t *testing.T) {
 	t.Chdir(t.TempDir())
 	write(t, "levee.yaml", frame(loopback+"\ntls: {certificates: [{cert: a.pem, key: b.pem}]}"))

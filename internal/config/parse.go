@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -81,6 +82,7 @@ func Parse(name string, doc []byte) (*Config, error) {
 	var cfg Config
 	if root := r.compose(doc); root != nil {
 		r.read(object{of: &cfg}, "", root)
+		cfg.settle()
 		cfg.check(&r.problems)
 	}
 	for i := range r.problems.List {
@@ -93,25 +95,57 @@ func Parse(name string, doc []byte) (*Config, error) {
 	return &cfg, nil
 }
 
+// settle fills in the defaults that depend on another setting.
+func (c *Config) settle() {
+	for i := range c.Listeners {
+		l := &c.Listeners[i]
+		switch {
+		case l.Timeouts.Idle != 0:
+		case l.Proxies():
+			l.Timeouts.Idle = time.Hour // who is behind has limits of its own, and pools of connections to it are idle for long
+		default:
+			l.Timeouts.Idle = 5 * time.Minute
+		}
+	}
+	for i := range c.Upstreams {
+		h := &c.Upstreams[i].Health
+		switch {
+		case h.Probe != "":
+		case h.Send != "" || h.Expect != "":
+			h.Probe = ProbeSendExpect
+		default:
+			h.Probe = ProbeConnect
+		}
+	}
+}
+
 // resolvePaths makes the paths of files independent of the folder that the process happens to be in.
 func (c *Config) resolvePaths(folder string) {
 	if absolute, err := filepath.Abs(folder); err == nil { // else the process has no folder, and relative is what is left
 		folder = absolute
 	}
+	resolve := func(path *string) {
+		if *path != "" && !filepath.IsAbs(*path) {
+			*path = filepath.Join(folder, *path)
+		}
+	}
 	for i := range c.Listeners {
 		for j := range c.Listeners[i].TLS.Certificates {
 			certificate := &c.Listeners[i].TLS.Certificates[j]
-			for _, path := range []*string{&certificate.Cert, &certificate.Key} {
-				if !filepath.IsAbs(*path) {
-					*path = filepath.Join(folder, *path)
-				}
-			}
+			resolve(&certificate.Cert)
+			resolve(&certificate.Key)
 		}
+	}
+	for i := range c.Upstreams {
+		tls := &c.Upstreams[i].TLS
+		resolve(&tls.CA)
+		resolve(&tls.Certificate)
+		resolve(&tls.Key)
 	}
 }
 
-// YAML returns the normal form of the configuration: every default written out, no comments. Parse reads it back to
-// the same Config, but for positions.
+// YAML returns the normal form of the configuration: every default written out, no comments, and passwords as they are.
+// Parse reads it back to the same Config, but for positions.
 func (c *Config) YAML() []byte {
 	text, err := yaml.Dump(object{of: c}.write())
 	if err != nil {

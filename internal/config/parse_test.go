@@ -19,6 +19,14 @@ func indent(s string) string {
 	return "  " + strings.ReplaceAll(s, "\n", "\n  ") + "\n"
 }
 
+// front puts keys of an upstream into an otherwise good document, which routes everything to it; they begin on line 8.
+func front(name, upstream string) string {
+	return "version: 1\nlisteners:\n- name: main\n  " + loopback + "\n  routes: [{upstream: " + name + "}]\nupstreams:\n- name: " + name + "\n" + indent(upstream)
+}
+
+// behind puts keys of an upstream that has its servers into an otherwise good document; they begin on line 9.
+func behind(upstream string) string { return front("db", "servers: [a:1]\n"+upstream) }
+
 const loopback = `listen: ["127.0.0.1:8080"]`
 
 // rejected holds documents with the whole of what Parse says about each. Those marked structural must be rejected by
@@ -33,8 +41,8 @@ var rejected = []struct {
 	{"an empty file", "", false, `levee.yaml:1:1: is empty; begin with version: 1`},
 	{"only comments", "# nothing\n\n# here\n", false, `levee.yaml:1:1: is empty; begin with version: 1`},
 	{"an empty document", "---\n...\n", false, `levee.yaml:1:1: is empty; begin with version: 1`},
-	{"a list", "- version: 1\n", true, `levee.yaml:1:1: must be a mapping with version, admin, drain, telemetry and listeners, not a list`},
-	{"a word", "levee\n", true, `levee.yaml:1:1: must be a mapping with version, admin, drain, telemetry and listeners, not "levee"`},
+	{"a list", "- version: 1\n", true, `levee.yaml:1:1: must be a mapping with version, admin, drain, telemetry, listeners and upstreams, not a list`},
+	{"a word", "levee\n", true, `levee.yaml:1:1: must be a mapping with version, admin, drain, telemetry, listeners and upstreams, not "levee"`},
 	{"a second document", frame(loopback) + "---\nversion: 1\n", false, `levee.yaml:6:1: a second document starts here; a configuration is one document`},
 	{"a second document that is not YAML", frame(loopback) + "---\n[\n", false, `levee.yaml:7:2: the file ends where a value is expected; look for a bracket that is never closed`},
 	{"not UTF-8", "version: 1 # caf\xe9\n", false, `levee.yaml:1:17: byte 0xe9 is not UTF-8; save the file as UTF-8`},
@@ -87,7 +95,7 @@ levee.yaml:2:18: drain.timeout: alias "v": aliases are not supported; write the 
 		"missing keys", "version: 1\nlisteners:\n- {}\n", true,
 		`levee.yaml:3:3: listeners[0].name: is missing; it takes a name such as public
 levee.yaml:3:3: listeners[0].listen: is missing; it takes a list of addresses such as 127.0.0.1:8080
-levee.yaml:3:3: listeners[0].routes: is missing; it takes a list of routes such as {handler: echo}`,
+levee.yaml:3:3: listeners[0].routes: is missing; it takes a list of routes such as {handler: echo} or {upstream: postgres}`,
 	},
 	{
 		"a missing name beside an open door", "version: 1\nlisteners:\n- listen: [\":80\"]\n  routes: [{handler: echo}]\n", true,
@@ -95,8 +103,8 @@ levee.yaml:3:3: listeners[0].routes: is missing; it takes a list of routes such 
 levee.yaml:3:12: listeners[0].listen[0]: ":80" can be reached from other machines and tls.mode off lets plaintext in; set tls.mode: terminate, or insecure: true if that is meant`,
 	},
 	{
-		"nothing but an unknown key", "upstreams: []\n", true,
-		`levee.yaml:1:1: unknown key "upstreams"; the keys here are version, admin, drain, telemetry and listeners
+		"nothing but an unknown key", "backends: []\n", true,
+		`levee.yaml:1:1: unknown key "backends"; the keys here are version, admin, drain, telemetry, listeners and upstreams
 levee.yaml:1:1: version: is missing; it takes the number 1
 levee.yaml:1:1: listeners: is missing; it takes a list of listeners, each with name, listen and routes`,
 	},
@@ -203,9 +211,151 @@ levee.yaml:9:12: listeners[1].listen[0]: 127.0.0.1:81 cannot be bound beside 127
 	{"a route twice", routes("{match: {protocol: http}, handler: hello}, {match: {protocol: http}, handler: echo}, {handler: echo}"), false, `levee.yaml:5:62: listeners[0].routes[1]: is never reached: routes[0] takes the same connections`},
 	{"a match of nothing", routes("{match: {}, handler: hello}"), true, `levee.yaml:5:27: listeners[0].routes[0].match: is empty; remove it, or give it protocol`},
 	{"a match of what is to come", routes("{match: {sni: [a]}, handler: hello}, {handler: echo}"), true, `levee.yaml:5:28: listeners[0].routes[0].match: unknown key "sni"; the keys here are protocol`},
-	{"no routes", routes(""), true, `levee.yaml:5:18: listeners[0].routes: is empty; it takes a list of routes such as {handler: echo}`},
-	{"a route to nobody", routes("{match: {protocol: tls}}, {handler: ecko}"), true, `levee.yaml:5:19: listeners[0].routes[0].handler: is missing; it takes echo, discard or hello
+	{"no routes", routes(""), true, `levee.yaml:5:18: listeners[0].routes: is empty; it takes a list of routes such as {handler: echo} or {upstream: postgres}`},
+	{"a route to nobody", routes("{match: {protocol: tls}}, {handler: ecko}"), true, `levee.yaml:5:19: listeners[0].routes[0]: leads nowhere; add a handler such as echo, or the name of an upstream
 levee.yaml:5:55: listeners[0].routes[1].handler: unknown handler "ecko"; did you mean "echo"?`},
+
+	// The servers of an upstream.
+	{"an upstream of nothing", front("db", ""), true, `levee.yaml:7:3: upstreams[0].servers: is missing; it takes a list of servers such as 10.0.0.7:5432`},
+	{"an upstream without servers", front("db", "servers: []"), true, `levee.yaml:8:12: upstreams[0].servers: is empty; it takes a list of servers such as 10.0.0.7:5432`},
+	{"an upstream of one server", front("db", "servers: 10.0.0.7:5432"), true, `levee.yaml:8:12: upstreams[0].servers: must be a list; write ["10.0.0.7:5432"]`},
+	{"servers without a host", front("db", `servers: [":5432", "0.0.0.0:5432", "[::]:5432"]`), true, `levee.yaml:8:13: upstreams[0].servers[0]: ":5432" has no host to connect to; for this machine write 127.0.0.1:5432
+levee.yaml:8:22: upstreams[0].servers[1]: "0.0.0.0:5432" has no host to connect to; for this machine write 127.0.0.1:5432
+levee.yaml:8:38: upstreams[0].servers[2]: "[::]:5432" has no host to connect to; for this machine write 127.0.0.1:5432`},
+	{"servers without a port", front("db", `servers: [10.0.0.7, db.example.com, 5432, "", "10.0.0.7:0", "10.0.0.7:65536"]`), true, `levee.yaml:8:13: upstreams[0].servers[0]: "10.0.0.7" has no port; write 10.0.0.7:8080
+levee.yaml:8:23: upstreams[0].servers[1]: "db.example.com" has no port; write db.example.com:8080
+levee.yaml:8:39: upstreams[0].servers[2]: must be an address such as 10.0.0.7:5432, not 5432
+levee.yaml:8:45: upstreams[0].servers[3]: is empty; write an address such as 127.0.0.1:8080
+levee.yaml:8:49: upstreams[0].servers[4]: "10.0.0.7:0": nobody listens on port 0; write the server's, from 1 to 65535
+levee.yaml:8:63: upstreams[0].servers[5]: "10.0.0.7:65536": port "65536" is not a number from 0 to 65535`},
+	{"servers that are none", front("db", `servers: [[a], null, 300.1.2.3:80, "a b:80"]`), true, `levee.yaml:8:13: upstreams[0].servers[0]: must be an address such as 10.0.0.7:5432, not a list
+levee.yaml:8:18: upstreams[0].servers[1]: has no value; remove the key, or give it an address such as 10.0.0.7:5432
+levee.yaml:8:24: upstreams[0].servers[2]: "300.1.2.3:80": "300.1.2.3" is neither an IP address nor a host name
+levee.yaml:8:38: upstreams[0].servers[3]: "a b:80": "a b" is neither an IP address nor a host name`},
+	{"unix sockets that are none", front("db", `servers: ["unix:run/a", "unix:/", "unix:/a\0", "unix:///run/a"]`), true, `levee.yaml:8:13: upstreams[0].servers[0]: "unix:run/a": the path of a unix socket must be absolute, such as unix:/run/levee/admin.sock
+levee.yaml:8:27: upstreams[0].servers[1]: "unix:/" names a folder, not a socket
+levee.yaml:8:37: upstreams[0].servers[2]: "/a\x00" has a control character in it
+levee.yaml:8:50: upstreams[0].servers[3]: "unix:///run/a" is not a URL; write "unix:/run/a"`},
+	{"discovery that this build lacks", front("db", `servers: ["kubernetes://default/db:5432", "consul://db"]`), true, `levee.yaml:8:13: upstreams[0].servers[0]: "kubernetes://default/db:5432": this build has no discovery by kubernetes; the Go module upstream/kubernetes has it, for a program of your own
+levee.yaml:8:45: upstreams[0].servers[1]: "consul://db": this build has no discovery by consul; the Go module upstream/consul has it, for a program of your own`},
+	{"schemes of no meaning", front("db", `servers: ["tcp://10.0.0.7:5432", "dsn://db:5432", "dns+svr://a", "DNS://db:5432", "://"]`), true, `levee.yaml:8:13: upstreams[0].servers[0]: "tcp://10.0.0.7:5432": unknown scheme "tcp"; write host:port without one, or dns://, dns+srv:// or file://
+levee.yaml:8:36: upstreams[0].servers[1]: "dsn://db:5432": unknown scheme "dsn"; did you mean "dns"?
+levee.yaml:8:53: upstreams[0].servers[2]: "dns+svr://a": unknown scheme "dns+svr"; did you mean "dns+srv"?
+levee.yaml:8:68: upstreams[0].servers[3]: "DNS://db:5432": unknown scheme "DNS"; did you mean "dns"?
+levee.yaml:8:85: upstreams[0].servers[4]: "://": unknown scheme ""; write host:port without one, or dns://, dns+srv:// or file://`},
+	{"names to look up that are none", front("db", `servers: ["dns://db", "dns://:5432", "dns://10.0.0.7:5432", "dns://db:0", "dns+srv://", "dns+srv://db:80", "dns+srv://10.0.0.7"]`), true, `levee.yaml:8:13: upstreams[0].servers[0]: "dns://db": "db" has no port; write db:8080
+levee.yaml:8:25: upstreams[0].servers[1]: "dns://:5432": ":5432" has no host to connect to; for this machine write 127.0.0.1:5432
+levee.yaml:8:40: upstreams[0].servers[2]: "dns://10.0.0.7:5432": there is nothing to look up; write 10.0.0.7:5432
+levee.yaml:8:63: upstreams[0].servers[3]: "dns://db:0": "db:0": nobody listens on port 0; write the server's, from 1 to 65535
+levee.yaml:8:77: upstreams[0].servers[4]: "dns+srv://": "" is not the name of SRV records; write one such as dns+srv://_postgresql._tcp.example.com, without a port
+levee.yaml:8:91: upstreams[0].servers[5]: "dns+srv://db:80": "db:80" is not the name of SRV records; write one such as dns+srv://_postgresql._tcp.example.com, without a port
+levee.yaml:8:110: upstreams[0].servers[6]: "dns+srv://10.0.0.7": an address has no SRV records; write a name such as _postgresql._tcp.example.com`},
+	{"lists of servers that are none", front("db", `servers: ["file://servers", "file:///etc/", "file:///a\a"]`), true, `levee.yaml:8:13: upstreams[0].servers[0]: "file://servers": the path of a list of servers must be absolute, such as file:///etc/levee/servers
+levee.yaml:8:31: upstreams[0].servers[1]: "file:///etc/" names a folder, not a list of servers
+levee.yaml:8:47: upstreams[0].servers[2]: "/a\a" has a control character in it`},
+	{"servers as mappings", front("db", `servers: [{}, {address: "a:1", weigth: 2}, {address: "b:1", weight: 0}, {address: "c:1", weight: 257, tier: 10}, {address: "d:1", name: "a b"}, {address: "e:1", name: 7}]`), true, `levee.yaml:8:13: upstreams[0].servers[0].address: is missing; it takes an address such as 10.0.0.7:5432
+levee.yaml:8:34: upstreams[0].servers[1]: unknown key "weigth"; did you mean "weight"?
+levee.yaml:8:71: upstreams[0].servers[2].weight: must be a whole number from 1 to 256, not 0
+levee.yaml:8:100: upstreams[0].servers[3].weight: must be a whole number from 1 to 256, not 257
+levee.yaml:8:111: upstreams[0].servers[3].tier: must be a whole number from 0 to 9, not 10
+levee.yaml:8:139: upstreams[0].servers[4].name: "a b" is not a server's name; use letters, digits, and . _ : -
+levee.yaml:8:170: upstreams[0].servers[5].name: must be text; put it in quotes: "7"`},
+	{"one server's settings for several", front("db", `servers: [{address: "dns://db:1", weight: 2}, {address: "file:///s", tier: 1}, {address: "dns+srv://db", name: db}]`), false, `levee.yaml:8:13: upstreams[0].servers[0]: "dns://db:1" may be several servers, and a name, a weight or a tier is one server's; keep only the address
+levee.yaml:8:49: upstreams[0].servers[1]: "file:///s" may be several servers, and a name, a weight or a tier is one server's; keep only the address
+levee.yaml:8:82: upstreams[0].servers[2]: "dns+srv://db" may be several servers, and a name, a weight or a tier is one server's; keep only the address`},
+	{"a server twice", front("db", `servers: [10.0.0.7:1, "[::ffff:10.0.0.7]:01", DB.example.com:1, "db.example.com.:1", "unix:/a", "unix:/a", "unix:/A"]`), false, `levee.yaml:8:25: upstreams[0].servers[1]: "10.0.0.7:1" is servers[0] already; write each server once, and its share as its weight
+levee.yaml:8:67: upstreams[0].servers[3]: "db.example.com.:1" is servers[2] already; write each server once, and its share as its weight
+levee.yaml:8:99: upstreams[0].servers[5]: "unix:/a" is servers[4] already; write each server once, and its share as its weight`},
+	{"a server's name twice", front("db", `servers: [10.0.0.7:1, {address: "a:1", name: b}, {address: "c:1", name: B}, {address: "d:1", name: 10.0.0.7:1}, {address: "e:1", name: "e:1"}]`), false, `levee.yaml:8:52: upstreams[0].servers[2].name: "B" is what servers[1] is called already; names are unique
+levee.yaml:8:79: upstreams[0].servers[3].name: "10.0.0.7:1" is what servers[0] is called already; names are unique`},
+	{"a proxy to itself", strings.Replace(front("db", `servers: [127.0.0.1:80, localhost:81, 127.0.0.9:82, "[::1]:83", "dns://localhost:83", db.example.com:84, 127.0.0.1:9180]`),
+		`["127.0.0.1:8080"]`, `["127.0.0.1:80", "127.0.0.1:81", ":82", "[::1]:83", "DB.example.com:84"]`+"\n  insecure: true", 1), false, `levee.yaml:9:13: upstreams[0].servers[0]: "127.0.0.1:80" is where levee itself listens (listeners[0].listen[0]); write the address of a server behind it
+levee.yaml:9:27: upstreams[0].servers[1]: "localhost:81" is where levee itself listens (listeners[0].listen[1]); write the address of a server behind it
+levee.yaml:9:41: upstreams[0].servers[2]: "127.0.0.9:82" is where levee itself listens (listeners[0].listen[2]); write the address of a server behind it
+levee.yaml:9:55: upstreams[0].servers[3]: "[::1]:83" is where levee itself listens (listeners[0].listen[3]); write the address of a server behind it
+levee.yaml:9:67: upstreams[0].servers[4]: "dns://localhost:83" is where levee itself listens (listeners[0].listen[3]); write the address of a server behind it
+levee.yaml:9:89: upstreams[0].servers[5]: "db.example.com:84" is where levee itself listens (listeners[0].listen[4]); write the address of a server behind it
+levee.yaml:9:108: upstreams[0].servers[6]: "127.0.0.1:9180" is where levee itself listens (admin.listen); write the address of a server behind it`},
+
+	// Upstreams and the routes to them.
+	{"an upstream twice", front("db", "servers: [a:1]") + "- name: db\n  servers: [b:1]\n", false, `levee.yaml:9:3: upstreams[1].name: "db" is the name of upstreams[0] already; names are unique`},
+	{"an upstream that no route leads to", front("db", "servers: [a:1]") + "- name: other\n  servers: [b:1]\n", false, `levee.yaml:9:3: upstreams[1]: no route leads to "other"; remove it, or add a route such as {upstream: other}`},
+	{"a route to an upstream misspelt", strings.Replace(front("postgres", "servers: [a:1]"), "postgres", "postgers", 1), false, `levee.yaml:5:12: listeners[0].routes[0].upstream: there is no upstream "postgers"; did you mean "postgres"?`},
+	{"a route to an unknown upstream", strings.Replace(front("postgres", "servers: [a:1]"), "postgres", "redis", 1), false, `levee.yaml:5:12: listeners[0].routes[0].upstream: there is no upstream "redis"; add it to upstreams, or name one of those`},
+	{"a route to an upstream where there are none", routes("{upstream: redis}"), false, `levee.yaml:5:19: listeners[0].routes[0].upstream: there is no upstream "redis"; add it to upstreams, or name one of those`},
+	{"a route to no name", routes(`{upstream: ""}`), true, `levee.yaml:5:30: listeners[0].routes[0].upstream: "" is not a name; use up to 63 of a-z, 0-9, _ and -, and begin with a letter or digit`},
+	{"a route to an upstream and a handler", strings.Replace(front("db", "servers: [a:1]"), "upstream: db", "upstream: db, handler: echo", 1), false, `levee.yaml:5:12: listeners[0].routes[0]: has both a handler and an upstream; keep one of them`},
+	{"a route to an upstream, but misspelt", strings.Replace(front("db", "servers: [a:1]"), "upstream", "upstrem", 1), true, `levee.yaml:5:13: listeners[0].routes[0]: unknown key "upstrem"; did you mean "upstream"?`},
+	{"routes to an upstream, but misspelt", strings.Replace(front("db", "servers: [a:1]"), "routes", "rotues", 1), true, `levee.yaml:5:3: listeners[0]: unknown key "rotues"; did you mean "routes"?`},
+	{"upstreams, but misspelt", strings.Replace(front("db", "servers: [a:1]"), "upstreams", "upsteams", 1), true, `levee.yaml:6:1: unknown key "upsteams"; did you mean "upstreams"?`},
+	{"an upstream in capitals", strings.Replace(front("db", "servers: [a:1]"), "name: db", "name: Db", 1), true, `levee.yaml:7:9: upstreams[0].name: "Db" is not a name; use up to 63 of a-z, 0-9, _ and -, and begin with a letter or digit`},
+
+	// The settings of an upstream.
+	{"words of an upstream", behind("balance: roundrobin\ntls: {mode: terminate}\nsend_proxy: v3\nhealth: {probe: pgsql}\nbreaker: {mode: true}"), true, `levee.yaml:9:12: upstreams[0].balance: unknown balance "roundrobin"; did you mean "round_robin"?
+levee.yaml:10:15: upstreams[0].tls.mode: unknown mode "terminate"; it takes off or on
+levee.yaml:11:15: upstreams[0].send_proxy: unknown send_proxy "v3"; did you mean "v1"?
+levee.yaml:12:19: upstreams[0].health.probe: unknown probe "pgsql"; it takes connect, send_expect, postgres, mysql, redis or http
+levee.yaml:13:19: upstreams[0].breaker.mode: must be on or off, not true`},
+	{"counts of an upstream", behind("breaker: {failures: 0, volume: 1.5, probes: off}\ndial: {tries: 0}\nqueue: {length: 0}\nmax_connections: off"), true, `levee.yaml:9:23: upstreams[0].breaker.failures: must be a whole number from 1 to 1000000, or off, not 0
+levee.yaml:9:34: upstreams[0].breaker.volume: must be a whole number from 1 to 1000000, not 1.5
+levee.yaml:9:47: upstreams[0].breaker.probes: must be a whole number from 1 to 1000, not "off"
+levee.yaml:10:17: upstreams[0].dial.tries: must be a whole number from 1 to 100, not 0
+levee.yaml:11:19: upstreams[0].queue.length: must be a whole number from 1 to 1000000, or off, not 0
+levee.yaml:12:20: upstreams[0].max_connections: must be a whole number from 0 to 10000000, not "off"`},
+	{"shares and rates", behind("breaker: {rate: 0}\npanic_threshold: 1.01\nrebalance: -1\non_down: {rate: 0.0}\ndial: {retry_budget: [1]}"), true, `levee.yaml:9:19: upstreams[0].breaker.rate: must be a number above 0, up to 1, or off, not 0
+levee.yaml:10:20: upstreams[0].panic_threshold: must be a number above 0, up to 1, or off, not 1.01
+levee.yaml:11:14: upstreams[0].rebalance: must be a number from 0 to 1000000, not -1
+levee.yaml:12:19: upstreams[0].on_down.rate: must be a number above 0, up to 1000000, not 0.0
+levee.yaml:13:24: upstreams[0].dial.retry_budget: must be a number above 0, up to 1, or off, not a list`},
+	{"numbers that other readers of YAML read otherwise", behind("breaker: {rate: .5}\npanic_threshold: 1e-1\nrebalance: 1_000\ndial: {retry_budget: 0x1}\non_down: {rate: \"1\"}"), true, `levee.yaml:9:19: upstreams[0].breaker.rate: must be a number above 0, up to 1, or off, not .5
+levee.yaml:10:20: upstreams[0].panic_threshold: must be a number above 0, up to 1, or off, not 1e-1
+levee.yaml:11:14: upstreams[0].rebalance: must be a number from 0 to 1000000, not 1_000
+levee.yaml:12:24: upstreams[0].dial.retry_budget: must be a number above 0, up to 1, or off, not 0x1
+levee.yaml:13:19: upstreams[0].on_down.rate: must be a number above 0, up to 1000000, not "1"`},
+	{"durations of an upstream", behind("slow_start: 0\ndial: {timeout: off, total_timeout: 0s}\nhealth: {timeout: off, interval: 0}\nqueue: {timeout: off}\ntls: {handshake_timeout: 0}"), true, `levee.yaml:9:15: upstreams[0].slow_start: must not be 0; say off to disable it
+levee.yaml:10:19: upstreams[0].dial.timeout: "off" is not a duration; write one such as 250ms, 10s, 1m30s or 24h
+levee.yaml:10:39: upstreams[0].dial.total_timeout: must be more than 0
+levee.yaml:11:21: upstreams[0].health.timeout: "off" is not a duration; write one such as 250ms, 10s, 1m30s or 24h
+levee.yaml:11:36: upstreams[0].health.interval: must not be 0; say off to disable it
+levee.yaml:12:20: upstreams[0].queue.timeout: "off" is not a duration; write one such as 250ms, 10s, 1m30s or 24h
+levee.yaml:13:28: upstreams[0].tls.handshake_timeout: must be more than 0`},
+	{"durations in each other's way", behind("health: {interval: 1s}\ndial: {timeout: 20s}\nbreaker: {open: 2m}"), false, `levee.yaml:9:11: upstreams[0].health: timeout (2s) is longer than interval (1s); change one of them
+levee.yaml:10:9: upstreams[0].dial: timeout (20s), for one try, is longer than total_timeout (10s), for all; change one of them
+levee.yaml:11:12: upstreams[0].breaker: open (2m) is longer than max_open (1m); change one of them`},
+	{"a hurry slower than usual", behind("health: {fast_interval: 10s}"), false, `levee.yaml:9:11: upstreams[0].health: fast_interval (10s) is longer than interval (5s); change one of them`},
+	{"sources that are none", behind(`dial: {source: [10.0.0.1:80, lo, 0.0.0.0, "::", 224.0.0.1, 7, "fe80::1%a b"]}`), true, `levee.yaml:9:19: upstreams[0].dial.source[0]: "10.0.0.1:80" is not an IP address; write one such as 10.0.0.1, without a port
+levee.yaml:9:32: upstreams[0].dial.source[1]: "lo" is not an IP address; write one such as 10.0.0.1, without a port
+levee.yaml:9:36: upstreams[0].dial.source[2]: "0.0.0.0" is no address of its own; leave source out, and the system picks one
+levee.yaml:9:45: upstreams[0].dial.source[3]: "::" is no address of its own; leave source out, and the system picks one
+levee.yaml:9:51: upstreams[0].dial.source[4]: "224.0.0.1" is a multicast address, which nothing can connect from
+levee.yaml:9:62: upstreams[0].dial.source[5]: must be an address such as 10.0.0.1, not 7
+levee.yaml:9:65: upstreams[0].dial.source[6]: "fe80::1%a b" is not an IP address; write one such as 10.0.0.1, without a port`},
+	{"TLS that is off", behind("tls: {ca: a.pem}"), false, `levee.yaml:9:8: upstreams[0].tls: mode is off, yet there is ca; set mode: on, or remove it`},
+	{"TLS that is off, unverified", behind("tls: {mode: off, skip_verify: true}"), false, `levee.yaml:9:8: upstreams[0].tls: mode is off, yet there is skip_verify: true; set mode: on, or remove it`},
+	{"a certificate without a key for servers", behind("tls: {mode: on, certificate: a.pem}"), false, `levee.yaml:9:8: upstreams[0].tls: has a certificate without its key; add key: a-key.pem`},
+	{"a key without a certificate for servers", behind("tls: {mode: on, key: a-key.pem}"), false, `levee.yaml:9:8: upstreams[0].tls: has a key without its certificate; add certificate: a.pem`},
+	{"an authority that nobody asks", behind("tls: {mode: on, ca: a.pem, skip_verify: true}"), false, `levee.yaml:9:8: upstreams[0].tls: has both ca and skip_verify: true, which believes everybody; keep one of them`},
+	{"TLS to no name", behind(`tls: {mode: on, ca: "", server_name: "a b"}`), true, `levee.yaml:9:23: upstreams[0].tls.ca: is empty; it takes the path of a PEM file
+levee.yaml:9:40: upstreams[0].tls.server_name: "a b" is neither an IP address nor a host name`},
+	{"TLS to a socket", front("db", `servers: ["unix:/a", {address: "unix:/b", name: b.example.com}]
+tls: {mode: on}`), false, `levee.yaml:8:13: upstreams[0].servers[0]: a unix socket has no host that a certificate could be for; set tls.server_name`},
+	{"settings of other probes", behind("health: {send: x, user: u, database: d, password: p, path: /, host: h}"), false, `levee.yaml:9:11: upstreams[0].health.user: is for probe postgres or mysql, yet probe is send_expect; change probe, or remove it
+levee.yaml:9:11: upstreams[0].health.database: is for probe postgres, yet probe is send_expect; change probe, or remove it
+levee.yaml:9:11: upstreams[0].health.password: is for probe redis, yet probe is send_expect; change probe, or remove it
+levee.yaml:9:11: upstreams[0].health.path: is for probe http, yet probe is send_expect; change probe, or remove it
+levee.yaml:9:11: upstreams[0].health.host: is for probe http, yet probe is send_expect; change probe, or remove it`},
+	{"send and expect of another probe", behind("health: {probe: connect, send: x, expect: y}"), false, `levee.yaml:9:11: upstreams[0].health.send: is for probe send_expect, yet probe is connect; change probe, or remove it
+levee.yaml:9:11: upstreams[0].health.expect: is for probe send_expect, yet probe is connect; change probe, or remove it`},
+	{"a database for MySQL", behind("health: {probe: mysql, user: u, database: d}"), false, `levee.yaml:9:11: upstreams[0].health.database: is for probe postgres, yet probe is mysql; change probe, or remove it`},
+	{"nothing to send or expect", behind("health: {probe: send_expect}"), false, `levee.yaml:9:11: upstreams[0].health: probe send_expect has neither send nor expect; add one, or set probe: connect`},
+	{"a request that is none", behind(`health: {probe: http, path: healthz, host: "a b"}`), false, `levee.yaml:9:31: upstreams[0].health.path: "healthz" is not a path; write one such as /healthz or /healthz?deep=1
+levee.yaml:9:46: upstreams[0].health.host: "a b" is not a host; write one such as www.example.com, with a port or without`},
+	{"other requests that are none", behind(`health: {probe: http, path: "/a b", host: ":80"}`), false, `levee.yaml:9:31: upstreams[0].health.path: "/a b" is not a path; write one such as /healthz or /healthz?deep=1
+levee.yaml:9:45: upstreams[0].health.host: ":80" is not a host; write one such as www.example.com, with a port or without`},
+	{"texts that are none", behind(`health: {user: "a\0", expect: 220}`), true, `levee.yaml:9:18: upstreams[0].health.user: "a\x00" has a control character in it
+levee.yaml:9:33: upstreams[0].health.expect: must be text; put it in quotes: "220"`},
+	{"texts that are too long", behind("health: {expect: " + strings.Repeat("x", 16385) + "}"), false, `levee.yaml:9:20: upstreams[0].health.expect: has 16385 bytes; the most is 16384`},
+	{"a password that no message repeats", behind("health: {probe: redis, password: 123456}"), true, `levee.yaml:9:36: upstreams[0].health.password: must be text; put it in quotes`},
 }
 
 func routes(list string) string {
@@ -268,20 +418,26 @@ func TestHostileDocumentsAreRefused(t *testing.T) {
 	for i := range 30_000 {
 		fmt.Fprintf(&addresses, `"127.%d.%d.%d:80",`, i/65536, i/256%256, i%256)
 	}
+	var upstreams strings.Builder
+	for i := range 1_000 {
+		fmt.Fprintf(&upstreams, "{name: aaaaaaaaaaaaaaaaaaaaaaaaaa-%d, servers: [a:1]}, ", i)
+	}
 	for _, c := range []struct{ name, doc, want string }{
 		{"too large", fill("# bytes\n") + "#", `levee.yaml:1:1: has more than 1048576 bytes`},
 		{"flow nesting", fill("["), `levee.yaml:1:33: is nested more than 32 levels deep`},
 		{"brace nesting", fill("{a: "), `levee.yaml:1:129: is nested more than 32 levels deep`},
 		{"block nesting", fill("- "), `levee.yaml:1:65: is nested more than 32 levels deep`},
 		{"key nesting", fill("? "), `levee.yaml:1:65: is nested more than 32 levels deep`},
-		{"a billion laughs", laughs, `levee.yaml:1:1: unknown key "a"; the keys here are version, admin, drain, telemetry and listeners`},
+		{"a billion laughs", laughs, `levee.yaml:1:1: unknown key "a"; the keys here are version, admin, drain, telemetry, listeners and upstreams`},
 		{"directives", fill("%TAG !a! b\n"), `levee.yaml:1:1: a line that begins with % is a YAML directive, which is not supported; indent or quote it`},
 		{"documents", fill("---\n"), `levee.yaml:1:1: is empty; begin with version: 1`},
-		{"unknown keys", strings.Repeat("a: 1\n", 20_000), `levee.yaml:1:1: unknown key "a"; the keys here are version, admin, drain, telemetry and listeners`},
+		{"unknown keys", strings.Repeat("a: 1\n", 20_000), `levee.yaml:1:1: unknown key "a"; the keys here are version, admin, drain, telemetry, listeners and upstreams`},
 		{"one key", "version: 1\n" + strings.Repeat("version: 1\n", 90_000), `levee.yaml:2:1: version: is given twice; the first is on line 1`},
-		{"one word", fill("a"), `levee.yaml:1:1: must be a mapping with version, admin, drain, telemetry and listeners, not "` + strings.Repeat("a", 60) + `..."`},
-		{"one number", fill("1"), `levee.yaml:1:1: must be a mapping with version, admin, drain, telemetry and listeners, not "` + strings.Repeat("1", 60) + `..."`},
+		{"one word", fill("a"), `levee.yaml:1:1: must be a mapping with version, admin, drain, telemetry, listeners and upstreams, not "` + strings.Repeat("a", 60) + `..."`},
+		{"one number", fill("1"), `levee.yaml:1:1: must be a mapping with version, admin, drain, telemetry, listeners and upstreams, not "` + strings.Repeat("1", 60) + `..."`},
 		{"one duration", "drain: {timeout: " + strings.Repeat("1h", maxSize/4) + "}\n" + frame(loopback), `levee.yaml:1:18: drain.timeout: "` + strings.Repeat("1h", 30) + `..." is too long; the most is 24h`},
+		{"upstreams that do not exist", routes(strings.Repeat("{upstream: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa}, ", 1_000)) + "upstreams: [" + upstreams.String() + "]", `levee.yaml:5:19: listeners[0].routes[0].upstream: there is no upstream "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"; did you mean "aaaaaaaaaaaaaaaaaaaaaaaaaa-0"?`},
+		{"servers twice", front("db", "servers: ["+strings.Repeat("a:1, ", 20_000)+"]"), `levee.yaml:8:18: upstreams[0].servers[1]: "a:1" is servers[0] already; write each server once, and its share as its weight`},
 		{"addresses", frame("listen: [" + addresses.String() + "\":80\"]\ninsecure: true"), `levee.yaml:4:528924: listeners[0].listen[30000]: :80 cannot be bound beside 127.0.0.0:80 (listeners[0].listen[0]); change one of them`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -140,7 +140,7 @@ func nearest(got string, names []string) string {
 	for _, name := range names {
 		want := folded(name)
 		distance := 1 // for dev and warning, which mean development and warn
-		if min(len(got), len(want)) < 3 || !strings.HasPrefix(want, got) && !strings.HasPrefix(got, want) {
+		if got == want || min(len(got), len(want)) < 3 || !strings.HasPrefix(want, got) && !strings.HasPrefix(got, want) {
 			distance = editDistance(got, want, max(1, len(want)/3))
 		}
 		if distance <= max(1, len(want)/3) && distance < bestDistance {

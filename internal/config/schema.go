@@ -79,11 +79,28 @@ func (c choice[T]) schema() *jsonschema.Schema {
 func (b boolean) schema() *jsonschema.Schema { return &jsonschema.Schema{Type: "boolean"} }
 
 func (i integer) schema() *jsonschema.Schema {
-	return &jsonschema.Schema{
+	return schemaOrOff(i.off, &jsonschema.Schema{
 		Type:    "integer",
 		Minimum: new(float64(i.min)),
 		Maximum: new(float64(i.max)),
+	})
+}
+
+func (f number) schema() *jsonschema.Schema {
+	s := &jsonschema.Schema{Type: "number", Maximum: new(f.max)}
+	if f.zero {
+		s.Minimum = new(0.0)
+	} else {
+		s.ExclusiveMinimum = new(0.0)
 	}
+	return schemaOrOff(f.off, s)
+}
+
+func schemaOrOff(off bool, s *jsonschema.Schema) *jsonschema.Schema {
+	if !off {
+		return s
+	}
+	return &jsonschema.Schema{AnyOf: []*jsonschema.Schema{s, {Type: "string", Enum: []any{"off"}}}}
 }
 
 func (d duration) schema() *jsonschema.Schema {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/google/jsonschema-go/jsonschema"
 	"go.yaml.in/yaml/v4"
@@ -204,6 +205,7 @@ type parsed[T any] struct {
 	format  func(T) string
 	wants   string
 	pattern string // for the schema; may accept more than parse
+	secret  bool   // no message quotes it
 }
 
 func (t parsed[T]) read(r *reader, path string, n *yaml.Node) {
@@ -213,6 +215,9 @@ func (t parsed[T]) read(r *reader, path string, n *yaml.Node) {
 	}
 	v, err := t.parse(n.Value)
 	switch {
+	case n.Tag != "!!str" && t.secret:
+		r.refuse(n, path, "must be text; put it in quotes")
+		return
 	case n.Tag != "!!str" && err == nil:
 		r.refuse(n, path, "must be text; put it in quotes: %s", quote(n.Value))
 		return
@@ -237,7 +242,17 @@ func (t parsed[T]) absent() {
 	*t.p = v
 }
 
-func (t parsed[T]) write() *yaml.Node { return scalar("!!str", t.format(*t.p)) }
+func (t parsed[T]) write() *yaml.Node {
+	written := t.format(*t.p)
+	if written == "" {
+		return nil
+	}
+	n := scalar("!!str", written)
+	if strings.ContainsFunc(written, func(c rune) bool { return !unicode.IsPrint(c) }) {
+		n.Style = yaml.DoubleQuotedStyle // the only one with escapes: what is read may not have control characters in it
+	}
+	return n
+}
 
 func (t parsed[T]) takes() string { return t.wants }
 
@@ -254,18 +269,42 @@ func parseName(s string) (string, error) {
 	return s, nil
 }
 
+// text is a string that may be empty, which is what leaving it out means. The function says what is wrong with it.
+func text(p *string, wants string, most int, wrong func(string) error) value {
+	return parsed[string]{p: p, format: verbatim, wants: wants, parse: func(s string) (string, error) {
+		switch {
+		case len(s) > most:
+			return "", fmt.Errorf("has %d bytes; the most is %d", len(s), most)
+		case s == "" || wrong == nil:
+			return s, nil
+		}
+		return s, wrong(s)
+	}}
+}
+
+func secret(p *string, wants string, most int) value {
+	v := text(p, wants, most, nil).(parsed[string])
+	v.secret = true
+	return v
+}
+
 func filePath(p *string) value {
 	return parsed[string]{p: p, parse: parseFilePath, format: verbatim, wants: "the path of a PEM file", pattern: `^[^\x00-\x1f\x7f]+$`}
 }
 
 func parseFilePath(s string) (string, error) {
-	switch {
-	case s == "":
+	if s == "" {
 		return "", fmt.Errorf("is empty; it takes the path of a PEM file")
-	case strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c == 0x7f }):
-		return "", fmt.Errorf("%s has a control character in it", quote(s))
 	}
-	return s, nil
+	return s, hasControl(s)
+}
+
+// hasControl says of s that it has a control character, if it has.
+func hasControl(s string) error {
+	if strings.ContainsFunc(s, func(c rune) bool { return c < ' ' || c == 0x7f }) {
+		return fmt.Errorf("%s has a control character in it", quote(s))
+	}
+	return nil
 }
 
 // choice is one of a few words, each of which stands for a Go value.
@@ -323,10 +362,13 @@ func (c choice[T]) write() *yaml.Node {
 	return nil
 }
 
+// wordList returns the words to tell people; the empty one is only understood.
 func (c choice[T]) wordList() []string {
-	list := make([]string, len(c.options))
-	for i, o := range c.options {
-		list[i] = o.word
+	var list []string
+	for _, o := range c.options {
+		if o.word != "" {
+			list = append(list, o.word)
+		}
 	}
 	return list
 }
@@ -349,16 +391,22 @@ func (b boolean) absent()           { *b.p = false }
 func (b boolean) write() *yaml.Node { return scalar("!!bool", strconv.FormatBool(*b.p)) }
 func (b boolean) takes() string     { return "true or false" }
 
-// integer is a whole number within bounds; min when left out.
+// integer is a whole number within bounds.
 type integer struct {
 	p        *int
+	def      int
 	min, max int
+	off      bool // it may be off, which is negative
 }
 
 // decimal leaves out what YAML's versions disagree about: 010, 0x10, 1_000.
 var decimal = regexp.MustCompile(`^(0|-?[1-9][0-9]*)$`)
 
 func (i integer) read(r *reader, path string, n *yaml.Node) {
+	if i.off && n.Kind == yaml.ScalarNode && n.Value == "off" {
+		*i.p = int(Off)
+		return
+	}
 	v, err := strconv.Atoi(n.Value)
 	if n.Kind != yaml.ScalarNode || n.Tag != "!!int" || !decimal.MatchString(n.Value) || err != nil || v < i.min || v > i.max {
 		r.mistaken(path, n, i)
@@ -367,14 +415,74 @@ func (i integer) read(r *reader, path string, n *yaml.Node) {
 	*i.p = v
 }
 
-func (i integer) absent()           { *i.p = i.min }
-func (i integer) write() *yaml.Node { return scalar("!!int", strconv.Itoa(*i.p)) }
+func (i integer) absent() { *i.p = i.def }
+
+func (i integer) write() *yaml.Node {
+	if *i.p < 0 {
+		return scalar("!!str", "off")
+	}
+	return scalar("!!int", strconv.Itoa(*i.p))
+}
 
 func (i integer) takes() string {
 	if i.min == i.max {
 		return "the number " + strconv.Itoa(i.min)
 	}
-	return fmt.Sprintf("a whole number from %d to %d", i.min, i.max)
+	return fmt.Sprintf("a whole number from %d to %d", i.min, i.max) + orOff(i.off)
+}
+
+// number is a share or a rate: above zero, and at most max.
+type number struct {
+	p    *float64
+	def  float64
+	max  float64
+	zero bool // it may be 0
+	off  bool // it may be off, which is negative
+}
+
+// fraction leaves out 1e3, .5 and infinity: a share or a rate needs none of them.
+var fraction = regexp.MustCompile(`^(0|[1-9][0-9]*)(\.[0-9]+)?$`)
+
+func (f number) read(r *reader, path string, n *yaml.Node) {
+	if f.off && n.Kind == yaml.ScalarNode && n.Value == "off" {
+		*f.p = float64(Off)
+		return
+	}
+	v, err := strconv.ParseFloat(n.Value, 64)
+	numeric := n.Kind == yaml.ScalarNode && (n.Tag == "!!int" || n.Tag == "!!float") && fraction.MatchString(n.Value)
+	if !numeric || err != nil || v == 0 && !f.zero || v > f.max {
+		r.mistaken(path, n, f)
+		return
+	}
+	*f.p = v
+}
+
+func (f number) absent() { *f.p = f.def }
+
+func (f number) write() *yaml.Node {
+	if *f.p < 0 {
+		return scalar("!!str", "off")
+	}
+	written := strconv.FormatFloat(*f.p, 'f', -1, 64)
+	if strings.Contains(written, ".") {
+		return scalar("!!float", written)
+	}
+	return scalar("!!int", written)
+}
+
+func (f number) takes() string {
+	most := strconv.FormatFloat(f.max, 'f', -1, 64)
+	if f.zero {
+		return "a number from 0 to " + most + orOff(f.off)
+	}
+	return "a number above 0, up to " + most + orOff(f.off)
+}
+
+func orOff(off bool) string {
+	if off {
+		return ", or off"
+	}
+	return ""
 }
 
 // duration is a time span in Go's notation.
@@ -459,14 +567,14 @@ func (d duration) offer() string {
 
 func (d duration) absent() { *d.p = d.def }
 
-func (d duration) write() *yaml.Node { return scalar("!!str", formatDuration(*d.p)) }
-
-func (d duration) takes() string {
-	if d.off {
-		return "a duration such as 10s, or off"
+func (d duration) write() *yaml.Node {
+	if *d.p == 0 && d.min > 0 { // left out, and no duration is its default
+		return nil
 	}
-	return "a duration such as 10s"
+	return scalar("!!str", formatDuration(*d.p))
 }
+
+func (d duration) takes() string { return "a duration such as 10s" + orOff(d.off) }
 
 // formatDuration is Duration.String without the zeros at its end: 5m, not 5m0s.
 func formatDuration(d time.Duration) string {

@@ -1,0 +1,142 @@
+package app
+
+import (
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/levee-net/levee/upstream"
+)
+
+// upstreamMetrics are the metrics of pools. What a pool counts itself is read when a
+// scrape asks; a server that has left takes its series along, so that there are never
+// more than there are servers.
+type upstreamMetrics struct {
+	connecting *prometheus.HistogramVec
+
+	mu    sync.Mutex
+	pools map[string]*upstream.Pool
+}
+
+func newUpstreamMetrics(registry prometheus.Registerer) *upstreamMetrics {
+	m := &upstreamMetrics{
+		pools: make(map[string]*upstream.Pool),
+		connecting: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:                            "levee_upstream_connect_duration_seconds",
+			Help:                            "How long a successful try to connect took, with the TLS handshake if there is one.",
+			Buckets:                         []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+			NativeHistogramBucketFactor:     1.1,
+			NativeHistogramMaxBucketNumber:  100,
+			NativeHistogramMinResetDuration: time.Hour,
+		}, []string{"upstream"}),
+	}
+	registry.MustRegister(m.connecting, m)
+	return m
+}
+
+// An upstreamMetric is one pool's.
+type upstreamMetric struct{ connecting prometheus.Observer }
+
+func (m *upstreamMetrics) of(name string) *upstreamMetric {
+	return &upstreamMetric{m.connecting.WithLabelValues(name)}
+}
+
+func (m *upstreamMetric) dialed(_ string, took time.Duration, err error) {
+	if err == nil {
+		m.connecting.Observe(took.Seconds())
+	}
+}
+
+// watch has a pool's numbers told under a name.
+func (m *upstreamMetrics) watch(name string, pool *upstream.Pool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.pools[name] = pool
+}
+
+func describe(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc(name, help, append([]string{"upstream"}, labels...), nil)
+}
+
+var (
+	upstreamActive = describe("levee_upstream_connections_active",
+		"Connections to the server, and dials under way.", "server")
+	upstreamHealthy = describe("levee_upstream_healthy",
+		"1 if the server passes its health checks, or has none; else 0.", "server")
+	upstreamBreaker = describe("levee_breaker_state",
+		"The server's circuit breaker: 0 closed, 1 half-open, 2 open.", "server")
+	upstreamDials = describe("levee_upstream_dials_total",
+		"Tries to connect, by what came of them: ok, or the kind of failure.", "server", "result")
+	upstreamEarly = describe("levee_upstream_early_closes_total",
+		"Connections that the server closed soon and without having sent a byte.", "server")
+	upstreamBytes = describe("levee_upstream_bytes_total",
+		"Bytes of connections that have ended: sent to the server, received from it.", "server", "direction")
+	upstreamRetries = describe("levee_upstream_retries_total",
+		"Tries that followed one that had failed.")
+	upstreamBudget = describe("levee_upstream_retry_budget_exhausted_total",
+		"Retries that there were not, because the retry budget was used up.")
+	upstreamRefused = describe("levee_upstream_unavailable_total",
+		"Connections for which no server could be had.")
+	upstreamQueue = describe("levee_upstream_queue_length",
+		"Connections that wait for a server below its cap.")
+	upstreamQueued = describe("levee_upstream_queued_total",
+		"Connections that had to wait for a server below its cap.")
+	upstreamTurnedAway = describe("levee_upstream_queue_full_total",
+		"Connections that found the queue full.")
+)
+
+// Describe is for prometheus.
+func (m *upstreamMetrics) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		upstreamActive, upstreamHealthy, upstreamBreaker, upstreamDials, upstreamEarly, upstreamBytes,
+		upstreamRetries, upstreamBudget, upstreamRefused, upstreamQueue, upstreamQueued, upstreamTurnedAway,
+	} {
+		out <- d
+	}
+}
+
+// Collect is for prometheus.
+func (m *upstreamMetrics) Collect(out chan<- prometheus.Metric) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for name, pool := range m.pools {
+		collectPool(out, name, pool.Stats())
+	}
+}
+
+func collectPool(out chan<- prometheus.Metric, name string, stats upstream.Stats) {
+	count := func(desc *prometheus.Desc, v int64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(v), append([]string{name}, labels...)...)
+	}
+	gauge := func(desc *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, v, append([]string{name}, labels...)...)
+	}
+	count(upstreamRetries, stats.Retries)
+	count(upstreamBudget, stats.BudgetExhausted)
+	count(upstreamRefused, stats.Refused)
+	count(upstreamQueued, stats.Queued)
+	count(upstreamTurnedAway, stats.TurnedAway)
+	gauge(upstreamQueue, float64(stats.Queue))
+	for _, s := range stats.Servers {
+		gauge(upstreamActive, float64(s.Active), s.Name)
+		gauge(upstreamHealthy, oneIf(s.Healthy), s.Name)
+		gauge(upstreamBreaker, float64(s.Breaker), s.Name)
+		ok := s.Dials
+		for kind, n := range s.Failures {
+			ok -= n
+			count(upstreamDials, n, s.Name, kind.String())
+		}
+		count(upstreamDials, ok, s.Name, "ok")
+		count(upstreamEarly, s.EarlyCloses, s.Name)
+		count(upstreamBytes, s.Sent, s.Name, "sent")
+		count(upstreamBytes, s.Received, s.Name, "received")
+	}
+}
+
+func oneIf(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
+}

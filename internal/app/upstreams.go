@@ -1,0 +1,364 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/levee-net/levee"
+	"github.com/levee-net/levee/internal/config"
+	"github.com/levee-net/levee/proxy"
+	"github.com/levee-net/levee/upstream"
+	"github.com/levee-net/levee/upstream/discover"
+	"github.com/levee-net/levee/upstream/probe"
+)
+
+// A backend is a configured upstream come to life: a pool, and those who tell it where
+// its servers are.
+type backend struct {
+	cfg   *config.Upstream
+	log   *slog.Logger
+	pool  *upstream.Pool
+	proxy *proxy.Proxy
+
+	sources []source
+
+	mu      sync.Mutex
+	servers [][]upstream.Server // each source's
+}
+
+// A source tells where servers are, and again when that changes, until ctx ends.
+type source interface {
+	Run(ctx context.Context, update func([]upstream.Server)) error
+}
+
+// newBackend builds what can be built before anything is dialled.
+func newBackend(cfg *config.Upstream, log *slog.Logger, metrics *upstreamMetrics) (*backend, error) {
+	b := &backend{cfg: cfg, log: log.With("upstream", cfg.Name)}
+	balance, err := upstream.ParseBalance(cfg.Balance)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", cfg.Pos, err)
+	}
+	header, err := proxy.ParseHeader(cfg.SendProxy)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", cfg.Pos, err)
+	}
+	secure, err := upstreamTLS(&cfg.TLS)
+	if err != nil {
+		return nil, fmt.Errorf("%s: upstream %s: %w", cfg.Pos, cfg.Name, err)
+	}
+	b.pool = &upstream.Pool{
+		Name:             cfg.Name,
+		Balance:          balance,
+		TLS:              secure,
+		HandshakeTimeout: cfg.TLS.HandshakeTimeout,
+		Source:           cfg.Dial.Source,
+		DialTimeout:      cfg.Dial.Timeout,
+		Tries:            cfg.Dial.Tries,
+		TotalTimeout:     cfg.Dial.TotalTimeout,
+		RetryBudget:      cfg.Dial.RetryBudget,
+		MaxConnections:   cfg.MaxConnections,
+		QueueTimeout:     cfg.Queue.Timeout,
+		MaxQueue:         cfg.Queue.Length,
+		SlowStart:        cfg.SlowStart,
+		PanicThreshold:   cfg.PanicThreshold,
+		Health:           healthOf(&cfg.Health, header),
+		Breaker:          breakerOf(&cfg.Breaker),
+		EarlyClose:       cfg.EarlyClose,
+		CutOnDown:        cfg.OnDown.Cut,
+		CutRate:          cfg.OnDown.Rate,
+		Rebalance:        cfg.Rebalance,
+		Trace:            b.trace(metrics.of(cfg.Name)),
+	}
+	metrics.watch(cfg.Name, b.pool)
+	b.proxy = &proxy.Proxy{Dial: b.dial, Header: header}
+	b.sources = b.sourcesOf(cfg.Servers)
+	b.servers = make([][]upstream.Server, len(b.sources))
+	return b, nil
+}
+
+func upstreamTLS(cfg *config.UpstreamTLS) (*tls.Config, error) {
+	if cfg.Mode != config.ModeOn {
+		return nil, nil
+	}
+	secure := &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		ServerName:         cfg.ServerName,
+		InsecureSkipVerify: cfg.SkipVerify, //nolint:gosec // asked for by name, and said in the honesty report
+	}
+	if cfg.CA != "" {
+		pem, err := os.ReadFile(cfg.CA)
+		if err != nil {
+			return nil, err
+		}
+		secure.RootCAs = x509.NewCertPool()
+		if !secure.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s: no certificate in it", cfg.CA)
+		}
+	}
+	if cfg.Certificate != "" {
+		pair, err := tls.LoadX509KeyPair(cfg.Certificate, cfg.Key)
+		if err != nil {
+			return nil, err
+		}
+		secure.Certificates = []tls.Certificate{pair}
+	}
+	return secure, nil
+}
+
+func healthOf(cfg *config.Health, header proxy.Header) upstream.Health {
+	return upstream.Health{
+		Interval:     cfg.Interval,
+		FastInterval: cfg.FastInterval,
+		Timeout:      cfg.Timeout,
+		Fall:         cfg.Fall,
+		Rise:         cfg.Rise,
+		Probe:        probeOf(cfg),
+		First:        header.Local(),
+	}
+}
+
+// probeOf returns nil where connecting is all.
+func probeOf(cfg *config.Health) probe.Probe {
+	switch cfg.Probe {
+	case config.ProbeSendExpect:
+		return probe.SendExpect([]byte(cfg.Send), []byte(cfg.Expect))
+	case config.ProbePostgres:
+		return probe.Postgres(cfg.User, cfg.Database)
+	case config.ProbeMySQL:
+		return probe.MySQL(cfg.User)
+	case config.ProbeRedis:
+		return probe.Redis(cfg.Password)
+	case config.ProbeHTTP:
+		return probe.HTTP(probe.Request{Path: cfg.Path, Host: cfg.Host})
+	}
+	return nil
+}
+
+func breakerOf(cfg *config.Breaker) upstream.Breaker {
+	if cfg.Mode == config.ModeOff {
+		return upstream.Breaker{Failures: -1, Rate: -1}
+	}
+	return upstream.Breaker{
+		Failures: cfg.Failures,
+		Rate:     cfg.Rate,
+		Volume:   cfg.Volume,
+		Window:   cfg.Window,
+		Open:     cfg.Open,
+		MaxOpen:  cfg.MaxOpen,
+		Probes:   cfg.Probes,
+	}
+}
+
+// sourcesOf returns one source for all servers with fixed addresses, and one for each of
+// the others.
+func (b *backend) sourcesOf(servers []config.ServerSource) []source {
+	var fixed discover.Static
+	var sources []source
+	for _, s := range servers {
+		problem := b.problem(s.Address)
+		switch s.Kind {
+		case config.KindAddress:
+			fixed = append(fixed, upstream.Server{Name: s.Name, Addresses: []string{s.Address}, Weight: s.Weight, Tier: s.Tier})
+		case config.KindName, config.KindDNS:
+			host, port, _ := net.SplitHostPort(s.Address) // the configuration has been checked
+			number, _ := strconv.Atoi(port)
+			dns := &discover.DNS{Name: host, Port: number, Single: s.Kind == config.KindName, Problem: problem}
+			sources = append(sources, &like{dns, s})
+		case config.KindSRV:
+			sources = append(sources, &discover.SRV{Name: s.Address, Problem: problem})
+		case config.KindFile:
+			sources = append(sources, &discover.File{Path: s.Address, Problem: problem})
+		}
+	}
+	if len(fixed) > 0 {
+		sources = append(sources, fixed)
+	}
+	return sources
+}
+
+// like gives the servers of a source what the configuration says of them.
+type like struct {
+	source
+	as config.ServerSource
+}
+
+func (l *like) Run(ctx context.Context, update func([]upstream.Server)) error {
+	return l.source.Run(ctx, func(servers []upstream.Server) {
+		servers = append([]upstream.Server(nil), servers...)
+		for i := range servers {
+			servers[i].Weight, servers[i].Tier = l.as.Weight, l.as.Tier
+			if l.as.Name != "" && len(servers) == 1 {
+				servers[i].Name = l.as.Name
+			}
+		}
+		update(servers)
+	})
+}
+
+// problemPause is how often a source's trouble is logged.
+const problemPause = 30 * time.Second
+
+// problem logs a source's trouble, now and then.
+func (b *backend) problem(where string) func(error) {
+	var (
+		mu   sync.Mutex
+		last time.Time
+		text string
+	)
+	return func(err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if err.Error() == text && time.Since(last) < problemPause {
+			return
+		}
+		last, text = time.Now(), err.Error()
+		b.log.Warn("servers cannot be found, trying again", "where", where, "err", err)
+	}
+}
+
+// trace logs what an operator wants to know of the pool.
+func (b *backend) trace(metrics *upstreamMetric) *upstream.Trace {
+	return &upstream.Trace{
+		ServerAdded: func(server string) { b.log.Info("server added", "server", server) },
+		ServerLeft:  func(server string) { b.log.Info("server left", "server", server) },
+		ServerUp:    func(server string) { b.log.Info("server up", "server", server) },
+		ServerDown:  func(server string, err error) { b.log.Warn("server down", "server", server, "err", err) },
+		BreakerChanged: func(server string, from, to upstream.BreakerState) {
+			level := slog.LevelInfo
+			if to == upstream.BreakerOpen {
+				level = slog.LevelWarn
+			}
+			b.log.Log(context.Background(), level, "breaker "+to.String(), "server", server, "was", from.String())
+		},
+		Dialed: metrics.dialed,
+	}
+}
+
+// dial is the proxy's.
+func (b *backend) dial(ctx context.Context, c *levee.Conn, header []byte) (levee.Upstream, error) {
+	request := upstream.Request{First: header}
+	if b.pool.Balance == upstream.SourceHash || b.pool.Balance == upstream.Maglev {
+		addr := c.ClientAddr().Addr().As16()
+		request.Key = upstream.Hash(addr[:])
+	}
+	if b.pool.CutOnDown || b.pool.Rebalance > 0 {
+		request.Client = &client{conn: c}
+	}
+	conn, err := b.pool.Dial(ctx, request)
+	if err != nil {
+		return levee.Upstream{}, err
+	}
+	return levee.Upstream{Conn: conn.Conn, Ended: func(end levee.UpstreamEnd) {
+		conn.Ended(upstream.End{
+			Sent:     end.Sent,
+			Received: end.Received,
+			ByServer: end.Reason == levee.UpstreamClosed || end.Reason == levee.UpstreamReset,
+			Err:      end.Err,
+		})
+	}}, nil
+}
+
+// A client is a connection as its pool sees it.
+type client struct {
+	conn *levee.Conn
+
+	mu    sync.Mutex
+	moved int64
+	since time.Time
+}
+
+// Quiet tells it as exactly as it is asked often.
+func (c *client) Quiet() time.Duration {
+	read, written := c.conn.Traffic()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if moved := read + written; moved != c.moved || c.since.IsZero() {
+		c.moved, c.since = moved, time.Now()
+	}
+	return time.Since(c.since)
+}
+
+func (c *client) Leave(cause error) { c.conn.Drain(cause) }
+func (c *client) Cut(cause error)   { c.conn.Kill(cause) }
+
+// firstAnswer is how long levee waits at its start until it knows where servers are.
+const firstAnswer = 2 * time.Second
+
+// start runs the pool and its sources until ctx ends, and waits a moment for the first
+// answers: those who come first would be turned away otherwise.
+func (b *backend) start(ctx context.Context, running *sync.WaitGroup) {
+	answered := make([]chan struct{}, len(b.sources))
+	for i, s := range b.sources {
+		answered[i] = make(chan struct{})
+		once := sync.OnceFunc(func() { close(answered[i]) })
+		running.Go(func() {
+			err := s.Run(ctx, func(servers []upstream.Server) {
+				b.update(i, servers)
+				once()
+			})
+			if err != nil && ctx.Err() == nil {
+				b.log.Error("servers cannot be found", "err", err)
+			}
+			once()
+		})
+	}
+	running.Go(func() {
+		if err := b.pool.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			b.log.Error("no health checks", "err", err)
+		}
+	})
+	late := time.After(firstAnswer)
+	for _, known := range answered {
+		select {
+		case <-known:
+		case <-late:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// startBackends starts all, each of which may take its moment.
+func (f *front) startBackends(ctx context.Context, running *sync.WaitGroup) {
+	var starting sync.WaitGroup
+	for _, b := range f.backends {
+		starting.Go(func() { b.start(ctx, running) }) // ends within firstAnswer
+	}
+	starting.Wait()
+}
+
+// update gives the pool what all sources know. If two tell of the same server, the first
+// is believed.
+func (b *backend) update(source int, servers []upstream.Server) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.servers[source] = servers
+	var all []upstream.Server
+	seen := make(map[string]bool)
+	for _, servers := range b.servers {
+		for _, s := range servers {
+			name := s.Name
+			if name == "" {
+				name = strings.Join(s.Addresses[:min(1, len(s.Addresses))], "")
+			}
+			if !seen[name] {
+				seen[name] = true
+				all = append(all, s)
+			}
+		}
+	}
+	if err := b.pool.Update(all); err != nil {
+		b.log.Error("servers left as they were", "err", err)
+	}
+}
