@@ -13,13 +13,18 @@ import (
 )
 
 // A Conn is a connected socket. Its methods may be called from several goroutines.
+//
+// It is small, as who has detached its socket may keep it for as long as that lives.
 type Conn struct {
-	remote netip.AddrPort
+	mu  sync.Mutex
+	fd  int  // -1 when it has been detached, closed, or become net's
+	std *std // once somebody has needed it
+}
 
-	mu     sync.Mutex
-	fd     int      // -1 when it has been detached, closed, or become net's
-	std    net.Conn // net's own, once somebody has needed one
-	broken error    // why there is none
+// std is net's own connection, or why there is none.
+type std struct {
+	conn net.Conn
+	err  error
 }
 
 // Dial connects to remote, from local unless that is the zero AddrPort; a port of 0 is
@@ -32,7 +37,7 @@ func Dial(ctx context.Context, local, remote netip.AddrPort) (*Conn, error) {
 	if err != nil {
 		return nil, dialError(local, remote, err)
 	}
-	return &Conn{remote: remote, fd: fd}, nil
+	return &Conn{fd: fd}, nil
 }
 
 // dialError is what net would have made of it.
@@ -179,17 +184,16 @@ func (c *Conn) NetConn() net.Conn {
 func (c *Conn) net() (net.Conn, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.std != nil || c.broken != nil {
-		return c.std, c.broken
+	if c.std == nil {
+		if c.fd < 0 {
+			return nil, net.ErrClosed
+		}
+		f := os.NewFile(uintptr(c.fd), "tcp")
+		c.fd, c.std = -1, new(std)
+		c.std.conn, c.std.err = net.FileConn(f) // which makes a descriptor of its own
+		_ = f.Close()
 	}
-	if c.fd < 0 {
-		return nil, net.ErrClosed
-	}
-	f := os.NewFile(uintptr(c.fd), "tcp")
-	c.fd = -1
-	defer f.Close() // FileConn makes a descriptor of its own
-	c.std, c.broken = net.FileConn(f)
-	return c.std, c.broken
+	return c.std.conn, c.std.err
 }
 
 // Write writes b. What fits into the send buffer of a fresh connection is written without
@@ -226,12 +230,12 @@ func (c *Conn) Close() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case c.std != nil:
-		return c.std.Close()
+	case c.std != nil && c.std.err == nil:
+		return c.std.conn.Close()
 	case c.fd < 0:
 		return net.ErrClosed
 	}
 	err := unix.Close(c.fd)
-	c.fd, c.broken = -1, net.ErrClosed
+	c.fd = -1
 	return os.NewSyscallError("close", err)
 }

@@ -59,18 +59,24 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 	return conn.SetWriteDeadline(t)
 }
 
-// RemoteAddr returns the address that was dialled.
-func (c *Conn) RemoteAddr() net.Addr { return net.TCPAddrFromAddrPort(c.remote) }
+// RemoteAddr returns the address that was dialled, nil once the connection is detached.
+func (c *Conn) RemoteAddr() net.Addr {
+	return c.addr(net.Conn.RemoteAddr, unix.Getpeername)
+}
 
 // LocalAddr returns the address that the kernel has chosen, nil once the connection is
-// closed or detached.
+// detached.
 func (c *Conn) LocalAddr() net.Addr {
+	return c.addr(net.Conn.LocalAddr, unix.Getsockname)
+}
+
+func (c *Conn) addr(ofNet func(net.Conn) net.Addr, ofSocket func(fd int) (unix.Sockaddr, error)) net.Addr {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.std != nil {
-		return c.std.LocalAddr()
+	if c.std != nil && c.std.err == nil {
+		return ofNet(c.std.conn)
 	}
-	switch name, _ := unix.Getsockname(c.fd); name := name.(type) {
+	switch name, _ := ofSocket(c.fd); name := name.(type) {
 	case *unix.SockaddrInet4:
 		return &net.TCPAddr{IP: name.Addr[:], Port: name.Port}
 	case *unix.SockaddrInet6:
