@@ -45,15 +45,13 @@ Without --tls a listener on loopback is plaintext; any other has to be told: dev
 	}
 }
 
-// proxyBase is what the command line does not say. Idle is what a levee.Joiner's
-// connections have by default: the ends of those have timeouts of their own.
+// proxyBase is what the command line does not say.
 const proxyBase = `version: 1
 listeners:
   - name: proxy
     listen: ["127.0.0.1:0"]
     insecure: %t
     tls: {mode: off}
-    timeouts: {idle: 1h}
     routes: [{upstream: servers}]
 upstreams:
   - name: servers
