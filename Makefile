@@ -104,7 +104,7 @@ unit: ## tests, examples and fuzz seeds, in random order, under the race detecto
 # -count=1 because what these tests look at (a binary, other servers) is invisible to go test's cache.
 .PHONY: e2e
 e2e: ## the binary against real clients and servers
-	$(STEP) $@ scripts/in-each ./e2e go test -count=1 -timeout=5m ./...
+	$(STEP) $@ scripts/in-each ./e2e go test -count=1 -timeout=8m ./...
 
 ##@ What the steps need
 

@@ -198,6 +198,16 @@ func pending(raw net.Conn) bool {
 	return false
 }
 
+// wasReset reports whether a TCP socket is closed by a reset, unless both ends have
+// closed it in good order.
+func wasReset(raw net.Conn) bool {
+	if sock, ok := raw.(*net.TCPConn); ok {
+		info := tcpInfo(sock)
+		return info != nil && info.State == unix.BPF_TCP_CLOSE
+	}
+	return false
+}
+
 // unsent reports whether a TCP socket has bytes to send that the peer's window has
 // not yet let go.
 func unsent(raw net.Conn) bool {

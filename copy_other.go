@@ -11,6 +11,8 @@ import (
 
 func pending(net.Conn) bool { return false }
 
+func wasReset(net.Conn) bool { return false }
+
 func unsent(net.Conn) bool { return false }
 
 func splice(io.Writer, io.Reader) (int64, error) { return 0, nil }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -102,23 +103,59 @@ type joint struct {
 
 	nearOver        atomic.Int64 // clock when the client closed its side, 0 before
 	farFirst        bool         // the upstream had closed its own by then
-	nearErr, farErr failure      // of the sockets
+	nearEnd, farEnd ending       // of the sockets
 
 	mu    sync.Mutex
 	timer *time.Timer // of leaveInQuiet
 	over  bool
 }
 
-// A failure is an error that sticks.
-type failure struct{ first atomic.Pointer[error] }
+// An ending is how one of the two sockets ends.
+type ending struct {
+	broken atomic.Pointer[error] // what went wrong with it first
 
-func (f *failure) set(err error) { f.first.CompareAndSwap(nil, &err) }
+	mu   sync.Mutex // held while the stream to it is ended
+	told bool       // that it has been
+	over bool       // it has ended its own, in good order
+}
 
-func (f *failure) get() error {
-	if err := f.first.Load(); err != nil {
+func (e *ending) set(err error) { e.broken.CompareAndSwap(nil, &err) }
+
+func (e *ending) get() error {
+	if err := e.broken.Load(); err != nil {
 		return *err
 	}
 	return nil
+}
+
+// tell ends the stream to the socket.
+func (e *ending) tell(closeWrite func() error) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	err := closeWrite()
+	if !e.over && reasonOf(err) != ReasonNone {
+		e.set(err)
+	}
+	e.told = err == nil
+	return err
+}
+
+// meaning returns what an error of a read means. The kernel tells of a reset once: when
+// a write has been told, reads show an end of the stream.
+func (e *ending) meaning(raw net.Conn, err error) error {
+	if err != io.EOF {
+		return err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if broken := e.get(); broken != nil {
+		return broken
+	}
+	if !e.told && wasReset(socketUnder(raw)) { // once it has been told, nothing is written that could be
+		return os.NewSyscallError("read", syscall.ECONNRESET)
+	}
+	e.over = true
+	return err
 }
 
 const (
@@ -174,22 +211,23 @@ func (j *joint) upload() {
 		if err == nil {
 			_, _, err = s.copyOnce(farWriter{j})
 		}
+		err = j.nearEnd.meaning(s.wire.raw, err)
 		switch {
 		case err == nil:
 			continue
 		case s.conn.over():
 			return
-		case j.farErr.get() != nil:
+		case j.farEnd.get() != nil:
 			return // what it has sent before is on its way down
-		case err == io.EOF && j.nearErr.get() == nil:
+		case err == io.EOF:
 			j.nearOver.Store(int64(s.wire.clock()))
 			if limit := s.conn.server.limits.halfClosed; limit > 0 {
 				_ = j.far.SetReadDeadline(time.Now().Add(limit))
 			}
-			closeWriteOf(j.far)
+			_ = j.farEnd.tell(func() error { return closeWriteOf(j.far) }) // it has been noted
 			return
 		}
-		j.nearErr.set(err)
+		j.nearEnd.set(s.wire.ended(err))
 		j.resetFar()
 		return
 	}
@@ -223,7 +261,7 @@ func (j farWriter) Write(p []byte) (done int, err error) {
 			abort(j.stream.wire.raw)
 			return done, net.ErrClosed
 		}
-		j.farErr.set(err)
+		j.farEnd.set(err)
 		return done, err
 	}
 }
@@ -260,24 +298,25 @@ func (j *joint) moveDown() {
 			case nearErr == nil:
 				continue
 			case !s.conn.over():
-				j.nearErr.set(nearErr)
+				j.nearEnd.set(nearErr)
 			}
 			return // what the client has sent before is on its way up
 		}
+		err = j.farEnd.meaning(j.far, err)
 		switch {
-		case s.conn.over() || j.nearErr.get() != nil:
+		case s.conn.over() || j.nearEnd.get() != nil:
 			return
 		case isTimeout(err) && j.nearOver.Load() != 0:
 			if !j.halfClosedTooLong() {
 				continue
 			}
 			return
-		case err == io.EOF && j.farErr.get() == nil:
+		case err == io.EOF:
 			j.farFirst = j.nearOver.Load() == 0
 			j.endNear()
 			return
 		}
-		j.farErr.set(err)
+		j.farEnd.set(err)
 		j.resetNear()
 		return
 	}
@@ -286,7 +325,7 @@ func (j *joint) moveDown() {
 // endNear passes the upstream's end on.
 func (j *joint) endNear() {
 	s := j.stream
-	err := s.closeWrite() // fails if the client has gone, which the other side notices
+	err := j.nearEnd.tell(s.closeWrite)
 	if s.tls == nil && errors.Is(err, errors.ErrUnsupported) {
 		s.conn.ends(UpstreamClosed, nil) // a connection that cannot be closed by half is closed
 		_ = s.wire.Close()
@@ -323,7 +362,7 @@ func (j *joint) halfClosedTooLong() bool {
 func (j *joint) resetNear() {
 	s := j.stream
 	awaitTaken(s.wire.raw)
-	err := j.farErr.get()
+	err := j.farEnd.get()
 	s.conn.ends(upstreamReason(err), ofUpstream(err))
 	abort(s.wire.raw)
 }
@@ -348,7 +387,7 @@ func ofUpstream(err error) error { return fmt.Errorf("upstream: %w", err) }
 // finish closes what is still open, and says how it ended.
 func (j *joint) finish(ended func(UpstreamEnd)) (err error) {
 	s, c := j.stream, j.stream.conn
-	near, far := j.nearErr.get(), j.farErr.get()
+	near, far := j.nearEnd.get(), j.farEnd.get()
 	switch {
 	case c.over():
 	case near != nil:
@@ -435,15 +474,17 @@ func socketUnder(conn net.Conn) net.Conn {
 	return conn
 }
 
-func closeWriteOf(raw net.Conn) {
+// closeWriteOf ends the stream to raw, if that can be done: else its end is its close.
+func closeWriteOf(raw net.Conn) error {
 	half, ok := raw.(interface{ CloseWrite() error })
 	if !ok {
-		return // its end will be its close
+		return nil
 	}
-	_ = half.CloseWrite() // fails if it has gone, which reading it shows
-	if under := socketUnder(raw); under != raw {
-		closeWriteOf(under)
+	err := half.CloseWrite()
+	if under := socketUnder(raw); err == nil && under != raw {
+		err = closeWriteOf(under)
 	}
+	return err
 }
 
 // A farSocket reads one of net's sockets without a buffer in hand while it waits.
