@@ -193,7 +193,7 @@ func sendQueue(sock *net.TCPConn) (pending bool, acked uint64) {
 func pending(raw net.Conn) bool {
 	if sock, ok := raw.(*net.TCPConn); ok {
 		waiting, _ := sendQueue(sock)
-		return waiting
+		return waiting && !wasReset(sock) // which leaves the count of what was not sent as it is
 	}
 	return false
 }

@@ -361,7 +361,9 @@ func (j *joint) halfClosedTooLong() bool {
 // resetNear resets the client's connection, as the upstream's was.
 func (j *joint) resetNear() {
 	s := j.stream
-	awaitTaken(s.wire.raw)
+	if j.nearEnd.get() == nil {
+		awaitTaken(s.wire.raw)
+	}
 	err := j.farEnd.get()
 	s.conn.ends(upstreamReason(err), ofUpstream(err))
 	abort(s.wire.raw)
@@ -369,7 +371,9 @@ func (j *joint) resetNear() {
 
 // resetFar resets the upstream's connection, as the client's was.
 func (j *joint) resetFar() {
-	awaitTaken(j.far)
+	if j.farEnd.get() == nil {
+		awaitTaken(j.far)
+	}
 	abort(j.far)
 }
 
@@ -410,11 +414,15 @@ func (j *joint) finish(ended func(UpstreamEnd)) (err error) {
 	}
 	reason := c.settle(outcome{err, s.wire.eof.Load(), CloseReason(s.wire.broken.Load())})
 	s.part(reason)
+	c.tellEnded(ended, UpstreamEnd{Reason: reason, Err: far, Sent: j.sent.Load(), Received: j.received.Load()})
+	return err
+}
+
+// tellEnded calls an Upstream's Ended, if there is one.
+func (c *Conn) tellEnded(ended func(UpstreamEnd), end UpstreamEnd) {
 	if ended != nil {
-		end := UpstreamEnd{Reason: reason, Err: far, Sent: j.sent.Load(), Received: j.received.Load()}
 		c.server.guard(c, func() { ended(end) })
 	}
-	return err
 }
 
 func (j *joint) closeFar() { _ = j.far.Close() }
@@ -424,9 +432,10 @@ func (j *joint) closeFar() { _ = j.far.Close() }
 // nobody waits for an answer then.
 func (j *joint) leaveInQuiet() {
 	s := j.stream
+	busy := j.inHand.Load() > 0 // first: once that is over, movedAt tells of it
 	asked, answered := j.sentAt.Load(), j.receivedAt.Load()
 	wait := quietTime + time.Duration(max(asked, answered, j.movedAt.Load())) - s.wire.clock()
-	if asked > answered || j.inHand.Load() > 0 || pending(s.wire.raw) || pending(socketUnder(j.far)) {
+	if busy || asked > answered || pending(s.wire.raw) || pending(socketUnder(j.far)) {
 		wait = max(wait, quietTime)
 	}
 	j.mu.Lock()

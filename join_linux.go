@@ -34,6 +34,7 @@ func (c *Conn) joinTo(j Joiner) (moved bool, err error) {
 	if s == nil {
 		if s, err = c.streamOfBare(); err != nil {
 			_ = u.Conn.Close()
+			c.tellEnded(u.Ended, UpstreamEnd{Reason: c.settle(outcome{err: err})})
 			return false, err
 		}
 	}
@@ -157,10 +158,8 @@ func (p *pair) End(cause reactor.Cause, err error) {
 	}
 	reason := c.settle(o)
 	defer c.depart(reason, o.err) // also when the hook calls runtime.Goexit
-	if p.ended != nil {
-		received, sent := p.far.Traffic()
-		c.server.guard(c, func() { p.ended(UpstreamEnd{Reason: reason, Err: ofFar, Sent: sent, Received: received}) })
-	}
+	received, sent := p.far.Traffic()
+	c.tellEnded(p.ended, UpstreamEnd{Reason: reason, Err: ofFar, Sent: sent, Received: received})
 }
 
 // streamOfBare gives a connection that was accepted bare, and cannot go to a loop, a

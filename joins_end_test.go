@@ -223,6 +223,26 @@ func TestAHalfClosedPairHasItsOwnLimit(t *testing.T) {
 	})
 }
 
+func TestAHalfClosedPairMayBeSlowToTakeWhatItGets(t *testing.T) {
+	b := payload(16 << 20) // more than there is room for on the way
+	atOnceOnEveryEngine(t, func(t testing.TB, e engine) {
+		s := e.join(t, &levee.Server{HalfClosedTimeout: soon}, tcpUpstream)
+		c := s.meet()
+		if err := c.near.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		wantEOF(t, c.far)
+		go c.far.Write(b) // ends with the reading, or the connection
+		<-time.After(2 * soon)
+		got := make([]byte, len(b))
+		if n, err := io.ReadFull(c.near, got); err != nil {
+			t.Fatalf("after %d bytes: %v", n, err)
+		}
+		wantBytes(t, got, b)
+		s.cleanEnd(levee.HalfClosedTimeout)
+	})
+}
+
 func TestWithoutALimitAHalfClosedPairIsNotIdle(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e engine) {
 		s := e.join(t, &levee.Server{HalfClosedTimeout: -1, IdleTimeout: soon}, tcpUpstream)
@@ -278,33 +298,42 @@ func TestAClientThatTakesNothingIsCut(t *testing.T) {
 }
 
 func TestASlowReaderIsNotAStalledOne(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e engine) {
-		s := e.tightly(t, &levee.Server{WriteStallTimeout: soon})
-		eachWay(t, s, func(t *testing.T, from, to peer, _ bool) {
-			b := payload(96 << 10)
-			go func() { // ends with the reading
-				_, _ = from.Write(b)
-				_ = from.CloseWrite()
-			}()
-			var got []byte
-			ticker := time.NewTicker(soon / 10)
-			defer ticker.Stop()
-			buffer, err := make([]byte, 8<<10), error(nil)
-			for err == nil {
-				<-ticker.C
-				var n int
-				n, err = to.Read(buffer)
-				got = append(got, buffer[:n]...)
-			}
-			if err != io.EOF {
-				t.Errorf("after %d bytes: %v", len(got), err)
-			}
-			wantBytes(t, got, b)
-			to.Close()
-			from.Close()
-			receive(t, s.over)
-		})
+	atOnceOnEveryEngine(t, func(t testing.TB, e engine) {
+		s := e.tightly(t, &levee.Server{WriteStallTimeout: time.Second})
+		c := s.meet()
+		var both sync.WaitGroup
+		for _, c := range []couple{c, c.swapped()} {
+			both.Go(func() {
+				b := payload(120_000)
+				go func() { // ends with the reading, or the connection
+					_, _ = c.near.Write(b)
+					_ = c.near.CloseWrite()
+				}()
+				got, err := readSlowly(c.far)
+				if err != io.EOF {
+					t.Errorf("after %d bytes: %v", len(got), err)
+				}
+				wantBytes(t, got, b)
+			})
+		}
+		both.Wait()
+		c.near.Close()
+		c.far.Close()
+		receive(t, s.over)
 	})
+}
+
+// readSlowly reads some KiB ten times a second.
+func readSlowly(c io.Reader) (got []byte, err error) {
+	ticker := time.NewTicker(100 * time.Millisecond)
+	defer ticker.Stop()
+	for buffer := make([]byte, 8<<10); err == nil; {
+		<-ticker.C
+		var n int
+		n, err = c.Read(buffer)
+		got = append(got, buffer[:n]...)
+	}
+	return got, err
 }
 
 func TestSlowReadersGetEverything(t *testing.T) {
