@@ -226,14 +226,14 @@ func TestAHalfClosedPairHasItsOwnLimit(t *testing.T) {
 func TestAHalfClosedPairMayBeSlowToTakeWhatItGets(t *testing.T) {
 	b := payload(16 << 20) // more than there is room for on the way
 	atOnceOnEveryEngine(t, func(t testing.TB, e engine) {
-		s := e.join(t, &levee.Server{HalfClosedTimeout: soon}, tcpUpstream)
+		s := e.join(t, &levee.Server{HalfClosedTimeout: 3 * time.Second}, tcpUpstream)
 		c := s.meet()
 		if err := c.near.CloseWrite(); err != nil {
 			t.Fatal(err)
 		}
 		wantEOF(t, c.far)
 		go c.far.Write(b) // ends with the reading, or the connection
-		<-time.After(2 * soon)
+		<-time.After(4 * time.Second)
 		got := make([]byte, len(b))
 		if n, err := io.ReadFull(c.near, got); err != nil {
 			t.Fatalf("after %d bytes: %v", n, err)

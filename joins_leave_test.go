@@ -182,31 +182,6 @@ func TestAnAnswerThatOvertakesItsRequestIsTheLastWord(t *testing.T) {
 	s.cleanEnd(levee.Drained)
 }
 
-func TestAClientThatIsSlowToTakeItsAnswerGetsAllOfItBeforeItLeaves(t *testing.T) {
-	atOnceOnEveryEngine(t, func(t testing.TB, e engine) {
-		s := e.tightly(t, &levee.Server{})
-		c := s.meet()
-		answer := payload(150_000)
-		go c.far.Write(answer) // ends with the reading, or the connection
-		got := make([]byte, len(answer))
-		if _, err := io.ReadFull(c.near, got[:1000]); err != nil {
-			t.Fatal(err)
-		}
-		c.conn.Drain(nil)
-		select {
-		case p := <-s.over:
-			t.Fatalf("left as %v with bytes to give", p.Reason)
-		case <-time.After(2500 * time.Millisecond):
-		}
-		if n, err := io.ReadFull(c.near, got[1000:]); err != nil {
-			t.Errorf("after %d bytes: %v", 1000+n, err)
-		}
-		wantBytes(t, got, answer)
-		wantEOF(t, c.near)
-		s.cleanEnd(levee.Drained)
-	})
-}
-
 func TestAPairThatIsOldEnoughLeaves(t *testing.T) {
 	atOnceOnEveryEngine(t, func(t testing.TB, e engine) {
 		s := e.join(t, &levee.Server{MaxLifetime: soon}, e.itsUpstream())
