@@ -159,7 +159,7 @@ func (e *ending) meaning(raw net.Conn, err error) error {
 }
 
 const (
-	quietTime  = time.Second           // without a byte, before a joined connection that is asked to leave does
+	quietTime  = 5 * time.Second       // without a byte, before a joined connection that is asked to leave does
 	deliverFor = 5 * time.Second       // how long a reset waits at most until the bytes before it have been taken
 	takenLook  = 10 * time.Millisecond // how often it is looked whether they have
 )
@@ -427,8 +427,8 @@ func (c *Conn) tellEnded(ended func(UpstreamEnd), end UpstreamEnd) {
 
 func (j *joint) closeFar() { _ = j.far.Close() }
 
-// leaveInQuiet ends a connection that was asked to leave when nothing has moved for a
-// moment and the upstream has had the last word: as far as can be seen from here,
+// leaveInQuiet ends a connection that was asked to leave when nothing has moved for
+// quietTime and the upstream has had the last word: as far as can be seen from here,
 // nobody waits for an answer then.
 func (j *joint) leaveInQuiet() {
 	s := j.stream

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"runtime"
 	"sync"
@@ -77,42 +78,55 @@ func (s *joins) shutDown(within time.Duration) <-chan error {
 	return result
 }
 
-func TestAQuietPairLeavesSoon(t *testing.T) {
+// A pair that is asked to leave waits for seconds, so all of these wait at once.
+func TestAPairThatIsAskedToLeaveDoes(t *testing.T) {
 	atOnceOnEveryEngine(t, func(t testing.TB, e engine) {
-		s := e.join(t, &levee.Server{}, e.itsUpstream())
-		c := s.answered()
-		began := time.Now()
-		done := s.shutDown(longest)
-		wantEOF(t, c.near)
-		wantEnd(t, c.far)
-		s.cleanEnd(levee.Drained)
-		if err := receive(t, done); err != nil {
-			t.Error(err)
+		var all sync.WaitGroup
+		for does, test := range map[string]func(testing.TB, engine){
+			"soon when it is quiet":                          quietLeavesSoon,
+			"once it has its answer":                         leavesOnceAnswered,
+			"not while it is busy":                           busyDoesNotLeave,
+			"when a slow client has taken all of its answer": slowClientGetsAllOfIt,
+			"when it is old enough":                          oldEnoughLeaves,
+		} {
+			all.Go(func() { test(ofEngine{t, does}, e) })
 		}
-		if took := time.Since(began); took > 4*time.Second {
-			t.Errorf("it took %v", took)
-		}
+		all.Wait()
 	})
 }
 
-func TestAPairLeavesOnceItHasItsAnswer(t *testing.T) {
-	atOnceOnEveryEngine(t, func(t testing.TB, e engine) {
-		s := e.join(t, &levee.Server{}, e.itsUpstream())
-		c := s.meet()
-		done := s.shutDown(longest)
-		select {
-		case p := <-s.over:
-			t.Fatalf("left as %v before its answer had come", p.Reason)
-		case <-time.After(2500 * time.Millisecond):
-		}
-		send(t, c.far, "welcome\n")
-		want(t, c.near, "welcome\n")
-		wantEOF(t, c.near)
-		s.cleanEnd(levee.Drained)
-		if err := receive(t, done); err != nil {
-			t.Error(err)
-		}
-	})
+func quietLeavesSoon(t testing.TB, e engine) {
+	s := e.join(t, &levee.Server{}, e.itsUpstream())
+	c := s.answered()
+	began := time.Now()
+	done := s.shutDown(longest)
+	wantEOF(t, c.near)
+	wantEnd(t, c.far)
+	s.cleanEnd(levee.Drained)
+	if err := receive(t, done); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > 8*time.Second {
+		t.Errorf("it took %v", took)
+	}
+}
+
+func leavesOnceAnswered(t testing.TB, e engine) {
+	s := e.join(t, &levee.Server{}, e.itsUpstream())
+	c := s.meet()
+	done := s.shutDown(longest)
+	select {
+	case p := <-s.over:
+		t.Fatalf("left as %v before its answer had come", p.Reason)
+	case <-time.After(7 * time.Second):
+	}
+	send(t, c.far, "welcome\n")
+	want(t, c.near, "welcome\n")
+	wantEOF(t, c.near)
+	s.cleanEnd(levee.Drained)
+	if err := receive(t, done); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestAPairThatGetsNoAnswerIsCutAtTheDeadline(t *testing.T) {
@@ -129,21 +143,19 @@ func TestAPairThatGetsNoAnswerIsCutAtTheDeadline(t *testing.T) {
 	})
 }
 
-func TestAPairThatIsBusyDoesNotLeave(t *testing.T) {
-	atOnceOnEveryEngine(t, func(t testing.TB, e engine) {
-		s := e.join(t, &levee.Server{}, e.itsUpstream())
-		c := s.answered()
-		c.conn.Drain(nil)
-		ticker := time.NewTicker(100 * time.Millisecond)
-		defer ticker.Stop()
-		for range 20 { // an answer that comes in drips
-			<-ticker.C
-			send(t, c.far, "drip\n")
-			want(t, c.near, "drip\n")
-		}
-		wantEOF(t, c.near)
-		s.cleanEnd(levee.Drained)
-	})
+func busyDoesNotLeave(t testing.TB, e engine) {
+	s := e.join(t, &levee.Server{}, e.itsUpstream())
+	c := s.answered()
+	c.conn.Drain(nil)
+	ticker := time.NewTicker(2 * time.Second)
+	defer ticker.Stop()
+	for range 4 { // an answer that comes in drips
+		<-ticker.C
+		send(t, c.far, "drip\n")
+		want(t, c.near, "drip\n")
+	}
+	wantEOF(t, c.near)
+	s.cleanEnd(levee.Drained)
 }
 
 // An overtaken is a connection whose Write returns when the answer has been read.
@@ -181,20 +193,41 @@ func TestAnAnswerThatOvertakesItsRequestIsTheLastWord(t *testing.T) {
 	s.cleanEnd(levee.Drained)
 }
 
-func TestAPairThatIsOldEnoughLeaves(t *testing.T) {
-	atOnceOnEveryEngine(t, func(t testing.TB, e engine) {
-		s := e.join(t, &levee.Server{MaxLifetime: soon}, e.itsUpstream())
-		c := s.answered()
-		wantEOF(t, c.near)
-		wantEnd(t, c.far)
-		s.cleanEnd(levee.LifetimeExpired)
+func slowClientGetsAllOfIt(t testing.TB, e engine) {
+	s := e.tightly(t, &levee.Server{})
+	c := s.meet()
+	answer := payload(150_000)
+	go c.far.Write(answer) // ends with the reading, or the connection
+	got := make([]byte, len(answer))
+	if _, err := io.ReadFull(c.near, got[:1000]); err != nil {
+		t.Fatal(err)
+	}
+	c.conn.Drain(nil)
+	select {
+	case p := <-s.over:
+		t.Fatalf("left as %v with bytes to give", p.Reason)
+	case <-time.After(7 * time.Second):
+	}
+	if n, err := io.ReadFull(c.near, got[1000:]); err != nil {
+		t.Errorf("after %d bytes: %v", 1000+n, err)
+	}
+	wantBytes(t, got, answer)
+	wantEOF(t, c.near)
+	s.cleanEnd(levee.Drained)
+}
 
-		s = e.join(t, &levee.Server{MaxLifetime: soon, DrainTimeout: soon}, e.itsUpstream())
-		c = s.meet() // and is never answered
-		wantEnd(t, c.near)
-		wantEnd(t, c.far)
-		s.cleanEnd(levee.LifetimeExpired)
-	})
+func oldEnoughLeaves(t testing.TB, e engine) {
+	s := e.join(t, &levee.Server{MaxLifetime: soon}, e.itsUpstream())
+	c := s.answered()
+	wantEOF(t, c.near)
+	wantEnd(t, c.far)
+	s.cleanEnd(levee.LifetimeExpired)
+
+	s = e.join(t, &levee.Server{MaxLifetime: soon, DrainTimeout: soon}, e.itsUpstream())
+	c = s.meet() // and is never answered
+	wantEnd(t, c.near)
+	wantEnd(t, c.far)
+	s.cleanEnd(levee.LifetimeExpired)
 }
 
 func TestAPairIsEndedAtOnceByWhoeverMay(t *testing.T) {

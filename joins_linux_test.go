@@ -127,7 +127,7 @@ func TestASlowReceiverGetsAllThatWasSentBeforeAReset(t *testing.T) {
 		}
 		for _, halfClosed := range []bool{false, true} {
 			s := e.join(t, &levee.Server{}, tcpUpstream)
-			eachWay(t, s, func(t *testing.T, from, to peer, upward bool) {
+			eachWay(t, s, func(t testing.TB, from, to peer, upward bool) {
 				b := payload(1_000 + rand.IntN(300_000))
 				send(t, from, string(b))
 				if halfClosed {
@@ -156,7 +156,7 @@ func TestAResetThatFollowsTheEndAtOnceIsOne(t *testing.T) {
 		}
 		s := e.join(t, &levee.Server{}, tcpUpstream)
 		for range 20 {
-			eachWay(t, s, func(t *testing.T, from, to peer, upward bool) {
+			eachWay(t, s, func(t testing.TB, from, to peer, upward bool) {
 				send(t, from, "bye")
 				_ = from.CloseWrite()
 				resetByClient(t, from)
@@ -204,7 +204,7 @@ func TestBytesAroundUrgentDataArePassedOn(t *testing.T) {
 			return
 		}
 		s := e.join(t, &levee.Server{}, tcpUpstream)
-		eachWay(t, s, func(t *testing.T, from, to peer, _ bool) {
+		eachWay(t, s, func(t testing.TB, from, to peer, _ bool) {
 			raw, err := from.(syscall.Conn).SyscallConn()
 			if err != nil {
 				t.Fatal(err)

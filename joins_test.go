@@ -224,7 +224,7 @@ func (s *joins) cleanEnd(want levee.CloseReason) parting {
 func (c couple) swapped() couple { return couple{c.far, c.near, c.conn} }
 
 // eachWay runs a test from the client to the upstream, and from the upstream to the client.
-func eachWay(t *testing.T, s *joins, test func(t *testing.T, from, to peer, upward bool)) {
+func eachWay(t testing.TB, s *joins, test func(t testing.TB, from, to peer, upward bool)) {
 	t.Helper()
 	for _, upward := range []bool{true, false} {
 		c := s.meet()

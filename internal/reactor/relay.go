@@ -26,9 +26,9 @@ const (
 )
 
 const (
-	relaySize  = 32 << 10 // one read, and the most that is held of a direction in memory
-	bulkLeast  = 16 << 10 // a splice that moves less was not worth a pipe
-	quietTime  = int64(time.Second)
+	relaySize  = 32 << 10               // one read, and the most that is held of a direction in memory
+	bulkLeast  = 16 << 10               // a splice that moves less was not worth a pipe
+	quietTime  = int64(5 * time.Second) // without a byte, before a pair that is asked to leave does
 	deliverFor = int64(5 * time.Second) // how long a reset waits at most for bytes before it to be taken
 )
 
