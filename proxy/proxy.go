@@ -12,7 +12,7 @@
 //		if err != nil {
 //			return levee.Upstream{}, err
 //		}
-//		return levee.Upstream{Conn: conn.NetConn(), Ended: …}, nil
+//		return levee.Upstream{Conn: conn.Conn, Ended: …}, nil
 //	}}
 //
 // How the two are joined is the server's to know, see [levee.Joiner]: on an event loop

@@ -15,8 +15,8 @@ type Health struct {
 	// Interval is the time from the end of a check to the next one, and FastInterval that
 	// between checks of which the last did not agree with the verdict. Both are jittered
 	// by 10 %. The first check comes within a tenth of Interval. Zero means 5 seconds and
-	// 1 second; a negative Interval turns checks off, a negative FastInterval is
-	// Interval.
+	// 1 second; a negative Interval turns checks off. A FastInterval that is negative or
+	// longer is Interval.
 	Interval     time.Duration
 	FastInterval time.Duration
 
@@ -40,7 +40,7 @@ type Health struct {
 // settle fills in the defaults.
 func (h Health) settle() Health {
 	h.Interval = setting(h.Interval, 5*time.Second, 0)
-	h.FastInterval = setting(h.FastInterval, time.Second, h.Interval)
+	h.FastInterval = min(setting(h.FastInterval, time.Second, h.Interval), h.Interval)
 	h.Timeout = setting(h.Timeout, 2*time.Second, 2*time.Second)
 	h.Fall = setting(h.Fall, 3, 1)
 	h.Rise = setting(h.Rise, 2, 1)

@@ -99,7 +99,7 @@ func (f *front) report() []reportLine {
 		say(true, "the listeners may hold %d connections together, but the limit of open files leaves room for %d: raise it (ulimit -n) or lower limits.max_connections", total, limit)
 	}
 	if f.cfg.Admin.Listen.Off() {
-		say(true, "admin is off: no metrics, no health checks")
+		say(true, "admin is off: no metrics, and nobody can ask whether it is healthy")
 	}
 	say(false, "drain: up to %s after SIGTERM, the rest are cut", f.cfg.Drain.Timeout)
 	return lines

@@ -92,7 +92,7 @@ func TestOwnConfigurationGetsNoSuggestions(t *testing.T) {
 	if got, want := r.stdout.String(), "Listening on "+r.address()+"\n"; got != want && r.stdout.String() != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	r.logged("admin is off: no metrics, no health checks")
+	r.logged("admin is off: no metrics, and nobody can ask whether it is healthy")
 }
 
 func TestPortInUseNamesItsOwner(t *testing.T) {

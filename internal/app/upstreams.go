@@ -30,7 +30,7 @@ type backend struct {
 	pool  *upstream.Pool
 	proxy *proxy.Proxy
 
-	sources []source
+	sources []*lookout
 
 	mu      sync.Mutex
 	servers [][]upstream.Server // each source's
@@ -40,6 +40,17 @@ type backend struct {
 type source interface {
 	Run(ctx context.Context, update func([]upstream.Server)) error
 }
+
+// A lookout is a source, and whether anything has been heard from it yet.
+type lookout struct {
+	source
+	once  sync.Once
+	heard chan struct{}
+}
+
+func newLookout() *lookout { return &lookout{heard: make(chan struct{})} }
+
+func (l *lookout) answered() { l.once.Do(func() { close(l.heard) }) }
 
 // newBackend builds what can be built before anything is dialled.
 func newBackend(cfg *config.Upstream, log *slog.Logger, metrics *upstreamMetrics) (*backend, error) {
@@ -161,11 +172,12 @@ func breakerOf(cfg *config.Breaker) upstream.Breaker {
 
 // sourcesOf returns one source for all servers with fixed addresses, and one for each of
 // the others.
-func (b *backend) sourcesOf(servers []config.ServerSource) []source {
+func (b *backend) sourcesOf(servers []config.ServerSource) []*lookout {
 	var fixed discover.Static
-	var sources []source
+	var sources []*lookout
 	for _, s := range servers {
-		problem := b.problem(s.Address)
+		l := newLookout()
+		problem := b.problem(l, s.Address)
 		switch s.Kind {
 		case config.KindAddress:
 			fixed = append(fixed, upstream.Server{Name: s.Name, Addresses: []string{s.Address}, Weight: s.Weight, Tier: s.Tier})
@@ -173,15 +185,20 @@ func (b *backend) sourcesOf(servers []config.ServerSource) []source {
 			host, port, _ := net.SplitHostPort(s.Address) // the configuration has been checked
 			number, _ := strconv.Atoi(port)
 			dns := &discover.DNS{Name: host, Port: number, Single: s.Kind == config.KindName, Problem: problem}
-			sources = append(sources, &like{dns, s})
+			l.source = &like{dns, s}
 		case config.KindSRV:
-			sources = append(sources, &discover.SRV{Name: s.Address, Problem: problem})
+			l.source = &discover.SRV{Name: s.Address, Problem: problem}
 		case config.KindFile:
-			sources = append(sources, &discover.File{Path: s.Address, Problem: problem})
+			l.source = &discover.File{Path: s.Address, Problem: problem}
+		}
+		if l.source != nil {
+			sources = append(sources, l)
 		}
 	}
 	if len(fixed) > 0 {
-		sources = append(sources, fixed)
+		l := newLookout()
+		l.source = fixed
+		sources = append(sources, l)
 	}
 	return sources
 }
@@ -208,14 +225,15 @@ func (l *like) Run(ctx context.Context, update func([]upstream.Server)) error {
 // problemPause is how often a source's trouble is logged.
 const problemPause = 30 * time.Second
 
-// problem logs a source's trouble, now and then.
-func (b *backend) problem(where string) func(error) {
+// problem logs a source's trouble, now and then. That is an answer, too.
+func (b *backend) problem(l *lookout, where string) func(error) {
 	var (
 		mu   sync.Mutex
 		last time.Time
 		text string
 	)
 	return func(err error) {
+		defer l.answered()
 		mu.Lock()
 		defer mu.Unlock()
 		if err.Error() == text && time.Since(last) < problemPause {
@@ -297,19 +315,16 @@ const firstAnswer = 2 * time.Second
 // start runs the pool and its sources until ctx ends, and waits a moment for the first
 // answers: those who come first would be turned away otherwise.
 func (b *backend) start(ctx context.Context, running *sync.WaitGroup) {
-	answered := make([]chan struct{}, len(b.sources))
-	for i, s := range b.sources {
-		answered[i] = make(chan struct{})
-		once := sync.OnceFunc(func() { close(answered[i]) })
+	for i, l := range b.sources {
 		running.Go(func() {
-			err := s.Run(ctx, func(servers []upstream.Server) {
+			err := l.Run(ctx, func(servers []upstream.Server) {
 				b.update(i, servers)
-				once()
+				l.answered()
 			})
 			if err != nil && ctx.Err() == nil {
 				b.log.Error("servers cannot be found", "err", err)
 			}
-			once()
+			l.answered()
 		})
 	}
 	running.Go(func() {
@@ -318,9 +333,9 @@ func (b *backend) start(ctx context.Context, running *sync.WaitGroup) {
 		}
 	})
 	late := time.After(firstAnswer)
-	for _, known := range answered {
+	for _, l := range b.sources {
 		select {
-		case <-known:
+		case <-l.heard:
 		case <-late:
 			return
 		case <-ctx.Done():

@@ -240,7 +240,7 @@ listeners:
 warning: main: plaintext is accepted (tls.mode: off)
 warning: main: timeouts.idle is off: one client can hold a connection for ever
 not limited: connections and rate per client
-warning: admin is off: no metrics, no health checks
+warning: admin is off: no metrics, and nobody can ask whether it is healthy
 drain: up to 7s after SIGTERM, the rest are cut
 ` + path + ": ok\n"
 	if code != 0 || stderr != "" || stdout != want {

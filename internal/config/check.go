@@ -342,9 +342,7 @@ func (h *Health) check(ps *Problems, path string) {
 	case h.Probe == ProbeSendExpect && h.Send == "" && h.Expect == "":
 		ps.add(h.Pos, path, "probe send_expect has neither send nor expect; add one, or set probe: connect")
 	case h.Interval < 0: // no checks
-	case h.Timeout > h.Interval:
-		ps.add(h.Pos, path, "timeout (%s) is longer than interval (%s); change one of them", formatDuration(h.Timeout), formatDuration(h.Interval))
-	case h.FastInterval > h.Interval:
+	case h.FastInterval > max(h.Interval, defaultFastInterval): // the default gives way
 		ps.add(h.Pos, path, "fast_interval (%s) is longer than interval (%s); change one of them", formatDuration(h.FastInterval), formatDuration(h.Interval))
 	}
 }

@@ -319,8 +319,7 @@ levee.yaml:11:21: upstreams[0].health.timeout: "off" is not a duration; write on
 levee.yaml:11:36: upstreams[0].health.interval: must not be 0; say off to disable it
 levee.yaml:12:20: upstreams[0].queue.timeout: "off" is not a duration; write one such as 250ms, 10s, 1m30s or 24h
 levee.yaml:13:28: upstreams[0].tls.handshake_timeout: must be more than 0`},
-	{"durations in each other's way", behind("health: {interval: 1s}\ndial: {timeout: 20s}\nbreaker: {open: 2m}"), false, `levee.yaml:9:11: upstreams[0].health: timeout (2s) is longer than interval (1s); change one of them
-levee.yaml:10:9: upstreams[0].dial: timeout (20s), for one try, is longer than total_timeout (10s), for all; change one of them
+	{"durations in each other's way", behind("health: {interval: 500ms}\ndial: {timeout: 20s}\nbreaker: {open: 2m}"), false, `levee.yaml:10:9: upstreams[0].dial: timeout (20s), for one try, is longer than total_timeout (10s), for all; change one of them
 levee.yaml:11:12: upstreams[0].breaker: open (2m) is longer than max_open (1m); change one of them`},
 	{"a hurry slower than usual", behind("health: {fast_interval: 10s}"), false, `levee.yaml:9:11: upstreams[0].health: fast_interval (10s) is longer than interval (5s); change one of them`},
 	{"sources that are none", behind(`dial: {source: [10.0.0.1:80, lo, 0.0.0.0, "::", 224.0.0.1, 7, "fe80::1%a b"]}`), true, `levee.yaml:9:19: upstreams[0].dial.source[0]: "10.0.0.1:80" is not an IP address; write one such as 10.0.0.1, without a port

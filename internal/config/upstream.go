@@ -191,6 +191,8 @@ const (
 	ProbeHTTP       = "http"
 )
 
+const defaultFastInterval = time.Second
+
 func (h *Health) keys() []key {
 	return []key{
 		{
@@ -204,8 +206,8 @@ func (h *Health) keys() []key {
 		},
 		{
 			"fast_interval", optional,
-			duration{p: &h.FastInterval, def: time.Second, min: time.Millisecond, max: day},
-			"The time to the next check after one that did not agree with the verdict so far.",
+			duration{p: &h.FastInterval, def: defaultFastInterval, min: time.Millisecond, max: day},
+			"The time to the next check after one that did not agree with the verdict so far, if interval is not shorter.",
 		},
 		{
 			"fall", optional,

@@ -1,6 +1,7 @@
 package discover
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,9 +67,9 @@ func (f *File) Run(ctx context.Context, update func([]upstream.Server)) error {
 	}
 	tell := OnChange(update)
 	for ctx.Err() == nil {
-		report(f.Problem, watch.renew())
+		unwatched := watch.renew() // before it is read: a change after that is noticed
 		servers, err := readServers(f.Path)
-		report(f.Problem, err)
+		report(f.Problem, cmp.Or(err, unwatched)) // a folder that is gone explains both
 		if err == nil {
 			tell(servers)
 		}

@@ -1,0 +1,86 @@
+package proxy_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log"
+	"net"
+
+	"github.com/levee-net/levee"
+	"github.com/levee-net/levee/proxy"
+	"github.com/levee-net/levee/upstream"
+)
+
+// greeter is a service to stand before.
+func greeter(ctx context.Context) (address string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		log.Fatal(err)
+	}
+	srv := &levee.Server{Handler: levee.HandlerFunc(func(_ context.Context, c *levee.Conn) error {
+		_, err := io.WriteString(c, "hello from behind\n")
+		return err
+	})}
+	go srv.Serve(ctx, l) // until ctx ends
+	return l.Addr().String()
+}
+
+// visit reads all that a server has to say.
+func visit(l net.Listener) {
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	said, err := io.ReadAll(c)
+	fmt.Print(string(said), err, "\n")
+}
+
+func ExampleTo() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		log.Fatal(err)
+	}
+	srv := &levee.Server{Handler: proxy.To(greeter(ctx))}
+	go srv.Serve(ctx, l) // until ctx ends
+	visit(l)
+	// Output:
+	// hello from behind
+	// <nil>
+}
+
+// Several servers, of which the first is not there: the pool tries the next one, and its
+// breaker remembers.
+func ExampleProxy() {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	pool := &upstream.Pool{Name: "greeter"}
+	pool.Update([]upstream.Server{
+		{Addresses: []string{"127.0.0.1:1"}},
+		{Addresses: []string{greeter(ctx)}},
+	})
+	front := &proxy.Proxy{
+		Dial: func(ctx context.Context, _ *levee.Conn, header []byte) (levee.Upstream, error) {
+			conn, err := pool.Dial(ctx, upstream.Request{First: header})
+			if err != nil {
+				return levee.Upstream{}, err
+			}
+			return levee.Upstream{Conn: conn.Conn, Ended: func(end levee.UpstreamEnd) {
+				conn.Ended(upstream.End{Sent: end.Sent, Received: end.Received, Err: end.Err})
+			}}, nil
+		},
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		log.Fatal(err)
+	}
+	srv := &levee.Server{Handler: front}
+	go srv.Serve(ctx, l) // until ctx ends
+	visit(l)
+	// Output:
+	// hello from behind
+	// <nil>
+}
