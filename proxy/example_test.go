@@ -9,7 +9,6 @@ import (
 
 	"github.com/levee-net/levee"
 	"github.com/levee-net/levee/proxy"
-	"github.com/levee-net/levee/upstream"
 )
 
 // greeter is a service to stand before.
@@ -45,39 +44,6 @@ func ExampleTo() {
 		log.Fatal(err)
 	}
 	srv := &levee.Server{Handler: proxy.To(greeter(ctx))}
-	go srv.Serve(ctx, l) // until ctx ends
-	visit(l)
-	// Output:
-	// hello from behind
-	// <nil>
-}
-
-// Several servers, of which the first is not there: the pool tries the next one, and its
-// breaker remembers.
-func ExampleProxy() {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	pool := &upstream.Pool{Name: "greeter"}
-	pool.Update([]upstream.Server{
-		{Addresses: []string{"127.0.0.1:1"}},
-		{Addresses: []string{greeter(ctx)}},
-	})
-	front := &proxy.Proxy{
-		Dial: func(ctx context.Context, _ *levee.Conn, header []byte) (levee.Upstream, error) {
-			conn, err := pool.Dial(ctx, upstream.Request{First: header})
-			if err != nil {
-				return levee.Upstream{}, err
-			}
-			return levee.Upstream{Conn: conn.Conn, Ended: func(end levee.UpstreamEnd) {
-				conn.Ended(upstream.End{Sent: end.Sent, Received: end.Received, Err: end.Err})
-			}}, nil
-		},
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		log.Fatal(err)
-	}
-	srv := &levee.Server{Handler: front}
 	go srv.Serve(ctx, l) // until ctx ends
 	visit(l)
 	// Output:
