@@ -54,6 +54,7 @@ type Upstream struct {
 type UpstreamEnd struct {
 	Reason         CloseReason // the client's, too
 	Err            error       // what the network, or TLS, said of it; nil if all went well
+	ClientFirst    bool        // the client had ended its stream, or reset it, before the upstream did either
 	Sent, Received int64       // bytes to and from the upstream
 }
 
@@ -101,9 +102,9 @@ type joint struct {
 	movedAt            atomic.Int64 // clock when some of it had been written
 	inHand             atomic.Int32 // directions that have bytes to write
 
-	nearOver        atomic.Int64 // clock when the client closed its side, 0 before
-	farFirst        bool         // the upstream had closed its own by then
-	nearEnd, farEnd ending       // of the sockets
+	nearOver        atomic.Int64           // clock when the client closed its side, 0 before
+	first           atomic.Pointer[ending] // the one of the two that was over or broken before the other
+	nearEnd, farEnd ending                 // of the sockets
 
 	mu    sync.Mutex
 	timer *time.Timer // of leaveInQuiet
@@ -220,6 +221,7 @@ func (j *joint) upload() {
 		case j.farEnd.get() != nil:
 			return // what it has sent before is on its way down
 		case err == io.EOF:
+			j.noteEnd(&j.nearEnd)
 			j.nearOver.Store(int64(s.wire.clock()))
 			if limit := s.conn.server.limits.halfClosed; limit > 0 {
 				_ = j.far.SetReadDeadline(time.Now().Add(limit))
@@ -227,6 +229,7 @@ func (j *joint) upload() {
 			_ = j.farEnd.tell(func() error { return closeWriteOf(j.far) }) // it has been noted
 			return
 		}
+		j.noteEnd(&j.nearEnd)
 		j.nearEnd.set(s.wire.ended(err))
 		j.resetFar()
 		return
@@ -261,10 +264,14 @@ func (j farWriter) Write(p []byte) (done int, err error) {
 			abort(j.stream.wire.raw)
 			return done, net.ErrClosed
 		}
+		j.noteEnd(&j.farEnd)
 		j.farEnd.set(err)
 		return done, err
 	}
 }
+
+// noteEnd notes that a side has ended its stream or failed, if it is the first.
+func (j *joint) noteEnd(e *ending) { j.first.CompareAndSwap(nil, e) }
 
 // takes notes that a direction has bytes in hand, and when it got them.
 func (j *joint) takes(at *atomic.Int64) {
@@ -298,6 +305,7 @@ func (j *joint) moveDown() {
 			case nearErr == nil:
 				continue
 			case !s.conn.over():
+				j.noteEnd(&j.nearEnd)
 				j.nearEnd.set(nearErr)
 			}
 			return // what the client has sent before is on its way up
@@ -312,10 +320,11 @@ func (j *joint) moveDown() {
 			}
 			return
 		case err == io.EOF:
-			j.farFirst = j.nearOver.Load() == 0
+			j.noteEnd(&j.farEnd)
 			j.endNear()
 			return
 		}
+		j.noteEnd(&j.farEnd)
 		j.farEnd.set(err)
 		j.resetNear()
 		return
@@ -398,7 +407,7 @@ func (j *joint) finish(ended func(UpstreamEnd)) (err error) {
 		j.resetFar()
 	case far != nil:
 		j.resetNear()
-	case j.farFirst:
+	case j.first.Load() == &j.farEnd:
 		c.ends(UpstreamClosed, nil)
 	}
 	j.closeFar()
@@ -414,7 +423,9 @@ func (j *joint) finish(ended func(UpstreamEnd)) (err error) {
 	}
 	reason := c.settle(outcome{err, s.wire.eof.Load(), CloseReason(s.wire.broken.Load())})
 	s.part(reason)
-	c.tellEnded(ended, UpstreamEnd{Reason: reason, Err: far, Sent: j.sent.Load(), Received: j.received.Load()})
+	c.tellEnded(ended, UpstreamEnd{
+		Reason: reason, Err: far, ClientFirst: j.first.Load() == &j.nearEnd, Sent: j.sent.Load(), Received: j.received.Load(),
+	})
 	return err
 }
 

@@ -159,7 +159,8 @@ func (p *pair) End(cause reactor.Cause, err error) {
 	reason := c.settle(o)
 	defer c.depart(reason, o.err) // also when the hook calls runtime.Goexit
 	received, sent := p.far.Traffic()
-	c.tellEnded(p.ended, UpstreamEnd{Reason: reason, Err: ofFar, Sent: sent, Received: received})
+	first := c.looped.EndedFirst()
+	c.tellEnded(p.ended, UpstreamEnd{Reason: reason, Err: ofFar, ClientFirst: first, Sent: sent, Received: received})
 }
 
 // streamOfBare gives a connection that was accepted bare, and cannot go to a loop, a

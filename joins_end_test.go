@@ -128,6 +128,49 @@ func TestAResetBehindAHalfCloseIsPassedOn(t *testing.T) {
 	})
 }
 
+func TestTheEndTellsWhetherTheClientWentFirst(t *testing.T) {
+	onEveryJoint(t, func(t *testing.T, e engine, to upstreamKind) {
+		s := e.join(t, &levee.Server{}, to)
+		check := func(when string, p parting, want bool) {
+			t.Helper()
+			if p.upstream.ClientFirst != want {
+				t.Errorf("%s (%v) the client went first: %t, want %t", when, p.Reason, p.upstream.ClientFirst, want)
+			}
+		}
+		eachWay(t, s, func(t testing.TB, first, last peer, upward bool) {
+			if err := first.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			wantEOF(t, last)
+			last.Close()
+			first.Close()
+			check("when one side closes", receive(t, s.over), upward)
+		})
+		eachWay(t, s, func(t testing.TB, first, last peer, upward bool) {
+			if !s.canReset(upward) {
+				first.Close()
+				last.Close()
+				receive(t, s.over)
+				return
+			}
+			resetByClient(t, first)
+			wantEnd(t, last)
+			check("when one side resets", receive(t, s.over), upward)
+		})
+		if !s.canReset(false) {
+			return
+		}
+		c := s.meet()
+		if err := c.near.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		wantEOF(t, c.far)
+		resetByClient(t, c.far)
+		wantEnd(t, c.near)
+		check("when the upstream resets what the client has ended", s.end(levee.UpstreamReset), true)
+	})
+}
+
 // An impatient server has answered before it has read the request, and closes.
 func TestAServerThatAnswersEarlyIsHeard(t *testing.T) {
 	onEveryJoint(t, func(t *testing.T, e engine, to upstreamKind) {

@@ -23,6 +23,7 @@ const (
 		`, dial: {timeout: 300ms, total_timeout: 1s}, breaker: {failures: 5, open: 500ms, max_open: 1s, probes: 1}`
 	threshold    = 5
 	totalTimeout = time.Second
+	earlyClose   = 200 * time.Millisecond
 	firstOpen    = 500 * time.Millisecond
 	maxOpen      = time.Second
 
@@ -191,6 +192,7 @@ func TestABreakerOpensWithinItsThresholdAndClosesWithinTwoSecondsOfHealing(t *te
 				t.Fatalf("%v failures, %v dials of a server that is well", s.failures(f.address), s.dials(f.address, "ok"))
 			}
 
+			<-time.After(2 * earlyClose) // nothing says any more that the server is well
 			test.fault(f)
 			lost := 0
 			seenClosed := time.Now()
@@ -472,4 +474,38 @@ func TestWithAllServersDownEveryClientIsClosedInTime(t *testing.T) {
 
 func isReset(err error) bool {
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// refusesGarbage closes on clients that do not speak as it wants.
+func refusesGarbage(c net.Conn) {
+	first := make([]byte, 1)
+	if _, err := io.ReadFull(c, first); err == nil && first[0] != '!' {
+		_, _ = c.Write(first)
+		echo(c)
+	}
+}
+
+func TestClientsThatSendGarbageOpenNoBreaker(t *testing.T) {
+	t.Parallel()
+	server := serve(t, listen(t), refusesGarbage)
+	p := start(t, "serve", "-c", ways(t, way{"main", "", servers(server) + quick}))
+	clients := newCrowd(p.addressOf(0))
+	eventually(t, "some are served", func() bool { return clients.served.Load() > 10 })
+	for range 10 * threshold {
+		c := dial(t, p.addressOf(0))
+		if _, err := io.WriteString(c, "!"); err != nil {
+			t.Error(err)
+		}
+		if got, err := io.ReadAll(c); len(got) > 0 || err != nil && !isReset(err) {
+			t.Errorf("garbage was answered by %q, %v", got, err)
+		}
+		c.Close()
+	}
+	clients.goes()
+	if failed := clients.failed.Load(); failed > 0 {
+		t.Errorf("%d clients were not served", failed)
+	}
+	if strings.Contains(p.stderr.String(), `"breaker open"`) {
+		t.Error("the breaker has been open")
+	}
 }

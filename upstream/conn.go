@@ -38,6 +38,7 @@ type Conn struct {
 
 	sent, received atomic.Int64 // by Write and Read
 	byServer       atomic.Bool  // Read or Write saw that the server had closed
+	clientFirst    atomic.Bool  // CloseWrite had ended the stream before that
 
 	// The rest is guarded by member.mu.
 	born       time.Duration // by the pool's clock
@@ -55,8 +56,11 @@ type End struct {
 	// counted, and whether Request.First is, is up to whoever counts.
 	Sent, Received int64
 
-	// ByServer says that the server closed or reset the connection first.
+	// ByServer says that the server closed or reset the connection.
 	ByServer bool
+
+	// ClientFirst says that the client had ended its stream, or was gone, before that.
+	ClientFirst bool
 
 	// Err is what broke the connection, or nil. It is for Trace.
 	Err error
@@ -97,6 +101,9 @@ func (c *Conn) CloseWrite() error {
 	if !ok {
 		return errors.ErrUnsupported
 	}
+	if !c.byServer.Load() {
+		c.clientFirst.Store(true)
+	}
 	return half.CloseWrite()
 }
 
@@ -125,6 +132,7 @@ func (c *Conn) Ended(end End) {
 	end.Sent += c.sent.Load()
 	end.Received += c.received.Load()
 	end.ByServer = end.ByServer || c.byServer.Load()
+	end.ClientFirst = end.ClientFirst || c.clientFirst.Load()
 	m := c.member
 	m.mu.Lock()
 	if c.ended {
@@ -179,13 +187,18 @@ func (m *member) failed(outcome breaker.Outcome, kind FailureKind) {
 // endLocked takes c out of the list and decides about it. It reports whether the server
 // had closed it early.
 func (m *member) endLocked(c *Conn, end End) (early bool) {
-	limit := m.pool.terms.earlyClose
-	young := limit > 0 && m.pool.clock()-c.born < limit
-	early = young && end.ByServer && end.Received == 0
-	switch {
-	case early:
+	limit, now := m.pool.terms.earlyClose, m.pool.clock()
+	young := limit > 0 && now-c.born < limit
+	early = young && end.ByServer && !end.ClientFirst && end.Received == 0
+	if early {
 		m.tally.earlyCloses++
+		m.decideOldLocked(int64(now)) // they did well before this one, and may speak for the server
+	}
+	switch {
+	case early && (end.Sent == 0 || !m.isWellLocked(now)):
 		m.decideLocked(c, breaker.Failure)
+	case early:
+		m.decideLocked(c, breaker.Ignored) // it may have refused what the client had sent
 	case !young, end.Received > 0:
 		m.decideLocked(c, breaker.Success)
 	default:
@@ -216,6 +229,9 @@ func (m *member) decideLocked(c *Conn, outcome breaker.Outcome) bool {
 		return false
 	}
 	c.decided = true
+	if outcome == breaker.Success {
+		m.didWell = max(m.didWell, c.born)
+	}
 	if m.undecided == c {
 		for m.undecided != nil && m.undecided.decided {
 			m.undecided = m.undecided.next
@@ -224,6 +240,17 @@ func (m *member) decideLocked(c *Conn, outcome breaker.Outcome) bool {
 	}
 	m.breaker.Done(outcome)
 	return true
+}
+
+// isWellLocked reports whether something says that the server is well: another connection
+// that was born a short while ago, or the last health check, if that has asked it.
+func (m *member) isWellLocked(now time.Duration) bool {
+	terms := &m.pool.terms
+	if m.didWell > 0 && now-m.didWell <= 2*terms.earlyClose {
+		return true
+	}
+	h := &m.health
+	return terms.health.Probe != nil && !h.lastAt.IsZero() && h.last == nil && time.Since(h.lastAt) <= 2*terms.health.Interval
 }
 
 // awaitLocked notes when the next connection will be old enough.
@@ -243,6 +270,10 @@ func (m *member) decideOld(now int64) bool {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.decideOldLocked(now)
+}
+
+func (m *member) decideOldLocked(now int64) bool {
 	news := false
 	for m.undecided != nil && m.due.Load() <= now {
 		news = m.decideLocked(m.undecided, breaker.Success) || news

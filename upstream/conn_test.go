@@ -1,7 +1,9 @@
 package upstream
 
 import (
+	"context"
 	"io"
+	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -237,4 +239,119 @@ func TestAnIdlePairIsSmall(t *testing.T) {
 	if size := unsafe.Sizeof(Conn{}); size > 128 {
 		t.Errorf("a Conn has %d bytes", size)
 	}
+}
+
+// refuse is a client that sends garbage, which the server answers by closing.
+func refuse(t *testing.T, p *Pool) { dial(t, p).Ended(End{Sent: 9, ByServer: true}) }
+
+func TestClientsThatAreRefusedDoNotOpenTheBreakerOfAServerThatIsWell(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		where := newTown("a")
+		p := found(t, where, &Pool{Breaker: Breaker{Failures: 5}})
+		dial(t, p)
+		time.Sleep(time.Second) // virtual time
+		for range 20 {
+			refuse(t, p)
+		}
+		if s := stats(t, p, "a"); s.Breaker != BreakerClosed || s.EarlyCloses != 20 {
+			t.Fatalf("the breaker is %v after %d early closes", s.Breaker, s.EarlyCloses)
+		}
+		time.Sleep(time.Second + 1) // virtual time
+		for range 5 {
+			refuse(t, p)
+		}
+		if s := stats(t, p, "a"); s.Breaker != BreakerOpen {
+			t.Errorf("the breaker is %v", s.Breaker)
+		}
+	})
+}
+
+func TestWithoutProofThatTheServerIsWellClientsThatAreRefusedCount(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		p := found(t, newTown("a"), &Pool{Breaker: Breaker{Failures: 5}})
+		dial(t, p) // nobody knows yet what becomes of it
+		for range 5 {
+			refuse(t, p)
+		}
+		if s := stats(t, p, "a"); s.Breaker != BreakerOpen {
+			t.Errorf("the breaker is %v", s.Breaker)
+		}
+	})
+}
+
+func TestAServerThatClosesUnaskedIsNotWellWhateverElseItDid(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		p := found(t, newTown("a"), &Pool{Breaker: Breaker{Failures: 1}})
+		dial(t, p).FirstByte()
+		dial(t, p).Ended(End{ByServer: true})
+		if s := stats(t, p, "a"); s.Breaker != BreakerOpen {
+			t.Errorf("the breaker is %v", s.Breaker)
+		}
+	})
+}
+
+func TestACheckThatAskedTheServerProvesThatItIsWell(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		probe func(context.Context, net.Conn) error
+		want  BreakerState
+	}{
+		{"a probe that passes", func(context.Context, net.Conn) error { return nil }, BreakerClosed},
+		{"a probe that fails", func(context.Context, net.Conn) error { return io.EOF }, BreakerOpen},
+		{"to connect", nil, BreakerOpen},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				p := found(t, newTown("a"), &Pool{Breaker: Breaker{Failures: 1}, Health: Health{Probe: c.probe, Fall: 1000}})
+				run(t, p)
+				advance(time.Minute)
+				refuse(t, p)
+				if s := stats(t, p, "a"); s.Breaker != c.want {
+					t.Errorf("the breaker is %v", s.Breaker)
+				}
+			})
+		})
+	}
+}
+
+func TestOnceNobodyChecksACheckProvesNothing(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		well := func(context.Context, net.Conn) error { return nil }
+		where := newTown("a")
+		p := found(t, where, &Pool{Breaker: Breaker{Failures: 1}, Health: Health{Probe: well, Timeout: time.Minute}})
+		run(t, p)
+		advance(time.Minute)
+		where["a"].become(hangs)
+		advance(4 * time.Second)
+		where["a"].become(accepts)
+		refuse(t, p)
+		where["a"].become(hangs)
+		if s := stats(t, p, "a"); s.Breaker != BreakerClosed {
+			t.Errorf("the breaker is %v", s.Breaker)
+		}
+		advance(7 * time.Second) // the next check has begun, and will not end
+		where["a"].become(accepts)
+		refuse(t, p)
+		if s := stats(t, p, "a"); s.Breaker != BreakerOpen {
+			t.Errorf("the breaker is %v", s.Breaker)
+		}
+	})
+}
+
+func TestAServerThatClosesBehindItsClientDidNothingWrong(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		where := newTown("a")
+		p := found(t, where, &Pool{Breaker: Breaker{Failures: 1}})
+		dial(t, p).Ended(End{ByServer: true, ClientFirst: true})
+		c := dial(t, p)
+		if err := c.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		where["a"].ends[1].Close()
+		c.Read(make([]byte, 1))
+		c.Close()
+		if s := stats(t, p, "a"); s.Breaker != BreakerClosed || s.EarlyCloses != 0 {
+			t.Errorf("stats are %+v", s)
+		}
+	})
 }

@@ -35,9 +35,16 @@
 //
 //   - not connected, or the TLS handshake failed: a failure;
 //   - closed or reset by the server within EarlyClose and before it had sent a byte: a
-//     failure;
+//     failure; but nothing if the client had sent something, which the server may have
+//     refused, and something says that the server is well (see below);
 //   - a byte came from the server, or EarlyClose has passed: a success;
-//   - the client gave up or went first: nothing.
+//   - the client gave up, ended its stream or went first: nothing.
+//
+// So nobody can have a server that is well left alone by sending it garbage. What says
+// that it is well is another connection to it that is a success, no longer after its birth
+// than twice EarlyClose; or a health check that passed no longer ago than twice Interval,
+// if checks have a Probe: to connect proves little. A connection on which nothing was sent
+// is no client's doing, and counts in any case.
 //
 // That EarlyClose has passed costs no timer. The connections of a server stand in the
 // order of their birth, and those whose time is over are decided by the next Dial, by

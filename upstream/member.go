@@ -26,9 +26,10 @@ type member struct {
 	due    atomic.Int64 // the pool's clock when a connection will be old enough to be a success; 0: none
 
 	mu          sync.Mutex
-	first, last *Conn // its connections, the oldest first
-	undecided   *Conn // the oldest of which the breaker has not heard
-	leaving     int64 // of its connections, those that were asked to
+	first, last *Conn         // its connections, the oldest first
+	undecided   *Conn         // the oldest of which the breaker has not heard
+	leaving     int64         // of its connections, those that were asked to
+	didWell     time.Duration // when the last one of which it is known that it did well was born, by the pool's clock
 	health      checkup
 	tally       tally
 }

@@ -90,8 +90,8 @@ type Pool struct {
 	Breaker Breaker
 
 	// EarlyClose is within which time of its birth a connection counts as a failure
-	// when the server ends it without having sent a byte. Zero means 1 second;
-	// negative means that connecting is success enough.
+	// when the server ends it without having sent a byte, unless that may be the client's
+	// doing. Zero means 1 second; negative means that connecting is success enough.
 	EarlyClose time.Duration
 
 	// CutOnDown says that a server's connections are cut when its health checks declare

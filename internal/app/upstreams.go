@@ -278,10 +278,11 @@ func (b *backend) dial(ctx context.Context, c *levee.Conn, header []byte) (levee
 	}
 	return levee.Upstream{Conn: conn.Conn, Ended: func(end levee.UpstreamEnd) {
 		conn.Ended(upstream.End{
-			Sent:     end.Sent,
-			Received: end.Received,
-			ByServer: end.Reason == levee.UpstreamClosed || end.Reason == levee.UpstreamReset,
-			Err:      end.Err,
+			Sent:        end.Sent,
+			Received:    end.Received,
+			ByServer:    end.Reason == levee.UpstreamClosed || end.Reason == levee.UpstreamReset,
+			ClientFirst: end.ClientFirst,
+			Err:         end.Err,
 		})
 	}}, nil
 }

@@ -98,7 +98,7 @@ func (u *Upstream) keys() []key {
 		},
 		{
 			"early_close", optional, timeout(&u.EarlyClose, time.Second, day),
-			"A connection that the server ends within this time, without having sent a byte, counts as a failure.",
+			"A connection that the server ends within this time, without having sent a byte, counts as a failure, unless the client had sent something and the server is known to be well.",
 		},
 		{
 			"on_down", optional,
@@ -346,7 +346,7 @@ func (d *Dial) keys() []key {
 		{
 			"retry_budget", optional,
 			number{p: &d.RetryBudget, def: 0.2, max: 1, off: true},
-			"How many second tries there may be for each first one of the last 10 seconds; 3 are always allowed.",
+			"How many second tries there may be for each first one of the last 10 seconds; 30 in that time are always allowed. off is no more than those.",
 		},
 		{
 			"source", optional,

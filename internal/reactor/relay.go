@@ -22,7 +22,7 @@ import (
 // What the bits of calls, which a pair has none of, mean for one.
 const (
 	bulk       = slow   // a read has filled its buffer: the next bytes go through a pipe
-	endedFirst = proven // before its peer
+	endedFirst = proven // or failed first, before its peer did either
 )
 
 const (
@@ -125,11 +125,13 @@ func (l *loop) relay(c *Conn) bool {
 				c.set(ended)
 			}
 		case io.EOF:
+			c.noteEnd()
 			c.set(ended)
 			if !c.is(broken) && pendingError(int(c.fd)) == unix.ECONNRESET { // behind the end
 				l.breaks(c, os.NewSyscallError("read", unix.ECONNRESET))
 			}
 		default:
+			c.noteEnd()
 			c.set(ended)
 			l.breaks(c, err)
 		}
@@ -261,6 +263,17 @@ func (l *loop) resetAfterEnd(c *Conn) bool {
 	return l.settlePair(c.near())
 }
 
+// noteEnd notes that c has ended its stream or failed, if it is the first of the pair.
+func (c *Conn) noteEnd() {
+	if !c.is(ended|broken) && !c.peer.is(ended|broken) {
+		c.set(endedFirst)
+	}
+}
+
+// EndedFirst reports whether one of a pair has ended its stream or failed before the
+// other did either. It is for the owner's End.
+func (c *Conn) EndedFirst() bool { return c.is(endedFirst) }
+
 // pendingError returns what has broken a socket, and forgets it; 0 if nothing has. Behind
 // the end of the stream the kernel calls a reset a broken pipe.
 func pendingError(fd int) unix.Errno {
@@ -275,6 +288,7 @@ func pendingError(fd int) unix.Errno {
 func (l *loop) breaks(c *Conn, err error) {
 	l.discardRest(c)
 	c.needRest().refusal = err
+	c.noteEnd()
 	c.set(broken)
 	l.touch(c.near())
 	if c.peer.is(broken) { // then there is nobody to read for
@@ -340,9 +354,6 @@ func (l *loop) settlePair(near *Conn) bool {
 			return l.passReset(c)
 		case !p.is(told | broken):
 			p.set(told)
-			if !p.is(ended) {
-				c.set(endedFirst)
-			}
 			_ = unix.Shutdown(int(p.fd), unix.SHUT_WR) // fails if p has been reset, which shows by itself
 			l.watchPair(near)
 		}
