@@ -198,7 +198,7 @@ func TestEditingTheFileMovesTraffic(t *testing.T) {
 	replace(two + "\n")
 	eventually(t, "only the other one is", func() bool { return areOn(t, address, two) })
 	replace(one + " weight=lots\n")
-	p.logged("servers cannot be found, trying again")
+	p.logged("servers may have changed unnoticed, trying again")
 	if !areOn(t, address, two) {
 		t.Error("a file with a mistake is believed")
 	}

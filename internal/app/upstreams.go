@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -32,8 +33,8 @@ type backend struct {
 
 	sources []*lookout
 
-	mu      sync.Mutex
-	servers [][]upstream.Server // each source's
+	mu         sync.Mutex
+	collecting bool // answers, which the pool is to be told of at once
 }
 
 // A source tells where servers are, and again when that changes, until ctx ends.
@@ -41,14 +42,17 @@ type source interface {
 	Run(ctx context.Context, update func([]upstream.Server)) error
 }
 
-// A lookout is a source, and whether anything has been heard from it yet.
+// A lookout is a source, and what has been heard from it.
 type lookout struct {
 	source
+	where string // for logs
 	once  sync.Once
-	heard chan struct{}
+	heard chan struct{} // closed once there has been an answer
+
+	servers []upstream.Server // guarded by the backend's mu
 }
 
-func newLookout() *lookout { return &lookout{heard: make(chan struct{})} }
+func newLookout(where string) *lookout { return &lookout{where: where, heard: make(chan struct{})} }
 
 func (l *lookout) answered() { l.once.Do(func() { close(l.heard) }) }
 
@@ -93,7 +97,6 @@ func newBackend(cfg *config.Upstream, log *slog.Logger, metrics *upstreamMetrics
 	metrics.watch(cfg.Name, b.pool)
 	b.proxy = &proxy.Proxy{Dial: b.dial, Header: header}
 	b.sources = b.sourcesOf(cfg.Servers)
-	b.servers = make([][]upstream.Server, len(b.sources))
 	return b, nil
 }
 
@@ -176,8 +179,8 @@ func (b *backend) sourcesOf(servers []config.ServerSource) []*lookout {
 	var fixed discover.Static
 	var sources []*lookout
 	for _, s := range servers {
-		l := newLookout()
-		problem := b.problem(l, s.Address)
+		l := newLookout(s.Address)
+		problem := b.problem(l)
 		switch s.Kind {
 		case config.KindAddress:
 			fixed = append(fixed, upstream.Server{Name: s.Name, Addresses: []string{s.Address}, Weight: s.Weight, Tier: s.Tier})
@@ -196,7 +199,7 @@ func (b *backend) sourcesOf(servers []config.ServerSource) []*lookout {
 		}
 	}
 	if len(fixed) > 0 {
-		l := newLookout()
+		l := newLookout("configuration")
 		l.source = fixed
 		sources = append(sources, l)
 	}
@@ -225,22 +228,26 @@ func (l *like) Run(ctx context.Context, update func([]upstream.Server)) error {
 // problemPause is how often a source's trouble is logged.
 const problemPause = 30 * time.Second
 
-// problem logs a source's trouble, now and then. That is an answer, too.
-func (b *backend) problem(l *lookout, where string) func(error) {
-	var (
-		mu   sync.Mutex
-		last time.Time
-		text string
-	)
-	return func(err error) {
-		defer l.answered()
-		mu.Lock()
-		defer mu.Unlock()
-		if err.Error() == text && time.Since(last) < problemPause {
+// problem logs a source's trouble, now and then. That there is no such name or file is an
+// answer, too.
+func (b *backend) problem(l *lookout) func(error) {
+	var last time.Time
+	return func(err error) { // by the source's goroutine alone
+		if errors.Is(err, discover.ErrAbsent) || errors.Is(err, fs.ErrNotExist) {
+			defer l.answered()
+		}
+		if !last.IsZero() && time.Since(last) < problemPause { // whatever it says: such texts have numbers in them that change
 			return
 		}
-		last, text = time.Now(), err.Error()
-		b.log.Warn("servers cannot be found, trying again", "where", where, "err", err)
+		last = time.Now()
+		b.mu.Lock()
+		known := len(l.servers) > 0
+		b.mu.Unlock()
+		message := "servers cannot be found, trying again"
+		if known {
+			message = "servers may have changed unnoticed, trying again"
+		}
+		b.log.Warn(message, "where", l.where, "err", err)
 	}
 }
 
@@ -314,16 +321,19 @@ func (c *client) Cut(cause error)   { c.conn.Kill(cause) }
 const firstAnswer = 2 * time.Second
 
 // start runs the pool and its sources until ctx ends, and waits a moment for the first
-// answers: those who come first would be turned away otherwise.
+// answers: those who come first would be turned away otherwise. The pool is told of these
+// together, as who comes later starts slowly.
 func (b *backend) start(ctx context.Context, running *sync.WaitGroup) {
-	for i, l := range b.sources {
+	b.collecting = true
+	defer b.tellAll()
+	for _, l := range b.sources {
 		running.Go(func() {
 			err := l.Run(ctx, func(servers []upstream.Server) {
-				b.update(i, servers)
+				b.update(l, servers)
 				l.answered()
 			})
 			if err != nil && ctx.Err() == nil {
-				b.log.Error("servers cannot be found", "err", err)
+				b.log.Error("servers cannot be found", "where", l.where, "err", err)
 			}
 			l.answered()
 		})
@@ -354,16 +364,52 @@ func (f *front) startBackends(ctx context.Context, running *sync.WaitGroup) {
 	starting.Wait()
 }
 
-// update gives the pool what all sources know. If two tell of the same server, the first
-// is believed.
-func (b *backend) update(source int, servers []upstream.Server) {
+// update gives the pool what all sources know, now that one knows of these servers. If
+// they cannot be, those that it told of before stay.
+func (b *backend) update(l *lookout, servers []upstream.Server) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.servers[source] = servers
-	var all []upstream.Server
+	b.updateLocked(l, servers)
+}
+
+func (b *backend) updateLocked(l *lookout, servers []upstream.Server) {
+	before := l.servers
+	l.servers = servers
+	if b.collecting {
+		return
+	}
+	if err := b.pool.Update(b.everyServer()); err != nil {
+		l.servers = before
+		b.log.Error("servers left as they were", "where", l.where, "err", err)
+	}
+}
+
+// tellAll ends the collecting.
+func (b *backend) tellAll() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.collecting = false
+	all := b.everyServer()
+	if len(all) == 0 || b.pool.Update(all) == nil {
+		return
+	}
+	told := make(map[*lookout][]upstream.Server, len(b.sources)) // one of them is to blame
+	for _, l := range b.sources {
+		told[l], l.servers = l.servers, nil
+	}
+	for _, l := range b.sources {
+		if servers := told[l]; servers != nil {
+			b.updateLocked(l, servers)
+		}
+	}
+}
+
+// everyServer returns what all sources have told. If two tell of the same server, the
+// first is believed.
+func (b *backend) everyServer() (all []upstream.Server) {
 	seen := make(map[string]bool)
-	for _, servers := range b.servers {
-		for _, s := range servers {
+	for _, l := range b.sources {
+		for _, s := range l.servers {
 			name := s.Name
 			if name == "" {
 				name = strings.Join(s.Addresses[:min(1, len(s.Addresses))], "")
@@ -374,7 +420,5 @@ func (b *backend) update(source int, servers []upstream.Server) {
 			}
 		}
 	}
-	if err := b.pool.Update(all); err != nil {
-		b.log.Error("servers left as they were", "err", err)
-	}
+	return all
 }

@@ -184,8 +184,12 @@ func hold(name string, limit time.Duration,
 	}
 }
 
+// ErrAbsent is what a Problem is, for errors.Is, if DNS says for certain that there is no
+// such name, or nothing for it.
+var ErrAbsent = errors.New("it does not exist, or has no addresses")
+
 func absence(name string) error {
-	return fmt.Errorf("look up %s: it does not exist, or has no addresses", strings.TrimSuffix(name, "."))
+	return fmt.Errorf("look up %s: %w", strings.TrimSuffix(name, "."), ErrAbsent)
 }
 
 // SRV is a source of the servers that a name's SRV records (RFC 2782) name. It asks

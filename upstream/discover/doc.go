@@ -24,7 +24,8 @@
 // before, in whatever order; not again for the same ones. It returns when ctx ends,
 // with ctx's error, and has left nothing behind then. It returns earlier only if its
 // settings can never work. The calls of update and Problem come one after the other,
-// from the goroutine that called Run. What update is given is update's to keep. The
+// from the goroutine that called Run: if an answer has both servers and a mistake, update
+// first. What update is given is update's to keep. The
 // fields of a source must not be changed once it runs; one that may run several times
 // at once says so.
 package discover

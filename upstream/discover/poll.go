@@ -44,10 +44,10 @@ func (p *Poll) Run(ctx context.Context, update func([]upstream.Server)) error {
 		if ctx.Err() != nil {
 			break
 		}
-		report(p.Problem, err)
 		if err == nil || servers != nil {
 			tell(servers)
 		}
+		report(p.Problem, err)
 		switch {
 		case err == nil:
 			backoff = 0

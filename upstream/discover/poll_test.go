@@ -144,3 +144,23 @@ func TestPollKeepsWhatItKnowsUnlessItIsToldOtherwise(t *testing.T) {
 		r.expectProblems("lame", "lame", "lame", "lame")
 	})
 }
+
+func TestServersAreToldBeforeWhatIsWrongWithThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var order []string
+		ctx, cancel := context.WithCancel(t.Context())
+		poll := &discover.Poll{
+			Ask: func(context.Context) ([]upstream.Server, time.Duration, error) {
+				return []upstream.Server{{Name: "a:1"}}, time.Hour, errors.New("there may be more")
+			},
+			Problem: func(error) {
+				order = append(order, "problem")
+				cancel()
+			},
+		}
+		_ = poll.Run(ctx, func([]upstream.Server) { order = append(order, "update") })
+		if len(order) != 2 || order[0] != "update" {
+			t.Errorf("told %q", order)
+		}
+	})
+}
