@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -69,17 +70,17 @@ func (p *Pool) inspectOne(server Server) (*spec, error) {
 		}
 		s.addresses = append(s.addresses, a)
 	}
-	return s, p.dress(s)
+	return s, p.dress(s, server.ServerName)
 }
 
 // dress gives s the TLS configuration of its own.
-func (p *Pool) dress(s *spec) error {
+func (p *Pool) dress(s *spec, serverName string) error {
 	if p.TLS == nil {
 		return nil
 	}
 	s.tls = p.TLS.Clone()
 	if s.tls.ServerName == "" {
-		s.tls.ServerName = hostOf(s.name)
+		s.tls.ServerName = cmp.Or(serverName, hostOf(s.name))
 	}
 	if s.tls.ServerName == "" && !s.tls.InsecureSkipVerify {
 		return errors.New("it has no host that a certificate could be for: TLS needs a ServerName")

@@ -40,9 +40,10 @@ func newMember(p *Pool, s *spec) *member {
 	return m
 }
 
-// become makes it the server that was last told. TLS sessions are resumed beyond that.
+// become makes it the server that was last told. TLS sessions are resumed beyond that,
+// unless another certificate is wanted.
 func (m *member) become(s *spec) {
-	if last := m.spec.Load(); last != nil {
+	if last := m.spec.Load(); last != nil && s.tls != nil && last.tls.ServerName == s.tls.ServerName {
 		s.tls = last.tls
 	}
 	m.spec.Store(s)

@@ -31,8 +31,8 @@ type Pool struct {
 	Balance Balance
 
 	// TLS, if not nil, is spoken to the servers. It is cloned. An empty ServerName
-	// means the host of [Server].Name; a nil ClientSessionCache a small one for each
-	// server.
+	// means that of the [Server], or the host of its name; a nil ClientSessionCache a
+	// small one for each server.
 	TLS *tls.Config
 
 	// HandshakeTimeout is how long the TLS handshake may take, within the try's

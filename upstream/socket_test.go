@@ -229,6 +229,27 @@ func TestTLSVerifiesTheServersName(t *testing.T) {
 	}
 }
 
+func TestAServersCertificateIsForItsServerName(t *testing.T) {
+	ca := leveetest.NewCA(t)
+	addr := serveTLS(t, ca.ServerConfig("db.example.com"))
+	p := &upstream.Pool{TLS: &tls.Config{RootCAs: ca.Pool()}, Tries: 1, Breaker: upstream.Breaker{Failures: -1, Rate: -1}}
+	for _, c := range []struct {
+		serverName string
+		fits       bool
+	}{{"", false}, {"db.example.com", true}, {"web.example.com", false}} {
+		if err := p.Update([]upstream.Server{{Name: addr, ServerName: c.serverName}}); err != nil {
+			t.Fatal(err)
+		}
+		conn, err := p.Dial(t.Context(), upstream.Request{})
+		if fits := err == nil; fits != c.fits {
+			t.Errorf("for %q: %v", c.serverName, err)
+		}
+		if err == nil {
+			conn.Close()
+		}
+	}
+}
+
 // In TLS 1.3 the client is done before the server has looked at its certificate.
 func TestAServerThatWantsAnotherCertificateClosesEarly(t *testing.T) {
 	ca := leveetest.NewCA(t)

@@ -268,7 +268,11 @@ func (u *Upstream) checkServers(ps *Problems, path string, own claims) {
 		if listen, loops := own.ending(s.ServerAddress); loops {
 			ps.add(s.Pos, at, "%s is where levee itself listens (%s); write the address of a server behind it", quote(s.String()), listen.path)
 		}
-		if nameless && s.Name == "" && strings.HasPrefix(s.Address, unixScheme) {
+		switch {
+		case !nameless:
+		case s.Kind == KindSRV:
+			ps.add(s.Pos, at, "DNS would choose the names that the certificates must be for; set tls.server_name")
+		case s.Name == "" && strings.HasPrefix(s.Address, unixScheme):
 			ps.add(s.Pos, at, "a unix socket has no host that a certificate could be for; set tls.server_name")
 		}
 		if k, taken := first[s.identity()]; taken {

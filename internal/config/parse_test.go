@@ -338,6 +338,8 @@ levee.yaml:9:65: upstreams[0].dial.source[6]: "fe80::1%a b" is not an IP address
 levee.yaml:9:40: upstreams[0].tls.server_name: "a b" is neither an IP address nor a host name`},
 	{"TLS to a socket", front("db", `servers: ["unix:/a", {address: "unix:/b", name: b.example.com}]
 tls: {mode: on}`), false, `levee.yaml:8:13: upstreams[0].servers[0]: a unix socket has no host that a certificate could be for; set tls.server_name`},
+	{"TLS to whom DNS names", front("db", `servers: ["dns+srv://_db._tcp.example.com", "dns://db.example.com:5432"]
+tls: {mode: on}`), false, `levee.yaml:8:13: upstreams[0].servers[0]: DNS would choose the names that the certificates must be for; set tls.server_name`},
 	{"settings of other probes", behind("health: {send: x, user: u, database: d, password: p, path: /, host: h}"), false, `levee.yaml:9:11: upstreams[0].health.user: is for probe postgres or mysql, yet probe is send_expect; change probe, or remove it
 levee.yaml:9:11: upstreams[0].health.database: is for probe postgres, yet probe is send_expect; change probe, or remove it
 levee.yaml:9:11: upstreams[0].health.password: is for probe redis, yet probe is send_expect; change probe, or remove it

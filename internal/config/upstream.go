@@ -124,7 +124,7 @@ type UpstreamTLS struct {
 	Pos              Position // zero when the file has no tls key
 	Mode             string   // ModeOff or ModeOn
 	CA               string   // empty is what the system trusts
-	ServerName       string   // empty is each server's own host
+	ServerName       string   // empty is each server's own host, or the name behind dns://
 	Certificate, Key string   // empty when levee does not introduce itself
 	SkipVerify       bool
 	HandshakeTimeout time.Duration // 0 is what is left of Dial.Timeout
@@ -143,7 +143,7 @@ func (t *UpstreamTLS) keys() []key {
 		},
 		{
 			"server_name", optional, text(&t.ServerName, "a host name", 253, notHost),
-			"The name that the servers' certificates must be for. Without it, each server's own host.",
+			"The name that the servers' certificates must be for. Without it, each server's own host, and of dns:// the name that is looked up.",
 		},
 		{
 			"certificate", optional, filePath(&t.Certificate),

@@ -31,8 +31,9 @@ type DNS struct {
 
 	// Single says that the addresses are those of one and the same server. It is named
 	// like "db.example.com:5432". Otherwise each address is a server of its own, named
-	// like "10.0.0.7:5432"; in TLS such a server's certificate is for the address,
-	// unless the pool's configuration has a ServerName.
+	// like "10.0.0.7:5432". In TLS the certificates are for Name in either case, unless
+	// the pool's configuration has a ServerName: whoever can change what DNS says must
+	// not choose what certificate will do.
 	Single bool
 
 	// Hold is how long the servers are kept when DNS says for certain that there are
@@ -66,16 +67,15 @@ func (d *DNS) Run(ctx context.Context, update func([]upstream.Server)) error {
 }
 
 func (d *DNS) servers(addrs []netip.Addr) (servers []upstream.Server) {
-	texts := join(addrs, d.Port)
+	texts, host := join(addrs, d.Port), strings.TrimSuffix(d.Name, ".")
 	switch {
 	case len(texts) == 0:
 		return nil
 	case d.Single:
-		name := net.JoinHostPort(strings.TrimSuffix(d.Name, "."), strconv.Itoa(d.Port))
-		return []upstream.Server{{Name: name, Addresses: texts}}
+		return []upstream.Server{{Name: net.JoinHostPort(host, strconv.Itoa(d.Port)), Addresses: texts}}
 	}
 	for i, text := range texts {
-		servers = append(servers, upstream.Server{Name: text, Addresses: texts[i : i+1]})
+		servers = append(servers, upstream.Server{Name: text, ServerName: host, Addresses: texts[i : i+1]})
 	}
 	return servers
 }
@@ -198,7 +198,9 @@ func absence(name string) error {
 // A record's priority becomes the server's tier, of which the lowest is 0 and none is
 // left out, and its weight the weight; a weight of 0 becomes 1. Addresses that come
 // along with the answer are used, and others looked up. Each server is named like its
-// target and port, "db1.example.com:5432", and has all of the target's addresses. One
+// target and port, "db1.example.com:5432", and has all of the target's addresses. For
+// TLS give the pool's configuration a ServerName: otherwise the certificates are for the
+// targets, which whoever can change what DNS says chooses. A server
 // whose target cannot be found is left out, or keeps the addresses that it had if
 // nobody answers, and Problem is told.
 type SRV struct {

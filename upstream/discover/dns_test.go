@@ -1,6 +1,7 @@
 package discover_test
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/miekg/dns"
 
+	"github.com/levee-net/levee/upstream"
 	"github.com/levee-net/levee/upstream/discover"
 )
 
@@ -74,6 +76,23 @@ func TestSingleServerHasAllAddresses(t *testing.T) {
 		z.set(t, "db.example.com. 30 IN AAAA 2001:db8::7", "db.example.com. 30 IN A 10.0.0.7")
 		time.Sleep(time.Minute) // virtual time
 		r.expect()
+	})
+}
+
+func TestCertificatesAreForTheNameThatIsLookedUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		z, r := newZone(t, "db.example.com. 30 IN A 10.0.0.7", "db.example.com. 30 IN A 10.0.0.8"), newRun(t)
+		source := db(t, z, r, "")
+		source.Name = "db.example.com."
+		ctx, cancel := context.WithCancel(t.Context())
+		_ = source.Run(ctx, func(servers []upstream.Server) {
+			for _, s := range servers {
+				if s.ServerName != "db.example.com" {
+					t.Errorf("%+v", s)
+				}
+			}
+			cancel()
+		})
 	})
 }
 

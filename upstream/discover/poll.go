@@ -126,5 +126,5 @@ func canonical(servers []upstream.Server) []upstream.Server {
 }
 
 func same(a, b upstream.Server) bool {
-	return a.Name == b.Name && a.Weight == b.Weight && a.Tier == b.Tier && slices.Equal(a.Addresses, b.Addresses)
+	return a.Name == b.Name && a.ServerName == b.ServerName && a.Weight == b.Weight && a.Tier == b.Tier && slices.Equal(a.Addresses, b.Addresses)
 }
