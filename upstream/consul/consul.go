@@ -66,7 +66,10 @@ func (s *Service) Run(ctx context.Context, update func([]upstream.Server)) error
 	poll := discover.Poll{Problem: s.Problem, Ask: func(ctx context.Context) ([]upstream.Server, time.Duration, error) {
 		servers, next, err := s.ask(ctx, client, index)
 		index = next
-		return servers, interval, err
+		if err != nil {
+			return nil, 0, err
+		}
+		return servers, interval, nil
 	}}
 	return poll.Run(ctx, update)
 }

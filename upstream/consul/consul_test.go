@@ -10,7 +10,9 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/hashicorp/consul/api"
@@ -183,6 +185,29 @@ func TestWhileConsulIsDownTheServersAreKept(t *testing.T) {
 	}
 	a.change(func() { a.down, a.entries = false, []string{entry("10.0.0.2", "", 5432, 1)} })
 	r.expect("10.0.0.2:5432*1") // though the index has not risen, and nothing in between
+}
+
+// A deafTransport answers nothing, and counts how often it is asked.
+type deafTransport struct{ asked atomic.Int64 }
+
+func (d *deafTransport) RoundTrip(*http.Request) (*http.Response, error) {
+	d.asked.Add(1)
+	return nil, errors.New("no route to host")
+}
+
+func TestConsulThatDoesNotAnswerIsAskedLessAndLess(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var deaf deafTransport
+		where := &consul.Service{Name: "db", Config: &api.Config{HttpClient: &http.Client{Transport: &deaf}}}
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+		defer cancel()
+		if err := where.Run(ctx, func([]upstream.Server) { t.Error("told") }); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Run returned %v", err)
+		}
+		if n := deaf.asked.Load(); n < 10 || n > 30 {
+			t.Errorf("asked %d times in 5 minutes", n)
+		}
+	})
 }
 
 func TestIndexOfZeroIsNotAskedInALoop(t *testing.T) {

@@ -45,7 +45,8 @@ import (
 //
 // Without endpoints, or without a service, there are no servers, and that is told. While
 // the API server does not answer, the servers are kept, and it is asked again after a
-// back-off of at most 30 seconds.
+// back-off of at most 30 seconds. They are also kept while there are endpoints of which
+// none has the port any more: it has been renamed, and nobody has told levee.
 //
 // The role that it runs as needs to get, list and watch endpointslices of
 // discovery.k8s.io in the namespace.
@@ -94,7 +95,14 @@ func (s *Service) Run(ctx context.Context, update func([]upstream.Server)) error
 	quietly := klog.NewContext(ctx, logr.Discard()) // what matters is told to Problem
 	running.Go(func() { slicesOf.RunWithContext(quietly) })
 	defer running.Wait() // it ends with ctx
-	tell := discover.OnChange(update)
+	tell, told := discover.OnChange(update), false
+	look := func() {
+		servers, portMissing := s.servers(slicesOf.GetStore().List())
+		if len(servers) > 0 || !portMissing || !told {
+			tell(servers)
+			told = true
+		}
+	}
 	known := slicesOf.HasSyncedChecker().Done()
 	for {
 		select {
@@ -104,10 +112,10 @@ func (s *Service) Run(ctx context.Context, update func([]upstream.Server)) error
 			s.problem(err)
 		case <-known: // also when there is none
 			known = nil
-			tell(s.servers(slicesOf.GetStore().List()))
+			look()
 		case <-changed:
 			if known == nil {
-				tell(s.servers(slicesOf.GetStore().List()))
+				look()
 			}
 		}
 	}
@@ -141,8 +149,9 @@ func (s *Service) problem(err error) {
 }
 
 // servers merges the slices: a pod may be in several, for each family of addresses and
-// for a moment when slices are rearranged.
-func (s *Service) servers(endpointSlices []any) []upstream.Server {
+// for a moment when slices are rearranged. It reports whether there are endpoints that
+// would be servers if they had the port.
+func (s *Service) servers(endpointSlices []any) (servers []upstream.Server, portMissing bool) {
 	found := make(map[string]upstream.Server)
 	for _, one := range endpointSlices {
 		slice, ok := one.(*discoveryv1.EndpointSlice)
@@ -152,10 +161,11 @@ func (s *Service) servers(endpointSlices []any) []upstream.Server {
 		port, ok := s.port(slice.Ports)
 		if !ok {
 			s.problem(fmt.Errorf("%s has no port %q", slice.Name, s.Port))
+			portMissing = portMissing || slices.ContainsFunc(slice.Endpoints, usable)
 			continue
 		}
 		for _, endpoint := range slice.Endpoints {
-			if !usable(endpoint.Conditions) || len(endpoint.Addresses) == 0 {
+			if !usable(endpoint) {
 				continue
 			}
 			// The API defines no meaning for further addresses, and kube-proxy does not look at them.
@@ -173,14 +183,15 @@ func (s *Service) servers(endpointSlices []any) []upstream.Server {
 			found[name] = server
 		}
 	}
-	return slices.SortedFunc(maps.Values(found), func(a, b upstream.Server) int { return cmp.Compare(a.Name, b.Name) })
+	return slices.SortedFunc(maps.Values(found), func(a, b upstream.Server) int { return cmp.Compare(a.Name, b.Name) }), portMissing
 }
 
 // usable reports whether new connections belong there. What is not known is as good as
 // true for ready, and as false for terminating. A service that publishes endpoints that
 // are not ready calls them all ready, terminating ones too.
-func usable(c discoveryv1.EndpointConditions) bool {
-	return (c.Ready == nil || *c.Ready) && (c.Terminating == nil || !*c.Terminating)
+func usable(e discoveryv1.Endpoint) bool {
+	c := e.Conditions
+	return len(e.Addresses) > 0 && (c.Ready == nil || *c.Ready) && (c.Terminating == nil || !*c.Terminating)
 }
 
 func (s *Service) port(ports []discoveryv1.EndpointPort) (number int, ok bool) {

@@ -336,6 +336,21 @@ func TestPortIsFoundByItsName(t *testing.T) {
 	start(t, a, "").expect("db-0[10.1.0.1:5432]")
 }
 
+func TestPortThatIsRenamedLosesNoServer(t *testing.T) {
+	both(t, func(t *testing.T, a *api) {
+		one, two := pod("db-0", "10.1.0.1", ready), pod("db-1", "10.1.0.2", ready)
+		a.happens("ADDED", slice("db-1", "IPv4", "postgresql", one))
+		r := start(t, a, "postgresql")
+		r.expect("db-0[10.1.0.1:5432]")
+		a.happens("MODIFIED", slice("db-1", "IPv4", "mysql", one))
+		r.expectProblem(`service shop/db: db-1 has no port "postgresql"`)
+		a.happens("MODIFIED", slice("db-1", "IPv4", "postgresql", two))
+		r.expect("db-1[10.1.0.2:5432]") // and nothing in between
+		a.happens("MODIFIED", slice("db-1", "IPv4", "mysql", pod("db-1", "10.1.0.2", `"ready":false`)))
+		r.expect("") // with or without a port
+	})
+}
+
 func TestChangesDuringADisconnectionAreNotMissed(t *testing.T) {
 	both(t, func(t *testing.T, a *api) {
 		a.happens("ADDED", slice("db-1", "IPv4", "postgresql", pod("db-0", "10.1.0.1", ready)))
