@@ -6,7 +6,8 @@ import (
 	"github.com/levee-net/levee/upstream/internal/balance"
 )
 
-// A Balance is a way to pick a server. All of them heed weights and slow start.
+// A Balance is a way to pick a server. All of them heed weights, and all but SourceHash and
+// Maglev have servers start slowly.
 type Balance uint8
 
 // The balances.

@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"cmp"
 	"context"
 	"math/rand/v2"
 	"net"
@@ -68,6 +69,9 @@ func (m *member) watch(ctx context.Context, all *sync.WaitGroup) {
 	pause := rand.N(settings.Interval/10 + 1)
 	endCut := func() {}
 	defer func() { endCut() }()
+	if up, err := m.verdict(); !up { // it has left, and comes back as it was
+		endCut = m.startCut(ctx, cmp.Or(err, errDown), all)
+	}
 	for rest(ctx, pause) {
 		err := m.check(ctx)
 		if ctx.Err() != nil {

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// cut ends the connections of a server that is down, the oldest first, until ctx ends or
-// there are none left. While the checks are not believed it waits.
+// cut ends the connections of a server that is down, the oldest first, until ctx ends. While
+// the checks are not believed it waits.
 func (m *member) cut(ctx context.Context, reason error) {
 	cause := fmt.Errorf("%w: %w", ErrServerDown, reason)
 	pace := newPace(m.pool.terms.cutRate)
@@ -24,7 +24,7 @@ func (m *member) cut(ctx context.Context, reason error) {
 			continue
 		}
 		victims := m.oldest(allowed)
-		if len(victims) == 0 {
+		if len(victims) == 0 && !rest(ctx, cutLook) {
 			return
 		}
 		for _, c := range victims {
@@ -32,6 +32,11 @@ func (m *member) cut(ctx context.Context, reason error) {
 		}
 	}
 }
+
+// cutLook is how often it is looked for connections of a server that is down when there
+// were none left: some were being made when it was declared down, or when it was used
+// all the same.
+const cutLook = time.Second
 
 // believed reports whether the server's tier has enough servers that are well, or another
 // has: if none has, the checks may be what is wrong.

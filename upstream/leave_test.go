@@ -2,8 +2,10 @@ package upstream
 
 import (
 	"errors"
+	"net"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -54,6 +56,53 @@ func TestTheConnectionsOfAServerThatIsDownAreCutAtARate(t *testing.T) {
 		}
 		if _, err := nobody.Read(make([]byte, 1)); err == nil {
 			t.Error("the connection without a client lives")
+		}
+	})
+}
+
+// A connection that was being made when its server was declared down comes when all
+// others are gone.
+func TestAConnectionThatComesLateIsCutToo(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		where := newTown("a", "b")
+		p := found(t, where, &Pool{CutOnDown: true, DialTimeout: time.Minute, TotalTimeout: time.Minute, Health: Health{Fall: 1}})
+		where["a"].delay.Store(int64(10 * time.Second)) // which is too long for a check
+		p.Drain("b")
+		late := make(chan *Conn, 1)
+		go func() { late <- dial(t, p) }() // ends with the dial
+		synctest.Wait()
+		p.Undrain("b")
+		run(t, p)
+		advance(5 * time.Second)
+		if s := stats(t, p, "a"); s.State() != "down" || s.Active != 1 {
+			t.Fatalf("stats are %+v", s)
+		}
+		c := <-late
+		advance(2 * time.Second)
+		c.SetReadDeadline(time.Now().Add(time.Second))
+		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("it lives: %v", err)
+		}
+	})
+}
+
+func TestAServerThatComesBackDownIsCutOn(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		where := newTown("a", "b")
+		p := found(t, where, &Pool{CutOnDown: true, CutRate: 1, Health: Health{Fall: 1}})
+		for range 40 {
+			enter(t, p, 0)
+		}
+		where["a"].become(refuses)
+		run(t, p)
+		advance(5 * time.Second)
+		p.Update([]Server{where.server("b")})
+		advance(5 * time.Second)
+		had := stats(t, p, "a").Active
+		p.Update(where.servers())
+		advance(time.Minute)
+		if has := stats(t, p, "a").Active; had < 10 || has > 0 {
+			t.Errorf("%d of %d are left", has, had)
 		}
 	})
 }

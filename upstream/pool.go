@@ -95,9 +95,10 @@ type Pool struct {
 	EarlyClose time.Duration
 
 	// CutOnDown says that a server's connections are cut when its health checks declare
-	// it down: CutRate of them a second, the oldest first, until it is up again. It
-	// waits while so many servers are down that the checks are not believed. Zero means
-	// 100 a second; it cannot be negative, as CutOnDown turns it off.
+	// it down: CutRate of them a second, the oldest first, until it is up again; also
+	// those that it still gets, within a second or so. It waits while so many servers
+	// are down that the checks are not believed. Zero means 100 a second; it cannot be
+	// negative, as CutOnDown turns it off.
 	CutOnDown bool
 	CutRate   float64
 

@@ -159,6 +159,36 @@ func TestSlowStartMayBeOff(t *testing.T) {
 	})
 }
 
+func TestHashingBalancesStartNoServerSlowly(t *testing.T) {
+	for _, balance := range []Balance{SourceHash, Maglev} {
+		bubble(t, func(t *testing.T) {
+			where := newTown("a", "b", "c")
+			p := found(t, where, &Pool{Balance: balance}, where.server("a"), where.server("b"))
+			p.Update(where.servers())
+			declare(t, p, "a", true)
+			declare(t, p, "a", false)
+			at := func(key int) string {
+				c, err := p.Dial(t.Context(), Request{Key: Hash([]byte{byte(key)})})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				return c.Server()
+			}
+			before := make([]string, 100)
+			for key := range before {
+				before[key] = at(key)
+			}
+			time.Sleep(time.Minute) // virtual time
+			for key, server := range before {
+				if now := at(key); now != server {
+					t.Errorf("%v: key %d has moved from %s to %s", balance, key, server, now)
+				}
+			}
+		})
+	}
+}
+
 func TestAServerWhoseBreakerClosesIsGivenLittleAtFirst(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		p := halfOpen(t, newTown("a"), Breaker{Probes: 1})

@@ -21,7 +21,7 @@ type terms struct {
 }
 
 func (p *Pool) settle() terms {
-	return terms{
+	t := terms{
 		dial:           setting(p.DialTimeout, 5*time.Second, 0),
 		handshake:      setting(p.HandshakeTimeout, 0, 0),
 		total:          setting(p.TotalTimeout, 10*time.Second, 0),
@@ -39,6 +39,10 @@ func (p *Pool) settle() terms {
 		health:         p.Health.settle(),
 		sources:        sortSources(p.Source),
 	}
+	if p.Balance.hashes() {
+		t.slowStart = 0
+	}
+	return t
 }
 
 // queueBound is how many may wait. If nobody may wait for a while, nobody may wait.

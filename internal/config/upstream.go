@@ -89,7 +89,7 @@ func (u *Upstream) keys() []key {
 		},
 		{
 			"slow_start", optional, timeout(&u.SlowStart, 10*time.Second, day),
-			"How long the share of a server that has come, or come back, takes to rise from a tenth to the whole.",
+			"How long the share of a server that has come, or come back, takes to rise from a tenth to the whole. source_hash and maglev do without: a client keeps its server.",
 		},
 		{
 			"panic_threshold", optional,

@@ -24,7 +24,7 @@ type filled struct {
 	weights []float64
 }
 
-const refresh = time.Second // often enough for slow start, which takes ten
+const refresh = time.Second // weights seldom change, and a table costs milliseconds
 
 // tableSize is prime, so that every step through a table visits all of it. It is the same
 // for any number of servers: nearly every key moves when it changes. A server's share is
