@@ -329,6 +329,7 @@ levee.yaml:9:45: upstreams[0].dial.source[3]: "::" is no address of its own; lea
 levee.yaml:9:51: upstreams[0].dial.source[4]: "224.0.0.1" is a multicast address, which nothing can connect from
 levee.yaml:9:62: upstreams[0].dial.source[5]: must be an address such as 10.0.0.1, not 7
 levee.yaml:9:65: upstreams[0].dial.source[6]: "fe80::1%a b" is not an IP address; write one such as 10.0.0.1, without a port`},
+	{"early for hours", behind("early_close: 61s"), false, `levee.yaml:9:16: upstreams[0].early_close: "61s" is too long; the most is 1m; say off to disable it`},
 	{"TLS that is off", behind("tls: {ca: a.pem}"), false, `levee.yaml:9:8: upstreams[0].tls: mode is off, yet there is ca; set mode: on, or remove it`},
 	{"TLS that is off, unverified", behind("tls: {mode: off, skip_verify: true}"), false, `levee.yaml:9:8: upstreams[0].tls: mode is off, yet there is skip_verify: true; set mode: on, or remove it`},
 	{"a certificate without a key for servers", behind("tls: {mode: on, certificate: a.pem}"), false, `levee.yaml:9:8: upstreams[0].tls: has a certificate without its key; add key: a-key.pem`},

@@ -97,7 +97,7 @@ func (u *Upstream) keys() []key {
 			"The share of the servers that must pass their checks; with fewer the checks are not believed, and all servers are used.",
 		},
 		{
-			"early_close", optional, timeout(&u.EarlyClose, time.Second, day),
+			"early_close", optional, timeout(&u.EarlyClose, time.Second, time.Minute),
 			"A connection that the server ends within this time, without having sent a byte, counts as a failure, unless the client had sent something and the server is known to be well.",
 		},
 		{

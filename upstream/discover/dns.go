@@ -24,7 +24,8 @@ import (
 // the zone says (RFC 2308), within the same bounds.
 //
 // An entry in the hosts file comes before DNS, and is looked at every five seconds.
-// A name that is an IP address is a server that never changes.
+// A name that is an IP address is a server that never changes. Of more than 128 addresses
+// the lowest 128 are heeded, and Problem is told.
 type DNS struct {
 	Name string // a host's; one that is not complete goes through the search list
 	Port int    // of the servers, 1 to 65535
@@ -60,6 +61,10 @@ func (d *DNS) Run(ctx context.Context, update func([]upstream.Server)) error {
 	r, h := resolver(d.Resolver), &host{name: d.Name}
 	ask := func(ctx context.Context) ([]upstream.Server, time.Duration, error) {
 		addrs, next, err := h.ask(ctx, r)
+		addrs, excess := bounded(addrs)
+		if excess > 0 {
+			err = errors.Join(err, fmt.Errorf("look up %s: it has %d addresses more than the %d that are heeded", strings.TrimSuffix(d.Name, "."), excess, maxAddresses))
+		}
 		return d.servers(addrs), next, err
 	}
 	poll := Poll{Ask: hold(d.Name, d.Hold, ask), Problem: d.Problem}
@@ -80,10 +85,25 @@ func (d *DNS) servers(addrs []netip.Addr) (servers []upstream.Server) {
 	return servers
 }
 
+// maxAddresses bounds a name's addresses that are heeded: each is a server, with health
+// checks of its own.
+const maxAddresses = 128
+
+// bounded returns each address once, and no more than may be: always the same of them. It
+// also returns how many there are beyond that.
+func bounded(addrs []netip.Addr) (heeded []netip.Addr, excess int) {
+	addrs = unique(addrs)
+	excess = max(0, len(addrs)-maxAddresses)
+	return addrs[:len(addrs)-excess], excess
+}
+
+func unique(addrs []netip.Addr) []netip.Addr {
+	return slices.Compact(slices.SortedFunc(slices.Values(addrs), netip.Addr.Compare))
+}
+
 // join returns each address once, with the port.
 func join(addrs []netip.Addr, port int) (texts []string) {
-	addrs = slices.SortedFunc(slices.Values(addrs), netip.Addr.Compare)
-	for _, addr := range slices.Compact(addrs) {
+	for _, addr := range unique(addrs) {
 		texts = append(texts, netip.AddrPortFrom(addr, uint16(port)).String())
 	}
 	return texts
@@ -114,9 +134,9 @@ const incompleteTTL = 10 * time.Second
 
 // ask returns the host's addresses, and in how long to ask again. Of a family for which
 // there is no answer, they are those that were known, together with the error. None
-// and no error means that there are none.
+// and no error means that there are none for certain: the hosts file, too, could be read.
 func (h *host) ask(ctx context.Context, r *Resolver) (addrs []netip.Addr, next time.Duration, err error) {
-	found := r.host(ctx, h.name)
+	found, err := r.host(ctx, h.name)
 	next = maxTTL
 	for i, f := range found {
 		switch {

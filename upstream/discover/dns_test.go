@@ -2,6 +2,7 @@ package discover_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -199,6 +200,73 @@ func TestFamilyThatIsNeverAnsweredDoesNotHideTheOther(t *testing.T) {
 		time.Sleep(5 * time.Second) // virtual time
 		r.expect("10.0.0.8:5432")
 		r.expectProblems("look up db.example.com: 127.0.0.1:53: NOTIMP", "look up db.example.com: 127.0.0.1:53: NOTIMP")
+	})
+}
+
+func TestSilenceAboutAFamilyDelaysTheOtherByASecond(t *testing.T) {
+	for kind, want := range map[uint16]string{dns.TypeA: "[2001:db8::7]:5432", dns.TypeAAAA: "10.0.0.7:5432"} {
+		synctest.Test(t, func(t *testing.T) {
+			z, r := newZone(t, "db.example.com. 60 IN A 10.0.0.7", "db.example.com. 60 IN AAAA 2001:db8::7"), newRun(t)
+			z.mute = kind
+			r.start(db(t, z, r, "nameserver 10.0.0.53\nnameserver 10.0.0.54\noptions timeout:5 attempts:2"))
+			time.Sleep(time.Second - time.Nanosecond) // virtual time
+			r.expect()
+			time.Sleep(time.Nanosecond) // virtual time
+			r.expect(want)
+			r.expectProblems("look up db.example.com: nobody answers about " + dns.TypeToString[kind] + " records")
+		})
+	}
+}
+
+func TestOfManyAddressesSomeAreHeeded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var records []string
+		for i := range 200 {
+			records = append(records, fmt.Sprintf("db.example.com. 60 IN A 10.0.0.%d", i))
+		}
+		z, r := newZone(t, records...), newRun(t)
+		r.start(db(t, z, r, ""))
+		var want []string
+		for i := range 128 {
+			want = append(want, fmt.Sprintf("10.0.0.%d:5432", i))
+		}
+		slices.Sort(want)
+		synctest.Wait()
+		got := strings.Split(r.updates[0], ", ")
+		slices.Sort(got)
+		if !slices.Equal(got, want) {
+			t.Errorf("told %q", got)
+		}
+		r.expectProblems("look up db.example.com: it has 72 addresses more than the 128 that are heeded")
+	})
+}
+
+func TestWithoutAHostsFileThatCanBeReadDNSIsAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		z, r := newZone(t, soa, "db.example.com. 60 IN A 10.0.0.7"), newRun(t)
+		source := db(t, z, r, "")
+		source.Resolver.HostsFile = t.TempDir() // a folder
+		r.start(source)
+		r.expect("10.0.0.7:5432")
+		if problem := r.lastProblem(); !strings.Contains(problem, source.Resolver.HostsFile) {
+			t.Errorf("the problem is %s", problem)
+		}
+		z.set(t, soa)
+		time.Sleep(time.Hour) // virtual time
+		r.expect()            // it may stand where nobody can read it
+	})
+}
+
+func TestAHostsFileThatIsOddInPartsIsHeededAsFarAsItGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		z, r := newZone(t, "db.example.com. 60 IN A 10.0.0.7"), newRun(t)
+		source := db(t, z, r, "")
+		rewrite(t, source.Resolver.HostsFile, "10.1.0.1 db.example.com\n"+strings.Repeat("x", 100_000)+"\n")
+		r.start(source)
+		r.expect("10.1.0.1:5432")
+		if problem := r.lastProblem(); !strings.Contains(problem, source.Resolver.HostsFile+": bufio.Scanner: token too long") {
+			t.Errorf("the problem is %s", problem)
+		}
 	})
 }
 

@@ -145,7 +145,8 @@ type zone struct {
 	records []dns.RR
 	fails   map[uint16]int // questions of a type that get this RCODE
 	silent  bool
-	partly  bool // aliases are not followed
+	mute    uint16 // a type that it does not answer about
+	partly  bool   // aliases are not followed
 	asked   []string
 }
 
@@ -205,7 +206,7 @@ func (z *zone) answer(query *dns.Msg) *dns.Msg {
 	defer z.mu.Unlock()
 	q := query.Question[0]
 	z.asked = append(z.asked, q.Name+" "+dns.TypeToString[q.Qtype])
-	if z.silent {
+	if z.silent || z.mute == q.Qtype {
 		return nil
 	}
 	answer := new(dns.Msg).SetReply(query)

@@ -51,6 +51,8 @@ const (
 	hostsTTL    = 5 * time.Second // an answer out of the hosts file, which has no TTL
 	negativeTTL = 5 * time.Second // "there is none" without the SOA record that says for how long (RFC 2308)
 
+	familyGrace = time.Second // for the answer about one family, after that about the other
+
 	udpSize    = 1232 // bytes: what no path has to fragment (DNS flag day 2020)
 	maxAliases = 8    // CNAMEs in a row
 
@@ -66,40 +68,50 @@ type family struct {
 	err   error
 }
 
-// host looks up a host's addresses of both families.
-func (r *Resolver) host(ctx context.Context, name string) (found [2]family) {
-	found, err := r.hosts(name)
-	if err != nil {
-		return [2]family{{err: err}, {err: err}}
-	}
+// host looks up a host's addresses of both families. What is wrong with the hosts file is
+// told beside them: DNS is asked all the same.
+func (r *Resolver) host(ctx context.Context, name string) (found [2]family, odd error) {
+	found, odd = r.hosts(name)
 	if len(found[0].addrs)+len(found[1].addrs) > 0 {
-		return found
+		return found, odd
 	}
 	config, err := r.config()
 	if err != nil {
-		return [2]family{{err: err}, {err: err}}
+		return [2]family{{err: err}, {err: err}}, odd
 	}
 	ttl := maxTTL
 	for _, candidate := range candidates(config, name) {
 		found = r.families(ctx, config, candidate)
 		for i := range found {
 			if found[i].err != nil || len(found[i].addrs) > 0 {
-				return found
+				return found, odd
 			}
 			ttl = min(ttl, found[i].ttl)
 		}
 	}
-	return [2]family{{ttl: ttl}, {ttl: ttl}}
+	return [2]family{{ttl: ttl}, {ttl: ttl}}, odd
 }
 
-// families asks for both at the same time.
+// families asks for both at the same time. Once one is known to have addresses, the other
+// is not waited for much longer: there are networks where nobody answers about it.
 func (r *Resolver) families(ctx context.Context, config *dns.ClientConfig, name string) (found [2]family) {
-	ended := make(chan struct{})
-	go func() { // until its answer or the last time-out, both of which ended waits for
-		defer close(ended)
-		found[1] = r.family(ctx, config, name, dns.TypeAAAA)
-	}()
-	found[0] = r.family(ctx, config, name, dns.TypeA)
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	kinds := [2]uint16{dns.TypeA, dns.TypeAAAA}
+	ended := make(chan int, 2)
+	for i, kind := range kinds {
+		go func() { // until its answer, the last time-out or giveUp; it is waited for
+			found[i] = r.family(ctx, config, name, kind)
+			ended <- i
+		}()
+	}
+	first := <-ended
+	if len(found[first].addrs) > 0 {
+		late := time.AfterFunc(familyGrace, func() {
+			giveUp(fmt.Errorf("nobody answers about %s records", dns.TypeToString[kinds[1-first]]))
+		})
+		defer late.Stop()
+	}
 	<-ended
 	return found
 }
@@ -240,6 +252,9 @@ func (r *Resolver) ask(ctx context.Context, config *dns.ClientConfig, name strin
 				return answer, nil
 			}
 		}
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
 	}
 	return nil, err
 }
