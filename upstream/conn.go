@@ -219,6 +219,7 @@ func (m *member) endLocked(c *Conn, end End) (early bool) {
 	} else {
 		c.next.prev = c.prev
 	}
+	c.next, c.prev = nil, nil // whoever keeps c for longer keeps nobody else
 	return early
 }
 

@@ -235,6 +235,17 @@ func TestRunDecidesWhenNobodyDials(t *testing.T) {
 	})
 }
 
+func TestAConnectionThatHasEndedKeepsNoOther(t *testing.T) {
+	p := found(t, newTown("a"), &Pool{})
+	conns := []*Conn{dial(t, p), dial(t, p), dial(t, p)}
+	for _, c := range conns {
+		c.Close()
+		if c.next != nil || c.prev != nil {
+			t.Error("it has neighbours")
+		}
+	}
+}
+
 func TestAnIdlePairIsSmall(t *testing.T) {
 	if size := unsafe.Sizeof(Conn{}); size > 128 {
 		t.Errorf("a Conn has %d bytes", size)

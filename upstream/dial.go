@@ -10,6 +10,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/levee-net/levee/internal/bare"
 	"github.com/levee-net/levee/upstream/internal/breaker"
 )
 
@@ -246,8 +247,12 @@ func (m *member) open(ctx context.Context, first []byte) (conn net.Conn, connect
 }
 
 // writeFirst writes what goes before everything else. On a new connection that does not
-// block, unless it is absurdly long; so the deadline alone watches over it.
+// block, unless it is absurdly long; so the deadline alone watches over it, and over no
+// more than what is left then.
 func writeFirst(ctx context.Context, conn net.Conn, first []byte) error {
+	if b, ok := conn.(*bare.Conn); ok {
+		first = first[b.TryWrite(first):]
+	}
 	if len(first) == 0 {
 		return nil
 	}

@@ -114,6 +114,9 @@ func (m *member) seize() bool {
 	if m.left.Load() || m.drained.Load() { // looked at after active: an Update sees one or the other
 		m.active.Add(-1)
 		m.breaker.Done(breaker.Ignored)
+		if m.left.Load() { // never with the pool's mu held: what is picked from has none then that left
+			m.pool.forget(m)
+		}
 		return false
 	}
 	return true

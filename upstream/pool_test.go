@@ -105,6 +105,22 @@ func TestAServerThatComesBackIsRememberedWhileItHasConnections(t *testing.T) {
 	})
 }
 
+// Update cannot forget a server that a dial has just picked; so the dial does.
+func TestAServerThatLeavesWhileItIsPickedIsForgotten(t *testing.T) {
+	where := newTown("a", "b")
+	p := found(t, where, &Pool{})
+	a := p.members["a"]
+	a.active.Add(1) // the dial is in the middle of seize
+	p.Update([]Server{where.server("b")})
+	a.active.Add(-1)
+	if a.seize() {
+		t.Error("a server that left was seized")
+	}
+	if s := p.Stats().Servers; len(s) != 1 {
+		t.Errorf("the servers are %+v", s)
+	}
+}
+
 func TestDrainLastsThroughUpdatesUntilUndrain(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		where := newTown("a", "b")

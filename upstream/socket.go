@@ -2,8 +2,11 @@ package upstream
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
 
 	"github.com/levee-net/levee/internal/bare"
 )
@@ -37,11 +40,26 @@ func (p *Pool) connectSocket(ctx context.Context, to address) (net.Conn, error) 
 	for i := range from {
 		local := netip.AddrPortFrom(from[(turn+i)%len(from)], 0)
 		conn, err := connectTCP(ctx, local, to.socket)
-		if err == nil || i == len(from)-1 || !isOneOf(err, portErrors) {
+		if err == nil || !isOneOf(err, portErrors) {
 			return conn, err
+		}
+		if i == len(from)-1 {
+			return nil, sourceError(local.Addr(), err)
 		}
 	}
 	panic("unreachable: the last address returns")
+}
+
+// sourceError says of an address that it could not be connected from.
+func sourceError(local netip.Addr, err error) error {
+	call, ok := errors.AsType[*os.SyscallError](err)
+	switch {
+	case ok && call.Syscall == "bind":
+		return fmt.Errorf("source %v: %w; is it an address of this machine?", local, call.Err)
+	case ok:
+		return fmt.Errorf("source %v: %w", local, call.Err)
+	}
+	return err
 }
 
 // connectTCP spares Go's netpoller until somebody reads or writes: an event loop never

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/levee-net/levee/internal/bare"
 	"github.com/levee-net/levee/leveetest"
 	"github.com/levee-net/levee/upstream"
 )
@@ -188,6 +190,9 @@ func TestASourceAddressThatCannotBeUsedIsPassedOver(t *testing.T) {
 	}
 	p = update(t, &upstream.Pool{Tries: 1, Source: []netip.Addr{gone}, Breaker: upstream.Breaker{Failures: 1}}, addr)
 	_, err := p.Dial(t.Context(), upstream.Request{})
+	if want := "source 192.0.2.1: cannot assign requested address; is it an address of this machine?"; err == nil || !strings.HasSuffix(err.Error(), want) {
+		t.Errorf("got %v, want %s", err, want)
+	}
 	if s := p.Stats().Servers[0]; !errors.Is(err, syscall.EADDRNOTAVAIL) || s.Failures[upstream.Local] != 1 || s.Breaker != upstream.BreakerClosed {
 		t.Errorf("%v: %+v", err, s)
 	}
@@ -278,6 +283,49 @@ func TestAHandshakeThatHangsEndsByItsTimeout(t *testing.T) {
 	}
 	if s := p.Stats().Servers[0]; s.Failures[upstream.TimedOut] != 1 {
 		t.Errorf("stats are %+v", s)
+	}
+}
+
+// A deadline would make the connection one of net's, which an event loop has to undo.
+func TestWhatComesFirstLeavesTheConnectionAsAnEventLoopWantsIt(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("there are event loops on Linux only")
+	}
+	got := make(chan string, 1)
+	addr := listen(t, "tcp", "127.0.0.1:0", func(c net.Conn) {
+		b := make([]byte, 7)
+		_, _ = io.ReadFull(c, b)
+		got <- string(b)
+	})
+	p := update(t, &upstream.Pool{}, addr)
+	c, err := p.Dial(t.Context(), upstream.Request{First: []byte("PROXY\r\n")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if first := <-got; first != "PROXY\r\n" {
+		t.Errorf("first came %q", first)
+	}
+	fd, ok := c.Conn.(*bare.Conn).Detach()
+	if !ok {
+		t.Fatal("it is one of net's")
+	}
+	_ = os.NewFile(uintptr(fd), "tcp").Close()
+}
+
+func TestWhatComesFirstIsBoundedByTheTimeOfTheTry(t *testing.T) {
+	leave := make(chan struct{})
+	addr := listen(t, "tcp", "127.0.0.1:0", func(net.Conn) { <-leave }) // reads nothing
+	defer close(leave)
+	p := update(t, &upstream.Pool{Tries: 1, DialTimeout: 200 * time.Millisecond}, addr)
+	began := time.Now()
+	c, err := p.Dial(t.Context(), upstream.Request{First: make([]byte, 32<<20)})
+	if err == nil {
+		c.Close()
+		t.Fatal("it was written")
+	}
+	if s := p.Stats().Servers[0]; s.Failures[upstream.TimedOut] != 1 || time.Since(began) > 5*time.Second {
+		t.Errorf("%v after %v: %+v", err, time.Since(began), s)
 	}
 }
 

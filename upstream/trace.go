@@ -135,10 +135,16 @@ func (b *bulletin) tell() {
 	if !b.some.Load() || !b.begin() {
 		return
 	}
-	defer b.end()
+	told := false
+	defer func() {
+		if !told { // a hook has panicked
+			b.end()
+		}
+	}()
 	for tell := b.next(); tell != nil; tell = b.next() {
 		tell()
 	}
+	told = true
 }
 
 func (b *bulletin) begin() bool {
@@ -155,11 +161,13 @@ func (b *bulletin) end() {
 	b.telling = false
 }
 
+// next returns nil when there is no more: whoever posts from then on tells it himself.
 func (b *bulletin) next() func() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.news) == 0 {
 		b.some.Store(false)
+		b.telling = false
 		return nil
 	}
 	tell := b.news[0]

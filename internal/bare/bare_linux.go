@@ -199,7 +199,7 @@ func (c *Conn) net() (net.Conn, error) {
 // Write writes b. What fits into the send buffer of a fresh connection is written without
 // making c one of net's.
 func (c *Conn) Write(b []byte) (int, error) {
-	done := c.writeBare(b)
+	done := c.TryWrite(b)
 	if done == len(b) {
 		return done, nil
 	}
@@ -211,8 +211,10 @@ func (c *Conn) Write(b []byte) (int, error) {
 	return done + n, err
 }
 
-// writeBare returns how many bytes it wrote; why it was not all, net's own will see.
-func (c *Conn) writeBare(b []byte) int {
+// TryWrite writes at once what the kernel takes of up to 4 KiB, if c has not become one of
+// net's, and returns how many bytes that were. Why it was not all, a Write of the rest will
+// see. It needs no deadline, which would make c one of net's.
+func (c *Conn) TryWrite(b []byte) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.fd < 0 || len(b) > bareWrite {

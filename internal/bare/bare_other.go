@@ -20,6 +20,9 @@ func Dial(ctx context.Context, local, remote netip.AddrPort) (*Conn, error) {
 	return &Conn{conn}, nil
 }
 
+// TryWrite writes nothing.
+func (*Conn) TryWrite([]byte) int { return 0 }
+
 // Detach has no socket to give.
 func (*Conn) Detach() (fd int, ok bool) { return -1, false }
 
