@@ -120,6 +120,9 @@ func (f *front) reportUpstream(u *config.Upstream, say func(warning bool, format
 	if u.TLS.SkipVerify {
 		say(true, "%s: its servers' certificates are not verified (tls.skip_verify): who is in between can read along", u.Name)
 	}
+	if probe := u.Health.Probe; u.TLS.Mode == config.ModeOn && (probe == config.ProbePostgres || probe == config.ProbeMySQL) {
+		say(true, "%s: TLS begins at once (tls.mode: on), which %s servers understand only behind a TLS wrapper: without one they are found down", u.Name, probe)
+	}
 	if u.Health.Interval < 0 {
 		say(true, "%s: health checks are off: a server that is down is found out by its clients", u.Name)
 	}

@@ -142,3 +142,19 @@ upstreams:
 		}
 	}
 }
+
+func TestTheReportWarnsOfTLSThatAServerDoesNotUnderstand(t *testing.T) {
+	for probe, want := range map[string]bool{"postgres": true, "mysql": true, "redis": false} {
+		file := write(t, "levee.yaml", `version: 1
+listeners:
+  - {name: main, listen: ["127.0.0.1:0"], routes: [{upstream: db}]}
+upstreams:
+  - {name: db, servers: [127.0.0.1:1], tls: {mode: on}, health: {probe: `+probe+`}}
+`)
+		_, stdout, _ := result(t, app.Env{}, "check", "-c", file)
+		warning := "warning: db: TLS begins at once (tls.mode: on), which " + probe + " servers understand only behind a TLS wrapper"
+		if got := strings.Contains(stdout, warning); got != want {
+			t.Errorf("%s: a warning: %t, in\n%s", probe, got, stdout)
+		}
+	}
+}

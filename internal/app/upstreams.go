@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -324,6 +325,7 @@ const firstAnswer = 2 * time.Second
 // answers: those who come first would be turned away otherwise. The pool is told of these
 // together, as who comes later starts slowly.
 func (b *backend) start(ctx context.Context, running *sync.WaitGroup) {
+	b.trySources()
 	b.collecting = true
 	defer b.tellAll()
 	for _, l := range b.sources {
@@ -352,6 +354,21 @@ func (b *backend) start(ctx context.Context, running *sync.WaitGroup) {
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// trySources warns of addresses that cannot be connected from.
+func (b *backend) trySources() {
+	for _, addr := range b.cfg.Dial.Source {
+		socket, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, 0))) // binds, and disturbs nobody
+		if err == nil {
+			_ = socket.Close()
+			continue
+		}
+		if call, ok := errors.AsType[*os.SyscallError](err); ok {
+			err = call.Err
+		}
+		b.log.Warn("cannot connect from dial.source; is it an address of this machine?", "source", addr, "err", err)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -184,4 +185,14 @@ func TestTroubleWithASourceIsLoggedNowAndThenAndSaysWhatItMeans(t *testing.T) {
 			t.Errorf("logged %q", got)
 		}
 	})
+}
+
+func TestASourceAddressOfAnotherMachineIsAWarningAtTheStart(t *testing.T) {
+	b, log := backendOf(t)
+	b.cfg.Dial.Source = []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("127.0.0.1")}
+	b.begin(t)
+	const want = `msg="cannot connect from dial.source; is it an address of this machine?" upstream=db source=192.0.2.1 err=`
+	if text := log.String(); !strings.Contains(text, want) || strings.Contains(text, "127.0.0.1") {
+		t.Errorf("logged\n%s", text)
+	}
 }
