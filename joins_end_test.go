@@ -223,6 +223,27 @@ func TestAHalfClosedPairHasItsOwnLimit(t *testing.T) {
 	})
 }
 
+// A server may think for long about a request of which the end was all it waited for.
+func TestAHalfClosedPairsTimeBeginsAtTheEndNotBefore(t *testing.T) {
+	atOnceOnEveryEngine(t, func(t testing.TB, e engine) {
+		s := e.join(t, &levee.Server{HalfClosedTimeout: soon}, e.itsUpstream())
+		var both sync.WaitGroup
+		for _, c := range []couple{s.answered(), s.answered().swapped()} {
+			both.Go(func() {
+				<-time.After(2 * soon)
+				if err := c.near.CloseWrite(); err != nil {
+					t.Fatal(err)
+				}
+				wantEOF(t, c.far)
+				<-time.After(soon / 2)
+				send(t, c.far, "at last")
+				want(t, c.near, "at last")
+			})
+		}
+		both.Wait()
+	})
+}
+
 func TestAHalfClosedPairMayBeSlowToTakeWhatItGets(t *testing.T) {
 	b := payload(16 << 20) // more than there is room for on the way
 	atOnceOnEveryEngine(t, func(t testing.TB, e engine) {

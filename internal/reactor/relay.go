@@ -344,6 +344,7 @@ func (l *loop) settlePair(near *Conn) bool {
 				c.set(endedFirst)
 			}
 			_ = unix.Shutdown(int(p.fd), unix.SHUT_WR) // fails if p has been reset, which shows by itself
+			l.touch(near)                              // as if the end were a byte
 			l.watchPair(near)
 		}
 	}
