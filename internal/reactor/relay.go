@@ -188,7 +188,7 @@ func (l *loop) moveByPipe(c, p *Conn) (n int, ok bool, err error) {
 		return 0, true, os.NewSyscallError("splice", err)
 	case n == 0:
 		l.pipes.give(pipe)
-		return 0, true, io.EOF
+		return 0, false, nil // the end, or urgent data with the end behind it: a read tells them apart
 	case n < bulkLeast:
 		c.clear(bulk)
 	}

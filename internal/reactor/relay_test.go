@@ -125,6 +125,24 @@ func TestJoinedConnectionsAreEachOthersPeer(t *testing.T) {
 	}
 }
 
+// A splice stops at urgent data, and looks like the end then if that is there as well.
+func TestWhatIsBehindUrgentDataComesBeforeTheEnd(t *testing.T) {
+	r := start(t, reactor.Options{})
+	for _, before := range []int{1, 32 << 10, 100_000} {
+		nearFD, near := tcp(t)
+		farFD, far := tcp(t)
+		must(t, unix.SetsockoptInt(nearFD, unix.SOL_SOCKET, unix.SO_RCVBUF, 1<<20)) // all has room there
+		b := random(before + 50_000)
+		near.Write(b[:before])
+		control(t, near, func(fd int) { must(t, unix.Send(fd, []byte("!"), unix.MSG_OOB)) })
+		near.Write(b[before:])
+		near.CloseWrite()
+		drained(near)
+		joinSockets(t, r, reactor.Limits{}, "", nearFD, farFD, near, far)
+		expectEnd(t, far, b)
+	}
+}
+
 func TestAPairThatCannotBeJoinedIsStillTheCallers(t *testing.T) {
 	r := start(t, reactor.Options{})
 	fd, peer := tcp(t)
