@@ -94,7 +94,8 @@ var errNoUpstream = errors.New("join: no upstream")
 type joint struct {
 	stream *stream
 	far    net.Conn
-	sock   *farSocket // nil if far has to be waited for with a buffer in hand
+	sock   *farSocket  // nil if far has to be waited for with a buffer in hand
+	watch  *stallWatch // over writes to far; nil if a deadline does
 
 	sent, received     atomic.Int64
 	sentAt, receivedAt atomic.Int64 // clock when what goes there, and comes from there, was read
@@ -168,6 +169,7 @@ const (
 func (s *stream) join(ctx context.Context, u Upstream) error {
 	far := netsOwn(u.Conn)
 	j := &joint{stream: s, far: far, sock: newFarSocket(far)}
+	j.watch = newStallWatch(j)
 	now := int64(s.wire.clock())
 	j.sentAt.Store(now)
 	j.receivedAt.Store(now + 1)
@@ -238,27 +240,29 @@ type farWriter struct{ *joint }
 
 // Write writes all of p, as long as the upstream takes some of it now and then.
 func (j farWriter) Write(p []byte) (done int, err error) {
-	limit := j.stream.conn.server.limits.writeStall
 	j.takes(&j.sentAt) // before its answer can come
 	defer j.hasMoved()
+	j.watch.begin()
+	defer j.watch.end()
+	limit := j.stream.conn.server.limits.writeStall
 	for {
-		if limit > 0 {
+		if limit > 0 && j.watch == nil {
 			_ = j.far.SetWriteDeadline(time.Now().Add(limit))
 		}
-		n, err := j.far.Write(p[done:])
+		n, err := j.far.Write(j.watch.piece(p[done:]))
 		done += n
 		j.sent.Add(int64(n))
 		switch {
+		case err == nil && done < len(p):
+			continue
 		case err == nil:
 			return done, nil
 		case j.stream.conn.over():
 			return done, net.ErrClosed
 		case isTimeout(err) && n > 0:
 			continue
-		case isTimeout(err):
-			j.stream.conn.ends(UpstreamStalled, nil)
-			abort(j.far) // what is not taken is not kept
-			abort(j.stream.wire.raw)
+		case isTimeout(err) && j.watch == nil:
+			j.stall()
 			return done, net.ErrClosed
 		}
 		j.farEnd.set(err)
@@ -401,6 +405,7 @@ func (j *joint) finish(ended func(UpstreamEnd)) (err error) {
 	case j.farFirst:
 		c.ends(UpstreamClosed, nil)
 	}
+	j.watch.stop()
 	j.closeFar()
 	j.mu.Lock()
 	j.over = true

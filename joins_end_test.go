@@ -344,6 +344,41 @@ func TestASlowReaderIsNotAStalledOne(t *testing.T) {
 	})
 }
 
+// The kernel calls a socket writable when a good part of its buffer is free. That may take
+// a slow upstream longer than it may stall; and where TLS lies above, no deadline may strike.
+func TestASlowUpstreamIsNotAStalledOne(t *testing.T) {
+	b := payload(300_000)
+	atOnceOnEveryEngine(t, func(t testing.TB, e engine) {
+		var all sync.WaitGroup
+		for _, to := range []upstreamKind{tcpUpstream, unixUpstream, tlsUpstream} {
+			all.Go(func() {
+				t := ofEngine{t, "to " + to.name}
+				l, dial := to.start(t)
+				t.Cleanup(func() { l.Close() })
+				s := e.joinAt(t, &levee.Server{WriteStallTimeout: soon}, e.listen(t), to, l, func(ctx context.Context) (net.Conn, error) {
+					c, err := dial(ctx)
+					if err == nil {
+						makeRoom(c)
+					}
+					return c, err
+				})
+				c := s.meet()
+				tighten(c.far)
+				go func() { // ends with the reading, or the connection
+					_, _ = c.near.Write(b)
+					_ = c.near.CloseWrite()
+				}()
+				got, err := readSlowly(c.far)
+				if err != io.EOF {
+					t.Errorf("after %d bytes: %v", len(got), err)
+				}
+				wantBytes(t, got, b)
+			})
+		}
+		all.Wait()
+	})
+}
+
 // readSlowly reads some KiB ten times a second.
 func readSlowly(c io.Reader) (got []byte, err error) {
 	ticker := time.NewTicker(100 * time.Millisecond)
