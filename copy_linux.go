@@ -216,6 +216,19 @@ func unixQueue(sock *net.UnixConn) (n uint64) {
 	return n
 }
 
+// awaitRoom waits until a socket has room for a few bytes.
+func awaitRoom(raw net.Conn) {
+	sock, ok := rawSocket(raw)
+	if !ok {
+		return
+	}
+	_ = raw.SetWriteDeadline(time.Time{})
+	_ = sock.Write(func(fd uintptr) bool { // fails when it is closed
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, 0) //nolint:gosec // descriptors are small
+		return n > 0 || err != nil && err != unix.EINTR
+	})
+}
+
 // pending reports whether a TCP socket has bytes that the peer has not taken.
 func pending(raw net.Conn) bool {
 	if sock, ok := raw.(*net.TCPConn); ok {

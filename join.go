@@ -222,11 +222,7 @@ func (j *joint) upload() {
 		case j.farEnd.get() != nil:
 			return // what it has sent before is on its way down
 		case err == io.EOF:
-			j.nearOver.Store(int64(s.wire.clock()))
-			if limit := s.conn.server.limits.halfClosed; limit > 0 {
-				_ = j.far.SetReadDeadline(time.Now().Add(limit))
-			}
-			_ = j.farEnd.tell(func() error { return closeWriteOf(j.far) }) // it has been noted
+			j.endFar()
 			return
 		}
 		j.nearEnd.set(s.wire.ended(err))
@@ -326,9 +322,28 @@ func (j *joint) moveDown() {
 	}
 }
 
+// endFar passes the client's end on.
+func (j *joint) endFar() {
+	if under := socketUnder(j.far); under != j.far { // crypto/tls gives its own end 5 seconds to be written
+		j.watch.begin()
+		awaitRoom(under)
+		j.watch.end()
+	}
+	j.nearOver.Store(int64(j.stream.wire.clock()))
+	if limit := j.stream.conn.server.limits.halfClosed; limit > 0 {
+		_ = j.far.SetReadDeadline(time.Now().Add(limit))
+	}
+	if err := j.farEnd.tell(func() error { return closeWriteOf(j.far) }); isTimeout(err) {
+		j.stall()
+	}
+}
+
 // endNear passes the upstream's end on.
 func (j *joint) endNear() {
 	s := j.stream
+	if s.tls != nil {
+		_ = s.endTLS() // first, as it may have to wait; why it fails shows again
+	}
 	err := j.nearEnd.tell(s.closeWrite)
 	if s.tls == nil && errors.Is(err, errors.ErrUnsupported) {
 		s.conn.ends(UpstreamClosed, nil) // a connection that cannot be closed by half is closed

@@ -268,16 +268,21 @@ func TestAPairThatIsStuckCanBeKilled(t *testing.T) {
 				}
 			})
 		}
-		for before := int64(-1); ; { // until nothing moves
-			read, _ := c.conn.Traffic()
-			if read == before {
-				break
-			}
-			before = read
-			<-time.After(50 * time.Millisecond)
-		}
+		untilQuiet(c.conn)
 		c.conn.Kill(nil)
 		s.cleanEnd(levee.Killed)
 		writing.Wait()
 	})
+}
+
+// untilQuiet waits until nothing moves.
+func untilQuiet(c *levee.Conn) {
+	for before := int64(-1); ; {
+		read, written := c.Traffic()
+		if read+written == before {
+			return
+		}
+		before = read + written
+		<-time.After(50 * time.Millisecond)
+	}
 }
