@@ -447,17 +447,10 @@ func (c *Conn) tellEnded(ended func(UpstreamEnd), end UpstreamEnd) {
 
 func (j *joint) closeFar() { _ = j.far.Close() }
 
-// leaveInQuiet ends a connection that was asked to leave when nothing has moved for
-// quietTime and the upstream has had the last word: as far as can be seen from here,
-// nobody waits for an answer then.
+// leaveInQuiet ends a connection that was asked to leave when it is at rest.
 func (j *joint) leaveInQuiet() {
 	s := j.stream
-	busy := j.inHand.Load() > 0 // first: once that is over, movedAt tells of it
-	asked, answered := j.sentAt.Load(), j.receivedAt.Load()
-	wait := quietTime + time.Duration(max(asked, answered, j.movedAt.Load())) - s.wire.clock()
-	if busy || asked > answered || pending(s.wire.raw) || pending(socketUnder(j.far)) {
-		wait = max(wait, quietTime)
-	}
+	wait := j.restsIn()
 	j.mu.Lock()
 	if j.over {
 		j.mu.Unlock()
@@ -475,6 +468,22 @@ func (j *joint) leaveInQuiet() {
 		_ = s.wire.Close()
 		j.closeFar()
 	}
+}
+
+// restsIn returns how long it takes until the connection is at rest if nothing happens
+// meanwhile: nothing has moved for quietTime, and the upstream has had the last word. As
+// far as can be seen from here, nobody waits for an answer then.
+func (j *joint) restsIn() time.Duration {
+	busy := j.inHand.Load() > 0 // first: once that is over, movedAt tells of it
+	for _, raw := range [...]net.Conn{j.stream.wire.raw, socketUnder(j.far)} {
+		busy = busy || pending(raw) || unread(raw) > 0
+	}
+	asked, answered := j.sentAt.Load(), j.receivedAt.Load()
+	wait := quietTime + time.Duration(max(asked, answered, j.movedAt.Load())) - j.stream.wire.clock()
+	if busy || asked > answered {
+		return max(wait, quietTime)
+	}
+	return wait
 }
 
 // awaitTaken waits until a peer has taken what the kernel holds for it, or does not.

@@ -437,26 +437,32 @@ func (l *loop) lookAtPair(near *Conn) bool {
 	return l.leaveInQuiet(near) && (near.is(gone) || l.settlePair(near))
 }
 
-// leaveInQuiet ends a pair that was asked to leave when nothing has moved for a moment
-// and the far side has had the last word: as far as can be seen from outside, nobody
-// waits for an answer then.
+// leaveInQuiet ends a pair that was asked to leave when it is at rest.
 func (l *loop) leaveInQuiet(near *Conn) bool {
 	if !near.is(leaving) || near.is(gone) {
 		return true
 	}
-	at := lastSent(near) + quietTime
-	if near.is(paused) || near.awaitsAnswer() || near.owesAny() || near.peer.owesAny() {
-		at = max(at, l.now+quietTime)
-	}
-	if l.now < at {
+	if at := l.restsAt(near); l.now < at {
 		l.wheel.put(near, at)
 		return true
 	}
 	return l.endPair(near, Left, nil)
 }
 
+// restsAt returns when a pair is at rest if nothing happens until then: nothing has moved
+// for a moment, and the far side has had the last word. As far as can be seen from
+// outside, nobody waits for an answer then.
+func (l *loop) restsAt(near *Conn) int64 {
+	at := lastSent(near) + quietTime
+	if near.is(paused) || near.awaitsAnswer() || near.busy() || near.peer.busy() {
+		at = max(at, l.now+quietTime)
+	}
+	return at
+}
+
 // awaitsAnswer reports whether the near one of a pair has sent something, and last.
 func (c *Conn) awaitsAnswer() bool { return c.active > c.peer.active && c.read.Load() > 0 }
 
-// owesAny is owes, or the kernel does.
-func (c *Conn) owesAny() bool { return c.owes() || sendQueue(int(c.fd)) > 0 }
+// busy reports whether bytes wait to be read, or for the peer to take them, be it here or
+// in the kernel.
+func (c *Conn) busy() bool { return c.owes() || sendQueue(int(c.fd)) > 0 || unread(int(c.fd)) > 0 }

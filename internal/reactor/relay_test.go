@@ -363,6 +363,26 @@ func TestAPairDoesNotLeaveBeforeItsLastBytesAreTaken(t *testing.T) {
 	j.endsAs(t, reactor.Left)
 }
 
+// What has arrived when a pair is asked to leave may be in the same batch.
+func TestAPairDoesNotLeaveOverBytesThatHaveArrived(t *testing.T) {
+	r := start(t, reactor.Options{Loops: 1})
+	j := join(t, r, reactor.Limits{}, "")
+	j.far.Write([]byte("welcome"))
+	expect(t, j.near, "welcome")
+	<-time.After(5500 * time.Millisecond) // longer than it has to be quiet
+	busy, more := make(chan struct{}), make(chan struct{})
+	j.Inspect(func(reactor.View) { close(busy); <-more })
+	<-busy
+	j.near.Write([]byte("one more"))
+	drained(j.near)
+	j.Leave()
+	close(more)
+	expect(t, j.far, "one more")
+	j.far.Write([]byte("as you like"))
+	expect(t, j.near, "as you like")
+	j.endsAs(t, reactor.Left)
+}
+
 func TestSilenceBeginsWhenTheLastBytesWereTaken(t *testing.T) {
 	r := start(t, reactor.Options{})
 	for name, halfClosed := range map[string]bool{"idle": false, "half-closed": true} {
