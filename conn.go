@@ -431,7 +431,7 @@ func (c *Conn) cut(reason CloseReason, cause error) *CloseError {
 	case onLoop:
 		c.looped.kill()
 	case s != nil:
-		if reason == WriteStalled {
+		if reason == WriteStalled || s.cutsJointShort() {
 			s.reset() // bytes that the peer will not take are not kept for it
 		}
 		_ = s.wire.Close()

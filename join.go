@@ -24,8 +24,9 @@ import (
 // connection gets ServeTCP, which is one line, [ServeJoined], and behaves the same.
 //
 // Each side gets what the other has sent, in full and before its end. A half-close is
-// passed on, and a reset as a reset. A side that takes nothing is not read for:
-// beside what the kernel holds, at most 32 KiB wait for it.
+// passed on, and a reset as a reset; what the server ends in the middle of something is
+// reset on both sides, as a close would look like an end. A side that takes nothing is
+// not read for: beside what the kernel holds, at most 32 KiB wait for it.
 //
 // Asked to leave, a joined connection does when nothing has moved for a second and the
 // upstream has had the last word.
@@ -115,9 +116,9 @@ type joint struct {
 type ending struct {
 	broken atomic.Pointer[error] // what went wrong with it first
 
-	mu   sync.Mutex // held while the stream to it is ended
-	told bool       // that it has been
-	over bool       // it has ended its own, in good order
+	mu   sync.Mutex  // held while the stream to it is ended
+	told atomic.Bool // that it has been
+	over bool        // it has ended its own, in good order
 }
 
 func (e *ending) set(err error) { e.broken.CompareAndSwap(nil, &err) }
@@ -137,7 +138,7 @@ func (e *ending) tell(closeWrite func() error) error {
 	if !e.over && reasonOf(err) != ReasonNone {
 		e.set(err)
 	}
-	e.told = err == nil
+	e.told.Store(err == nil)
 	return err
 }
 
@@ -152,7 +153,7 @@ func (e *ending) meaning(raw net.Conn, err error) error {
 	if broken := e.get(); broken != nil {
 		return broken
 	}
-	if !e.told && wasReset(socketUnder(raw)) { // once it has been told, nothing is written that could be
+	if !e.told.Load() && wasReset(socketUnder(raw)) { // once it has been told, nothing is written that could be
 		return os.NewSyscallError("read", syscall.ECONNRESET)
 	}
 	e.over = true
@@ -445,7 +446,20 @@ func (c *Conn) tellEnded(ended func(UpstreamEnd), end UpstreamEnd) {
 	}
 }
 
-func (j *joint) closeFar() { _ = j.far.Close() }
+func (j *joint) closeFar() {
+	if j.cutsShort(&j.farEnd) {
+		abort(j.far)
+		return
+	}
+	_ = j.far.Close()
+}
+
+// cutsShort reports whether a close would look like an end to one that has been told of
+// none: the connection was ended by neither side, in the middle of something.
+func (j *joint) cutsShort(e *ending) bool {
+	c := j.stream.conn
+	return c.over() && c.Reason() != UpstreamClosed && !e.told.Load() && j.restsIn() > 0
+}
 
 // leaveInQuiet ends a connection that was asked to leave when it is at rest.
 func (j *joint) leaveInQuiet() {

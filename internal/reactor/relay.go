@@ -374,12 +374,17 @@ func (l *loop) passReset(c *Conn) bool {
 	return l.endPair(near, cause, err)
 }
 
-// endPair closes both and tells the owner.
+// endPair closes both and tells the owner. Whoever has not been told of an end, as there
+// was none, is reset if it may come in the middle of something.
 func (l *loop) endPair(near *Conn, cause Cause, err error) bool {
+	stalled := cause == Stalled || cause == FarStalled // what is not taken is not kept
+	cut := cause != EOF && cause != FarEOF && l.restsAt(near) > l.now
 	for _, c := range [...]*Conn{near, near.peer} {
-		if cause == Stalled || cause == FarStalled { // what is not taken is not kept
+		if stalled || cut && !c.is(told) {
 			_ = unix.SetsockoptLinger(int(c.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 		}
+	}
+	for _, c := range [...]*Conn{near, near.peer} {
 		l.forget(c)
 		l.discardRest(c)
 		c.rest = nil

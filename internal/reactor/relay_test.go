@@ -199,6 +199,40 @@ func TestAPausedPairDoesNotLeave(t *testing.T) {
 	j.endsAs(t, reactor.Left)
 }
 
+// An end in the middle of something must not look like one in good order.
+func TestAPairThatIsKilledIsResetUnlessItRests(t *testing.T) {
+	r := start(t, reactor.Options{})
+	ends := func(j *joint, near, far error) {
+		t.Helper()
+		j.Kill()
+		if _, err := io.ReadAll(j.near); !errors.Is(err, near) {
+			t.Errorf("the near one ends with %v, want %v", err, near)
+		}
+		if _, err := io.ReadAll(j.far); !errors.Is(err, far) {
+			t.Errorf("the far one ends with %v, want %v", err, far)
+		}
+		j.endsAs(t, reactor.Killed)
+	}
+	answered := func() *joint {
+		j := join(t, r, reactor.Limits{}, "ask")
+		expect(t, j.far, "ask")
+		j.far.Write([]byte("answer"))
+		expect(t, j.near, "answer")
+		return j
+	}
+	resting, waiting := answered(), answered()
+	waiting.near.Write([]byte("ask"))
+	expect(t, waiting.far, "ask")
+	ends(answered(), syscall.ECONNRESET, syscall.ECONNRESET)
+	halfClosed := answered()
+	halfClosed.near.(*net.TCPConn).CloseWrite()
+	expectEnd(t, halfClosed.far, nil)
+	ends(halfClosed, syscall.ECONNRESET, nil) // the far one had all that there was
+	<-time.After(5500 * time.Millisecond)
+	ends(waiting, syscall.ECONNRESET, syscall.ECONNRESET)
+	ends(resting, nil, nil)
+}
+
 func TestAPairIsNotReleased(t *testing.T) {
 	r := start(t, reactor.Options{})
 	j := join(t, r, reactor.Limits{}, "")
