@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/levee-net/levee"
+	"github.com/levee-net/levee/internal/bare"
 	"github.com/levee-net/levee/leveetest"
 	"golang.org/x/sys/unix"
 )
@@ -270,6 +272,27 @@ func TestAConnectionThatCannotBeJoinedForWantOfFilesIsClosedOnce(t *testing.T) {
 		r.Close()
 		w.Close()
 		client.Close()
+	}
+}
+
+// A loop may refuse a pair, for want of memory or as the server ends. Its only descriptor
+// is needed then.
+func TestAPairThatNoLoopTakesIsJoinedByGoroutines(t *testing.T) {
+	for _, e := range engines[:2] {
+		t.Run(e.name, func(t *testing.T) {
+			leveetest.CheckLeaks(t)
+			srv := &levee.Server{}
+			l := listenTCP(t)
+			s := e.joinAt(t, srv, e.listen(t), tcpUpstream, l, func(ctx context.Context) (net.Conn, error) {
+				levee.CloseLoops(srv)
+				return bare.Dial(ctx, netip.AddrPort{}, l.Addr().(*net.TCPAddr).AddrPort())
+			})
+			s.rough.Store(true)
+			s.meet().converseBothWays(t, 100_000)
+			if reason := receive(t, s.over).Reason; reason != levee.ClientClosed && reason != levee.UpstreamClosed {
+				t.Errorf("ended as %v", reason)
+			}
+		})
 	}
 }
 

@@ -207,6 +207,13 @@ func (c *Conn) Detach() (fd int, ok bool) {
 	return fd, fd >= 0
 }
 
+// Attach takes back what Detach has given. The Conn is as it was then.
+func (c *Conn) Attach(fd int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fd = fd
+}
+
 // NetConn returns net's own connection, which c is from then on; nil if there is none.
 func (c *Conn) NetConn() net.Conn {
 	conn, _ := c.net()
