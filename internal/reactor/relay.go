@@ -126,8 +126,10 @@ func (l *loop) relay(c *Conn) bool {
 			}
 		case io.EOF:
 			c.set(ended)
-			if !c.is(broken) && pendingError(int(c.fd)) == unix.ECONNRESET { // behind the end
-				l.breaks(c, os.NewSyscallError("read", unix.ECONNRESET))
+			if !c.is(broken) {
+				if errno := pendingError(int(c.fd)); errno != 0 { // behind the end
+					l.breaks(c, os.NewSyscallError("read", errno))
+				}
 			}
 		default:
 			c.set(ended)
@@ -262,13 +264,22 @@ func (l *loop) resetAfterEnd(c *Conn) bool {
 }
 
 // pendingError returns what has broken a socket, and forgets it; 0 if nothing has. Behind
-// the end of the stream the kernel calls a reset a broken pipe.
+// the end of the stream the kernel calls a reset a broken pipe. What TCP was told on the
+// way, such as that a host is unreachable, it tells as well, and goes on all the same.
 func pendingError(fd int) unix.Errno {
 	code, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR) // fails for no socket
-	if errno := unix.Errno(code); errno != unix.EPIPE {               //nolint:gosec // errors are small
+	switch errno := unix.Errno(code); errno {                         //nolint:gosec // errors are small
+	case 0, unix.ECONNRESET:
+		return errno
+	case unix.EPIPE:
+		return unix.ECONNRESET
+	default:
+		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err == nil && info.State != unix.BPF_TCP_CLOSE {
+			return 0
+		}
 		return errno
 	}
-	return unix.ECONNRESET
 }
 
 // breaks notes that c's socket has failed: it takes nothing more.
@@ -361,7 +372,7 @@ func (l *loop) settlePair(near *Conn) bool {
 // sent before.
 func (l *loop) passReset(c *Conn) bool {
 	near, p := c.near(), c.peer
-	waits := !p.is(broken) && sendQueue(int(p.fd)) > 0 && pendingError(int(p.fd)) != unix.ECONNRESET
+	waits := !p.is(broken) && sendQueue(int(p.fd)) > 0 && pendingError(int(p.fd)) == 0
 	if waits && l.now-lastSent(near) < deliverFor {
 		l.wheel.put(near, l.now)
 		return true

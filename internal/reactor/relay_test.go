@@ -457,6 +457,26 @@ func TestAResetAfterALongWaitStillComesBehindTheBytes(t *testing.T) {
 	j.endsAs(t, reactor.FarIOError)
 }
 
+// The kernel gives up on a peer that has closed its side and does not take what is sent to
+// it. That shows at the end of its stream, and only there.
+func TestAPeerThatIsLostBehindItsEndHasFailed(t *testing.T) {
+	r := start(t, reactor.Options{})
+	j, nearFD := joinOverNarrow(t, r, reactor.Limits{})
+	j.leaveInKernel(t, nearFD)
+	j.Pause()
+	j.view(t)
+	must(t, unix.SetsockoptInt(nearFD, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 200))
+	j.near.(*net.TCPConn).CloseWrite()
+	eventually(t, "the kernel has given up", func() bool {
+		info, err := unix.GetsockoptTCPInfo(nearFD, unix.IPPROTO_TCP, unix.TCP_INFO)
+		return err == nil && info.State == tcpClose
+	})
+	j.Resume()
+	if end := j.endsAs(t, reactor.IOError); !errors.Is(end.err, syscall.ETIMEDOUT) {
+		t.Errorf("ended with %v", end.err)
+	}
+}
+
 func TestAResetBehindAHalfCloseEndsAPairAtOnce(t *testing.T) {
 	r := start(t, reactor.Options{})
 	for name, test := range map[string]struct {
