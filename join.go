@@ -103,7 +103,7 @@ type joint struct {
 	movedAt            atomic.Int64 // clock when some of it had been written
 	inHand             atomic.Int32 // directions that have bytes to write
 
-	nearOver        atomic.Int64 // clock when the client closed its side, 0 before
+	nearOver        atomic.Int64 // clock when the upstream had got all that it gets, 0 before
 	farFirst        bool         // the upstream had closed its own by then
 	nearEnd, farEnd ending       // of the sockets
 
@@ -220,8 +220,9 @@ func (j *joint) upload() {
 			continue
 		case s.conn.over():
 			return
-		case j.farEnd.get() != nil:
-			return // what it has sent before is on its way down
+		case j.farEnd.get() != nil: // what it has sent before is on its way down
+			j.limitSilence()
+			return
 		case err == io.EOF:
 			j.endFar()
 			return
@@ -330,12 +331,17 @@ func (j *joint) endFar() {
 		awaitRoom(under)
 		j.watch.end()
 	}
+	j.limitSilence()
+	if err := j.farEnd.tell(func() error { return closeWriteOf(j.far) }); isTimeout(err) {
+		j.stall()
+	}
+}
+
+// limitSilence has the upstream, which gets no more, say what it has to within the limit.
+func (j *joint) limitSilence() {
 	j.nearOver.Store(int64(j.stream.wire.clock()))
 	if limit := j.stream.conn.server.limits.halfClosed; limit > 0 {
 		_ = j.far.SetReadDeadline(time.Now().Add(limit))
-	}
-	if err := j.farEnd.tell(func() error { return closeWriteOf(j.far) }); isTimeout(err) {
-		j.stall()
 	}
 }
 

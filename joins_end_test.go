@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -153,6 +154,37 @@ func TestAServerThatAnswersEarlyIsHeard(t *testing.T) {
 			if p.Reason != levee.UpstreamReset && p.Reason != levee.UpstreamClosed {
 				t.Errorf("ended as %v (%v)", p.Reason, p.Err)
 			}
+		}
+	})
+}
+
+// A Unix socket may take no more and still have something to say.
+func TestAnUpstreamThatTakesNoMoreIsHeard(t *testing.T) {
+	atOnceOnEveryEngine(t, func(t testing.TB, e engine) {
+		if runtime.GOOS != "linux" && runtime.GOOS != "darwin" {
+			return
+		}
+		answers, silent := e.join(t, &levee.Server{}, unixUpstream), e.join(t, &levee.Server{HalfClosedTimeout: soon}, unixUpstream)
+		for _, s := range []*joins{answers, silent} {
+			c := s.answered()
+			if err := c.far.(*net.UnixConn).CloseRead(); err != nil {
+				t.Fatal(err)
+			}
+			send(t, c.near, "what nobody reads")
+			if s == answers {
+				<-time.After(soon / 2)
+				b := payload(100_000)
+				send(t, c.far, string(b[:10]))
+				<-time.After(soon / 2)
+				send(t, c.far, string(b[10:]))
+				c.far.Close()
+				got, _ := readRandomly(newRandom(), c.near)
+				wantBytes(t, got, b)
+				s.end(levee.UpstreamReset)
+				continue
+			}
+			wantEnd(t, c.near)
+			s.end(levee.HalfClosedTimeout)
 		}
 	})
 }

@@ -21,8 +21,9 @@ import (
 
 // What the bits of calls, which a pair has none of, mean for one.
 const (
-	bulk       = slow   // a read has filled its buffer: the next bytes go through a pipe
-	endedFirst = proven // before its peer
+	bulk       = slow    // a read has filled its buffer: the next bytes go through a pipe
+	endedFirst = proven  // before its peer
+	deaf       = refused // broken, as it takes no more; but it may have more to say
 )
 
 const (
@@ -121,7 +122,7 @@ func (l *loop) relay(c *Conn) bool {
 		case nil:
 		case unix.EAGAIN:
 			c.clear(readable)
-			if c.is(broken) {
+			if c.is(broken) && !c.is(deaf) {
 				c.set(ended)
 			}
 		case io.EOF:
@@ -245,10 +246,15 @@ func (l *loop) touch(near *Conn) {
 func lastSent(near *Conn) int64 { return max(near.active, near.peer.active) }
 
 // failed notes that a write to c has failed. What it has sent before is still to be
-// read; the kernel has told of the error and will show an end of stream.
+// read; the kernel has told of the error and will show an end of stream. Unless it is a
+// Unix socket that was shut down for reading: that may go on to send.
 func (l *loop) failed(c *Conn, err error) {
 	c.set(readable | uneven)
+	if err == unix.EPIPE && isUnix(int(c.fd)) {
+		c.set(deaf)
+	}
 	l.breaks(c, os.NewSyscallError("write", err))
+	l.watchPair(c.near())
 }
 
 // resetAfterEnd passes on that c, which has ended its stream already, has failed.
@@ -429,6 +435,8 @@ func (l *loop) patienceWith(near *Conn) (since int64, limit time.Duration, cause
 		return owing.rest.since, limits.WriteStall, cause
 	case near.is(paused):
 		return l.now, limits.Idle, Idle
+	case near.isHeard() || far.isHeard():
+		return lastSent(near), limits.HalfClosed, HalfClosed
 	case near.is(broken) || far.is(broken):
 		if !owing.owes() {
 			return 0, 0, 0 // passReset's patience is its own
@@ -438,6 +446,9 @@ func (l *loop) patienceWith(near *Conn) (since int64, limit time.Duration, cause
 	}
 	return lastSent(near), limits.Idle, Idle
 }
+
+// isHeard reports whether c takes no more, and all that is waited for is what it has to say.
+func (c *Conn) isHeard() bool { return c.is(deaf) && !c.is(ended) && !c.peer.owes() }
 
 // lookAtPair sees whether a pair's time is over.
 func (l *loop) lookAtPair(near *Conn) bool {
