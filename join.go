@@ -28,8 +28,8 @@ import (
 // reset on both sides, as a close would look like an end. A side that takes nothing is
 // not read for: beside what the kernel holds, at most 32 KiB wait for it.
 //
-// Asked to leave, a joined connection does when nothing has moved for a second and the
-// upstream has had the last word.
+// Asked to leave, a joined connection does when nothing has moved for five seconds and
+// the upstream has had the last word.
 type Joiner interface {
 	Handler
 
