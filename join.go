@@ -28,6 +28,11 @@ import (
 // reset on both sides, as a close would look like an end. A side that takes nothing is
 // not read for: beside what the kernel holds, at most 32 KiB wait for it.
 //
+// Over TLS, either side that closes without a close_notify ends like one that has sent it,
+// if that is between two records: crypto/tls does not tell them apart. What has to be safe
+// from being cut short in between (RFC 8446, section 6.1) needs a protocol that says where
+// its messages end.
+//
 // Asked to leave, a joined connection does when nothing has moved for five seconds and
 // the upstream has had the last word.
 type Joiner interface {
