@@ -432,7 +432,7 @@ func (c *Conn) cut(reason CloseReason, cause error) *CloseError {
 		c.looped.kill()
 	case s != nil:
 		if reason == WriteStalled || s.cutsJointShort() {
-			s.reset() // bytes that the peer will not take are not kept for it
+			s.reset() // bytes that the peer will not take are not kept for it, and a part is not to look like all
 		}
 		_ = s.wire.Close()
 	}
