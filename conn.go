@@ -431,8 +431,8 @@ func (c *Conn) cut(reason CloseReason, cause error) *CloseError {
 	case onLoop:
 		c.looped.kill()
 	case s != nil:
-		if reason == WriteStalled {
-			s.reset() // bytes that the peer will not take are not kept for it
+		if reason == WriteStalled || s.cutsJointShort() {
+			s.reset() // bytes that the peer will not take are not kept for it, and a part is not to look like all
 		}
 		_ = s.wire.Close()
 	}

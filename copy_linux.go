@@ -189,6 +189,46 @@ func sendQueue(sock *net.TCPConn) (pending bool, acked uint64) {
 	return false, 0
 }
 
+// taken returns a figure that another one follows when a socket's peer has taken bytes.
+// It is not ok if the kernel does not tell.
+func taken(raw net.Conn) (figure uint64, ok bool) {
+	switch sock := raw.(type) {
+	case *net.TCPConn:
+		_, figure = sendQueue(sock)
+		return figure, true
+	case *net.UnixConn:
+		return unixQueue(sock), true
+	}
+	return 0, false
+}
+
+// unixQueue returns how many bytes, with what the kernel needs around them, wait for a
+// Unix socket's peer.
+func unixQueue(sock *net.UnixConn) (n uint64) {
+	raw, err := sock.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = raw.Control(func(fd uintptr) {
+		queue, _ := unix.IoctlGetUint32(int(fd), unix.SIOCOUTQ) // fails for no socket that is a stream
+		n = uint64(queue)
+	})
+	return n
+}
+
+// awaitRoom waits until a socket has room for a few bytes.
+func awaitRoom(raw net.Conn) {
+	sock, ok := rawSocket(raw)
+	if !ok {
+		return
+	}
+	_ = raw.SetWriteDeadline(time.Time{})
+	_ = sock.Write(func(fd uintptr) bool { // fails when it is closed
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}, 0) //nolint:gosec // descriptors are small
+		return n > 0 || err != nil && err != unix.EINTR
+	})
+}
+
 // pending reports whether a TCP socket has bytes that the peer has not taken.
 func pending(raw net.Conn) bool {
 	if sock, ok := raw.(*net.TCPConn); ok {

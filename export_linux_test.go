@@ -17,3 +17,9 @@ const (
 	placeSize = 3 * 8
 	Size      = unsafe.Sizeof(Conn{})
 )
+
+// CloseLoops has s's event loops take no connection any more.
+func CloseLoops(s *Server) {
+	s.eventLoops()
+	s.closeLoops()
+}

@@ -24,11 +24,17 @@ import (
 // connection gets ServeTCP, which is one line, [ServeJoined], and behaves the same.
 //
 // Each side gets what the other has sent, in full and before its end. A half-close is
-// passed on, and a reset as a reset. A side that takes nothing is not read for:
-// beside what the kernel holds, at most 32 KiB wait for it.
+// passed on, and a reset as a reset; what the server ends in the middle of something is
+// reset on both sides, as a close would look like an end. A side that takes nothing is
+// not read for: beside what the kernel holds, at most 32 KiB wait for it.
 //
-// Asked to leave, a joined connection does when nothing has moved for a second and the
-// upstream has had the last word.
+// Over TLS, either side that closes without a close_notify ends like one that has sent it,
+// if that is between two records: crypto/tls does not tell them apart. What has to be safe
+// from being cut short in between (RFC 8446, section 6.1) needs a protocol that says where
+// its messages end.
+//
+// Asked to leave, a joined connection does when nothing has moved for five seconds and
+// the upstream has had the last word.
 type Joiner interface {
 	Handler
 
@@ -95,14 +101,15 @@ var errNoUpstream = errors.New("join: no upstream")
 type joint struct {
 	stream *stream
 	far    net.Conn
-	sock   *farSocket // nil if far has to be waited for with a buffer in hand
+	sock   *farSocket  // nil if far has to be waited for with a buffer in hand
+	watch  *stallWatch // over writes to far; nil if a deadline does
 
 	sent, received     atomic.Int64
 	sentAt, receivedAt atomic.Int64 // clock when what goes there, and comes from there, was read
 	movedAt            atomic.Int64 // clock when some of it had been written
 	inHand             atomic.Int32 // directions that have bytes to write
 
-	nearOver        atomic.Int64           // clock when the client closed its side, 0 before
+	nearOver        atomic.Int64           // clock when the upstream had got all that it gets, 0 before
 	first           atomic.Pointer[ending] // the one of the two that was over or broken before the other
 	nearEnd, farEnd ending                 // of the sockets
 
@@ -115,9 +122,9 @@ type joint struct {
 type ending struct {
 	broken atomic.Pointer[error] // what went wrong with it first
 
-	mu   sync.Mutex // held while the stream to it is ended
-	told bool       // that it has been
-	over bool       // it has ended its own, in good order
+	mu   sync.Mutex  // held while the stream to it is ended
+	told atomic.Bool // that it has been
+	over bool        // it has ended its own, in good order
 }
 
 func (e *ending) set(err error) { e.broken.CompareAndSwap(nil, &err) }
@@ -137,7 +144,7 @@ func (e *ending) tell(closeWrite func() error) error {
 	if !e.over && reasonOf(err) != ReasonNone {
 		e.set(err)
 	}
-	e.told = err == nil
+	e.told.Store(err == nil)
 	return err
 }
 
@@ -152,7 +159,7 @@ func (e *ending) meaning(raw net.Conn, err error) error {
 	if broken := e.get(); broken != nil {
 		return broken
 	}
-	if !e.told && wasReset(socketUnder(raw)) { // once it has been told, nothing is written that could be
+	if !e.told.Load() && wasReset(socketUnder(raw)) { // once it has been told, nothing is written that could be
 		return os.NewSyscallError("read", syscall.ECONNRESET)
 	}
 	e.over = true
@@ -169,6 +176,7 @@ const (
 func (s *stream) join(ctx context.Context, u Upstream) error {
 	far := netsOwn(u.Conn)
 	j := &joint{stream: s, far: far, sock: newFarSocket(far)}
+	j.watch = newStallWatch(j)
 	now := int64(s.wire.clock())
 	j.sentAt.Store(now)
 	j.receivedAt.Store(now + 1)
@@ -218,15 +226,12 @@ func (j *joint) upload() {
 			continue
 		case s.conn.over():
 			return
-		case j.farEnd.get() != nil:
-			return // what it has sent before is on its way down
+		case j.farEnd.get() != nil: // what it has sent before is on its way down
+			j.limitSilence()
+			return
 		case err == io.EOF:
 			j.noteEnd(&j.nearEnd)
-			j.nearOver.Store(int64(s.wire.clock()))
-			if limit := s.conn.server.limits.halfClosed; limit > 0 {
-				_ = j.far.SetReadDeadline(time.Now().Add(limit))
-			}
-			_ = j.farEnd.tell(func() error { return closeWriteOf(j.far) }) // it has been noted
+			j.endFar()
 			return
 		}
 		j.noteEnd(&j.nearEnd)
@@ -241,27 +246,29 @@ type farWriter struct{ *joint }
 
 // Write writes all of p, as long as the upstream takes some of it now and then.
 func (j farWriter) Write(p []byte) (done int, err error) {
-	limit := j.stream.conn.server.limits.writeStall
 	j.takes(&j.sentAt) // before its answer can come
 	defer j.hasMoved()
+	j.watch.begin()
+	defer j.watch.end()
+	limit := j.stream.conn.server.limits.writeStall
 	for {
-		if limit > 0 {
+		if limit > 0 && j.watch == nil {
 			_ = j.far.SetWriteDeadline(time.Now().Add(limit))
 		}
-		n, err := j.far.Write(p[done:])
+		n, err := j.far.Write(j.watch.piece(p[done:]))
 		done += n
 		j.sent.Add(int64(n))
 		switch {
+		case err == nil && done < len(p):
+			continue
 		case err == nil:
 			return done, nil
 		case j.stream.conn.over():
 			return done, net.ErrClosed
 		case isTimeout(err) && n > 0:
 			continue
-		case isTimeout(err):
-			j.stream.conn.ends(UpstreamStalled, nil)
-			abort(j.far) // what is not taken is not kept
-			abort(j.stream.wire.raw)
+		case isTimeout(err) && j.watch == nil:
+			j.stall()
 			return done, net.ErrClosed
 		}
 		j.noteEnd(&j.farEnd)
@@ -331,9 +338,33 @@ func (j *joint) moveDown() {
 	}
 }
 
+// endFar passes the client's end on.
+func (j *joint) endFar() {
+	if under := socketUnder(j.far); under != j.far { // crypto/tls gives its own end 5 seconds to be written
+		j.watch.begin()
+		awaitRoom(under)
+		j.watch.end()
+	}
+	j.limitSilence()
+	if err := j.farEnd.tell(func() error { return closeWriteOf(j.far) }); isTimeout(err) {
+		j.stall()
+	}
+}
+
+// limitSilence has the upstream, which gets no more, say what it has to within the limit.
+func (j *joint) limitSilence() {
+	j.nearOver.Store(int64(j.stream.wire.clock()))
+	if limit := j.stream.conn.server.limits.halfClosed; limit > 0 {
+		_ = j.far.SetReadDeadline(time.Now().Add(limit))
+	}
+}
+
 // endNear passes the upstream's end on.
 func (j *joint) endNear() {
 	s := j.stream
+	if s.tls != nil {
+		_ = s.endTLS() // first, as it may have to wait; why it fails shows again
+	}
 	err := j.nearEnd.tell(s.closeWrite)
 	if s.tls == nil && errors.Is(err, errors.ErrUnsupported) {
 		s.conn.ends(UpstreamClosed, nil) // a connection that cannot be closed by half is closed
@@ -410,6 +441,7 @@ func (j *joint) finish(ended func(UpstreamEnd)) (err error) {
 	case j.first.Load() == &j.farEnd:
 		c.ends(UpstreamClosed, nil)
 	}
+	j.watch.stop()
 	j.closeFar()
 	j.mu.Lock()
 	j.over = true
@@ -436,19 +468,25 @@ func (c *Conn) tellEnded(ended func(UpstreamEnd), end UpstreamEnd) {
 	}
 }
 
-func (j *joint) closeFar() { _ = j.far.Close() }
+func (j *joint) closeFar() {
+	if j.cutsShort(&j.farEnd) {
+		abort(j.far)
+		return
+	}
+	_ = j.far.Close()
+}
 
-// leaveInQuiet ends a connection that was asked to leave when nothing has moved for
-// quietTime and the upstream has had the last word: as far as can be seen from here,
-// nobody waits for an answer then.
+// cutsShort reports whether a close would look like an end to one that has been told of
+// none: the connection was ended by neither side, in the middle of something.
+func (j *joint) cutsShort(e *ending) bool {
+	c := j.stream.conn
+	return c.over() && c.Reason() != UpstreamClosed && !e.told.Load() && j.restsIn() > 0
+}
+
+// leaveInQuiet ends a connection that was asked to leave when it is at rest.
 func (j *joint) leaveInQuiet() {
 	s := j.stream
-	busy := j.inHand.Load() > 0 // first: once that is over, movedAt tells of it
-	asked, answered := j.sentAt.Load(), j.receivedAt.Load()
-	wait := quietTime + time.Duration(max(asked, answered, j.movedAt.Load())) - s.wire.clock()
-	if busy || asked > answered || pending(s.wire.raw) || pending(socketUnder(j.far)) {
-		wait = max(wait, quietTime)
-	}
+	wait := j.restsIn()
 	j.mu.Lock()
 	if j.over {
 		j.mu.Unlock()
@@ -466,6 +504,22 @@ func (j *joint) leaveInQuiet() {
 		_ = s.wire.Close()
 		j.closeFar()
 	}
+}
+
+// restsIn returns how long it takes until the connection is at rest if nothing happens
+// meanwhile: nothing has moved for quietTime, and the upstream has had the last word. As
+// far as can be seen from here, nobody waits for an answer then.
+func (j *joint) restsIn() time.Duration {
+	busy := j.inHand.Load() > 0 // first: once that is over, movedAt tells of it
+	for _, raw := range [...]net.Conn{j.stream.wire.raw, socketUnder(j.far)} {
+		busy = busy || pending(raw) || unread(raw) > 0
+	}
+	asked, answered := j.sentAt.Load(), j.receivedAt.Load()
+	wait := quietTime + time.Duration(max(asked, answered, j.movedAt.Load())) - j.stream.wire.clock()
+	if busy || asked > answered {
+		return max(wait, quietTime)
+	}
+	return wait
 }
 
 // awaitTaken waits until a peer has taken what the kernel holds for it, or does not.

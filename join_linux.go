@@ -61,29 +61,30 @@ func (c *Conn) joinOnLoop(u Upstream) (moved bool) {
 		}()
 		uneven = uneven || isUnixConn(s.wire.raw)
 	}
-	far := farDescriptor(u.Conn)
+	far, giveBack := farDescriptor(u.Conn)
 	if far < 0 {
 		return false
 	}
 	if !c.handPairTo(loops, near, far, uneven, u.Ended) {
-		_ = unix.Close(far)
+		giveBack(far)
 		return false
 	}
 	_ = u.Conn.Close() // takes the socket's first descriptor out of Go's poller
 	return true
 }
 
-// farDescriptor returns a descriptor for an event loop, or -1. It may be conn's only one.
-func farDescriptor(conn net.Conn) int {
+// farDescriptor returns a descriptor for an event loop, or -1, and what takes it back. It
+// may be conn's only one.
+func farDescriptor(conn net.Conn) (fd int, giveBack func(fd int)) {
 	if b, ok := conn.(*bare.Conn); ok {
 		if fd, ok := b.Detach(); ok {
-			return fd
+			return fd, b.Attach
 		}
 	}
 	if sock, ok := rawSocket(netsOwn(conn)); ok {
-		return duplicate(sock)
+		return duplicate(sock), func(fd int) { _ = unix.Close(fd) }
 	}
-	return -1
+	return -1, nil
 }
 
 func isUnixConn(conn net.Conn) bool {

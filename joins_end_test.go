@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -200,6 +201,37 @@ func TestAServerThatAnswersEarlyIsHeard(t *testing.T) {
 	})
 }
 
+// A Unix socket may take no more and still have something to say.
+func TestAnUpstreamThatTakesNoMoreIsHeard(t *testing.T) {
+	atOnceOnEveryEngine(t, func(t testing.TB, e engine) {
+		if runtime.GOOS != "linux" && runtime.GOOS != "darwin" {
+			return
+		}
+		answers, silent := e.join(t, &levee.Server{}, unixUpstream), e.join(t, &levee.Server{HalfClosedTimeout: soon}, unixUpstream)
+		for _, s := range []*joins{answers, silent} {
+			c := s.answered()
+			if err := c.far.(*net.UnixConn).CloseRead(); err != nil {
+				t.Fatal(err)
+			}
+			send(t, c.near, "what nobody reads")
+			if s == answers {
+				<-time.After(soon / 2)
+				b := payload(100_000)
+				send(t, c.far, string(b[:10]))
+				<-time.After(soon / 2)
+				send(t, c.far, string(b[10:]))
+				c.far.Close()
+				got, _ := readRandomly(newRandom(), c.near)
+				wantBytes(t, got, b)
+				s.end(levee.UpstreamReset)
+				continue
+			}
+			wantEnd(t, c.near)
+			s.end(levee.HalfClosedTimeout)
+		}
+	})
+}
+
 // soon is a short limit of these tests.
 const soon = time.Second
 
@@ -263,6 +295,27 @@ func TestAHalfClosedPairHasItsOwnLimit(t *testing.T) {
 			}
 			s.cleanEnd(levee.HalfClosedTimeout)
 		})
+	})
+}
+
+// A server may think for long about a request of which the end was all it waited for.
+func TestAHalfClosedPairsTimeBeginsAtTheEndNotBefore(t *testing.T) {
+	atOnceOnEveryEngine(t, func(t testing.TB, e engine) {
+		s := e.join(t, &levee.Server{HalfClosedTimeout: soon}, e.itsUpstream())
+		var both sync.WaitGroup
+		for _, c := range []couple{s.answered(), s.answered().swapped()} {
+			both.Go(func() {
+				<-time.After(2 * soon)
+				if err := c.near.CloseWrite(); err != nil {
+					t.Fatal(err)
+				}
+				wantEOF(t, c.far)
+				<-time.After(soon / 2)
+				send(t, c.far, "at last")
+				want(t, c.near, "at last")
+			})
+		}
+		both.Wait()
 	})
 }
 
@@ -363,6 +416,41 @@ func TestASlowReaderIsNotAStalledOne(t *testing.T) {
 		c.near.Close()
 		c.far.Close()
 		receive(t, s.over)
+	})
+}
+
+// The kernel calls a socket writable when a good part of its buffer is free. That may take
+// a slow upstream longer than it may stall; and where TLS lies above, no deadline may strike.
+func TestASlowUpstreamIsNotAStalledOne(t *testing.T) {
+	b := payload(300_000)
+	atOnceOnEveryEngine(t, func(t testing.TB, e engine) {
+		var all sync.WaitGroup
+		for _, to := range []upstreamKind{tcpUpstream, unixUpstream, tlsUpstream} {
+			all.Go(func() {
+				t := ofEngine{t, "to " + to.name}
+				l, dial := to.start(t)
+				t.Cleanup(func() { l.Close() })
+				s := e.joinAt(t, &levee.Server{WriteStallTimeout: soon}, e.listen(t), to, l, func(ctx context.Context) (net.Conn, error) {
+					c, err := dial(ctx)
+					if err == nil {
+						makeRoom(c)
+					}
+					return c, err
+				})
+				c := s.meet()
+				tighten(c.far)
+				go func() { // ends with the reading, or the connection
+					_, _ = c.near.Write(b)
+					_ = c.near.CloseWrite()
+				}()
+				got, err := readSlowly(c.far)
+				if err != io.EOF {
+					t.Errorf("after %d bytes: %v", len(got), err)
+				}
+				wantBytes(t, got, b)
+			})
+		}
+		all.Wait()
 	})
 }
 

@@ -244,12 +244,15 @@ func TestAPanicOfAnUpstreamsConnectionEndsThatPairAlone(t *testing.T) {
 				to := memoryUpstream // which no event loop can have
 				l, dial := to.start(t)
 				t.Cleanup(func() { l.Close() })
+				connected := make(chan struct{}) // or the client might find itself reset before it knows that it is
 				s := e.joinAt(t, &levee.Server{}, e.listen(t), to, l, func(ctx context.Context) (_ net.Conn, err error) {
+					<-connected
 					c := fault
 					c.Conn, err = dial(ctx)
 					return c, err
 				})
 				near := s.dial()
+				close(connected)
 				_, _ = io.WriteString(near, "hello\n") // which may be too late
 				wantEnd(t, near)
 				wantEnd(t, after(s.accept(), "hello\n"))

@@ -256,6 +256,45 @@ func TestAPairIsEndedAtOnceByWhoeverMay(t *testing.T) {
 	}
 }
 
+// What was sent so far is not all that there would have been: nobody is to take it for that.
+func TestAPairThatIsCutInTheMiddleIsReset(t *testing.T) {
+	for name, cut := range map[string]func(s *joins, c *levee.Conn){
+		"Kill":         func(_ *joins, c *levee.Conn) { c.Kill(nil) },
+		"Close":        func(_ *joins, c *levee.Conn) { c.Close() },
+		"Server.Close": func(s *joins, _ *levee.Conn) { s.Close() },
+		"Shutdown":     func(s *joins, _ *levee.Conn) { s.shutDown(10 * time.Millisecond) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			onEveryJoint(t, func(t *testing.T, e engine, to upstreamKind) {
+				s := e.join(t, &levee.Server{}, to)
+				c := s.answered()
+				cut(s, c.conn)
+				if s.canReset(true) {
+					wantReset(t, c.near, nil)
+				}
+				if s.canReset(false) {
+					wantReset(t, c.far, nil)
+				}
+				receive(t, s.over)
+			})
+		})
+	}
+}
+
+func TestAPairThatIsCutAtRestEndsInGoodOrder(t *testing.T) {
+	atOnceOnEveryEngine(t, func(t testing.TB, e engine) {
+		s := e.join(t, &levee.Server{}, tcpUpstream)
+		c := s.answered()
+		<-time.After(6 * time.Second)
+		c.conn.Kill(nil)
+		wantEOF(t, c.far)
+		if !e.tls { // which has words of its own for an end in good order
+			wantEOF(t, c.near)
+		}
+		s.cleanEnd(levee.Killed)
+	})
+}
+
 func TestAPairThatIsStuckCanBeKilled(t *testing.T) {
 	onEveryJoint(t, func(t *testing.T, e engine, to upstreamKind) {
 		s := e.join(t, &levee.Server{}, to)
@@ -268,16 +307,21 @@ func TestAPairThatIsStuckCanBeKilled(t *testing.T) {
 				}
 			})
 		}
-		for before := int64(-1); ; { // until nothing moves
-			read, _ := c.conn.Traffic()
-			if read == before {
-				break
-			}
-			before = read
-			<-time.After(50 * time.Millisecond)
-		}
+		untilQuiet(c.conn)
 		c.conn.Kill(nil)
 		s.cleanEnd(levee.Killed)
 		writing.Wait()
 	})
+}
+
+// untilQuiet waits until nothing moves.
+func untilQuiet(c *levee.Conn) {
+	for before := int64(-1); ; {
+		read, written := c.Traffic()
+		if read+written == before {
+			return
+		}
+		before = read + written
+		<-time.After(50 * time.Millisecond)
+	}
 }

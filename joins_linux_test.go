@@ -2,10 +2,12 @@ package levee_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,6 +18,7 @@ import (
 	"time"
 
 	"github.com/levee-net/levee"
+	"github.com/levee-net/levee/internal/bare"
 	"github.com/levee-net/levee/leveetest"
 	"golang.org/x/sys/unix"
 )
@@ -270,4 +273,83 @@ func TestAConnectionThatCannotBeJoinedForWantOfFilesIsClosedOnce(t *testing.T) {
 		w.Close()
 		client.Close()
 	}
+}
+
+// A loop may refuse a pair, for want of memory or as the server ends. Its only descriptor
+// is needed then.
+func TestAPairThatNoLoopTakesIsJoinedByGoroutines(t *testing.T) {
+	for _, e := range engines[:2] {
+		t.Run(e.name, func(t *testing.T) {
+			leveetest.CheckLeaks(t)
+			srv := &levee.Server{}
+			l := listenTCP(t)
+			s := e.joinAt(t, srv, e.listen(t), tcpUpstream, l, func(ctx context.Context) (net.Conn, error) {
+				levee.CloseLoops(srv)
+				return bare.Dial(ctx, netip.AddrPort{}, l.Addr().(*net.TCPAddr).AddrPort())
+			})
+			s.rough.Store(true)
+			s.meet().converseBothWays(t, 100_000)
+			if reason := receive(t, s.over).Reason; reason != levee.ClientClosed && reason != levee.UpstreamClosed {
+				t.Errorf("ended as %v", reason)
+			}
+		})
+	}
+}
+
+// sendBuffer sets how much may wait for a socket's peer.
+func sendBuffer(t testing.TB, socket syscall.Conn, size int) {
+	raw, err := socket.SyscallConn()
+	if err == nil {
+		err = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_SNDBUF, size) })
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// crypto/tls gives its own end 5 seconds to be written, and then gives it up. A Unix
+// socket that is full has room for nothing at all.
+func TestAnEndOverTLSWaitsForASlowReader(t *testing.T) {
+	leveetest.CheckLeaks(t)
+	e := engine{network: "unix", tls: true, listen: listenUnix}
+	ca := leveetest.NewCA(t)
+	plain, dialPlain := dialed(listenUnix(t))
+	t.Cleanup(func() { plain.Close() })
+	l := tls.NewListener(plain, ca.ServerConfig("localhost"))
+	dialled := make(chan syscall.Conn, 1)
+	s := e.joinAt(t, &levee.Server{}, e.listen(t), tlsUpstream, l, func(ctx context.Context) (net.Conn, error) {
+		c, err := dialPlain(ctx)
+		if err != nil {
+			return nil, err
+		}
+		dialled <- c.(syscall.Conn)
+		return tls.Client(c, ca.ClientConfig("localhost")), nil
+	})
+	var all sync.WaitGroup
+	for _, upward := range []bool{true, false} {
+		c := s.meet()
+		socket := receive(t, dialled)
+		if !upward {
+			c, socket = c.swapped(), c.conn
+		}
+		all.Go(func() {
+			sendBuffer(t, socket, 1<<20)
+			b := payload(100_000)
+			send(t, c.near, string(b))
+			untilQuiet(c.conn)
+			sendBuffer(t, socket, 0) // nothing has room now beside what has not been taken
+			if err := c.near.CloseWrite(); err != nil {
+				t.Error(err)
+			}
+			<-time.After(6 * time.Second)
+			got, err := io.ReadAll(c.far)
+			if err != nil {
+				t.Errorf("upward %t: after %d bytes: %v", upward, len(got), err)
+			}
+			wantBytes(t, got, b)
+			send(t, c.far, "thanks")
+			want(t, c.near, "thanks")
+		})
+	}
+	all.Wait()
 }

@@ -23,7 +23,7 @@ func (s *Server) effectiveLimits() limits {
 		lifetime:    patience(s.MaxLifetime, -1),
 		drain:       patience(s.DrainTimeout, 25*time.Second),
 		step:        patience(s.StepBudget, time.Millisecond),
-		conns:       or(s.MaxConns, DefaultMaxConns()),
+		conns:       or(s.MaxConns, s.defaultMaxConns()),
 	}
 }
 
@@ -51,8 +51,18 @@ func or[T comparable](v, byDefault T) T {
 // DefaultMaxConns returns what a [Server.MaxConns] of zero means: the process's
 // limit of open files, less those of a server's event loops and 128, but at least
 // half of it; or -1 if there is none. A process with several servers has to share
-// it out.
+// it out, and a server that joins connections needs two files for each.
 func DefaultMaxConns() int { return defaultMaxConns(openFilesLimit(), loopFiles()) }
+
+// defaultMaxConns is DefaultMaxConns, in pairs if that is what the handler makes of
+// connections: a pair is two files, and some share pipes.
+func (s *Server) defaultMaxConns() int {
+	n := DefaultMaxConns()
+	if _, joins := s.Handler.(Joiner); joins && n > 0 {
+		return max(1, n/4, (n-pipeFiles())/2)
+	}
+	return n
+}
 
 // spareFiles are the open files that connections leave to everything else: the
 // admin port, logs, certificates.

@@ -32,6 +32,9 @@ type loopSet struct {
 // loopFiles returns how many files a server's event loops have open.
 func loopFiles() int { return reactor.FilesPerLoop * runtime.GOMAXPROCS(0) }
 
+// pipeFiles returns how many they may have open for pairs at most, beside their sockets.
+func pipeFiles() int { return reactor.PipeFilesPerLoop * runtime.GOMAXPROCS(0) }
+
 // eventLoops returns the server's event loops, or nil.
 func (s *Server) eventLoops() *reactor.Reactor {
 	l := &s.loops

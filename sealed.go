@@ -110,3 +110,15 @@ func (s *stream) writeTLS(p []byte) (n int, err error) {
 		}
 	}
 }
+
+// endTLS sends the close_notify, and waits as for any other bytes: crypto/tls gives it 5
+// seconds, and up.
+func (s *stream) endTLS() error {
+	if err := s.tls.CloseWrite(); err != nil {
+		return s.wire.ended(err)
+	}
+	_ = s.wire.SetWriteDeadline(time.Time{}) // crypto/tls's
+	s.wire.pen.Lock()
+	defer s.wire.pen.Unlock()
+	return s.wire.ended(s.wire.flushLocked())
+}

@@ -47,7 +47,9 @@ type Server struct {
 
 	// MaxConns is how many connections may be open at once. At that number the
 	// server stops accepting, and newcomers wait in the kernel's queue. Zero
-	// means what [DefaultMaxConns] returns: nearly the process's limit of open files.
+	// means what [DefaultMaxConns] returns: nearly the process's limit of open files;
+	// or less than half of that if Handler is a [Joiner], whose connections take two
+	// files each. A Joiner that a Router chooses does not show: give a figure then.
 	MaxConns int
 
 	// ArrivalTimeout is how long a connection may take from accept until its

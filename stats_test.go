@@ -23,6 +23,22 @@ func TestStatsNameEveryReasonFromTheStart(t *testing.T) {
 	}
 }
 
+// A pair is two files.
+func TestAServerThatJoinsHoldsHalfAsManyConnections(t *testing.T) {
+	most := levee.DefaultMaxConns()
+	if most < 0 {
+		t.Skip("there is no limit here")
+	}
+	srv := levee.Server{Handler: &joins{}}
+	if n := srv.Stats().MaxConns; n < most/4 || n > most/2 {
+		t.Errorf("up to %d pairs, where there is room for %d connections", n, most)
+	}
+	srv = levee.Server{Handler: &joins{}, MaxConns: 7}
+	if n := srv.Stats().MaxConns; n != 7 {
+		t.Errorf("up to %d pairs, want the 7 that were asked for", n)
+	}
+}
+
 func TestStatsCountTheOpenAndTheEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := leveetest.Listen()

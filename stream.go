@@ -95,10 +95,19 @@ func (s *stream) closeWrite() error {
 }
 
 func (s *stream) close() error {
-	if s.conn.secured.Load() {
+	switch {
+	case s.cutsJointShort():
+		s.reset()
+	case s.conn.secured.Load():
 		return s.tls.Close()
 	}
 	return s.wire.Close()
+}
+
+// cutsJointShort is cutsShort for a connection that is joined.
+func (s *stream) cutsJointShort() bool {
+	j := s.joint.Load()
+	return j != nil && j.cutsShort(&j.nearEnd)
 }
 
 // reset makes the socket's close an abortive one: the kernel drops what it

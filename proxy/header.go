@@ -40,7 +40,7 @@ func ParseHeader(word string) (Header, error) {
 
 // Of returns the header for a connection: its client's address, be it known from a
 // PROXY header itself, and the address that it was accepted on. With V2 it carries
-// what the client asked for in TLS (AUTHORITY, ALPN), what TLS agreed on and the
+// what the client asked for in TLS (AUTHORITY, if it can be a host's name, and ALPN), what TLS agreed on and the
 // common name of a verified client certificate (SSL), and an id of the connection that
 // is unique over processes (UNIQUE_ID): 8 random bytes of the process and 8 of
 // [levee.Conn.ID]. A client without an IP address is UNKNOWN in V1 and LOCAL in V2. It
@@ -81,7 +81,7 @@ func tlvsOf(c *levee.Conn) ([]proxyproto.TLV, error) {
 	if state == nil {
 		return tlvs, nil
 	}
-	if state.ServerName != "" {
+	if isName(state.ServerName) {
 		tlvs = append(tlvs, proxyproto.TLV{Type: proxyproto.PP2_TYPE_AUTHORITY, Value: []byte(state.ServerName)})
 	}
 	if state.NegotiatedProtocol != "" {
@@ -89,6 +89,20 @@ func tlvsOf(c *levee.Conn) ([]proxyproto.TLV, error) {
 	}
 	ssl, err := sslOf(state).Marshal()
 	return append(tlvs, ssl), err
+}
+
+// longestName is what DNS knows (RFC 1035, section 2.3.4), and what an upstream may have
+// room for.
+const longestName = 255
+
+// isName reports whether a client has asked for something that can be a host's name.
+// crypto/tls lets any bytes pass, up to 64 KiB of them.
+func isName(s string) bool {
+	notOfNames := func(r rune) bool {
+		letter := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z'
+		return !letter && !('0' <= r && r <= '9') && r != '-' && r != '.' && r != '_'
+	}
+	return s != "" && len(s) <= longestName && strings.IndexFunc(s, notOfNames) < 0
 }
 
 // sslOf says what TLS agreed on, as HAProxy words it: TLSv1.3, not TLS 1.3.

@@ -22,6 +22,7 @@ package proxy
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -85,12 +86,24 @@ func To(address string) *Proxy {
 		if err != nil {
 			return levee.Upstream{}, err
 		}
-		if len(header) > 0 {
-			if _, err := conn.Write(header); err != nil { // into an empty send buffer: it does not wait
-				_ = conn.Close()
-				return levee.Upstream{}, err
-			}
+		if err := write(ctx, conn, header); err != nil {
+			_ = conn.Close()
+			return levee.Upstream{}, err
 		}
 		return levee.Upstream{Conn: conn}, nil
 	}}
+}
+
+// write writes b until ctx ends. It sets no deadline, for which a bare connection would
+// have to become one of net's.
+func write(ctx context.Context, conn net.Conn, b []byte) error {
+	if len(b) == 0 {
+		return nil
+	}
+	unhook := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	_, err := conn.Write(b)
+	if !unhook() {
+		return fmt.Errorf("PROXY header: %w", ctx.Err())
+	}
+	return err
 }

@@ -213,6 +213,39 @@ func TestVersion2TellsWhatTLSAgreedOn(t *testing.T) {
 	}
 }
 
+// What a client asks for is anything at all, and is not passed on if it is no name.
+func TestAnAuthorityIsAName(t *testing.T) {
+	upstream := listen(t, "127.0.0.1:0")
+	p := proxy.To(upstream.Addr().String())
+	p.Header = proxy.V2
+	dial := front(t, &levee.Server{Handler: p, TLSConfig: leveetest.NewCA(t).ServerConfig("localhost")}, nil)
+	long := strings.Repeat("a23456789.", 25)
+	for name, passed := range map[string]bool{
+		"db_1.Example-2.com": true, long + "54321": true,
+		long + "654321": false, strings.Repeat("x", 60_000): false,
+		"db\nexample": false, "db example": false, "d\x00b": false, "b\xfccher.de": false, "<script>": false,
+	} {
+		raw, _ := dial()
+		client := tls.Client(raw, &tls.Config{ServerName: name, InsecureSkipVerify: true})
+		if err := client.Handshake(); err != nil {
+			t.Fatal(err)
+		}
+		tlvs, err := headed(t, accept(t, upstream)).TLVs()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, tlv := range tlvs {
+			if tlv.Type == proxyproto.PP2_TYPE_AUTHORITY {
+				got = string(tlv.Value)
+			}
+		}
+		if want := map[bool]string{true: name}[passed]; got != want {
+			t.Errorf("%.20q is passed on as %.20q", name, got)
+		}
+	}
+}
+
 func TestUniqueIDsAreUnique(t *testing.T) {
 	upstream := listen(t, "127.0.0.1:0")
 	p := proxy.To(upstream.Addr().String())

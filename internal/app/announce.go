@@ -75,11 +75,11 @@ func (f *front) report() []reportLine {
 	say := func(warning bool, format string, args ...any) {
 		lines = append(lines, reportLine{fmt.Sprintf(format, args...), warning})
 	}
-	total := 0
+	files := 0
 	for i, l := range f.cfg.Listeners {
 		server := f.servers[i]
 		most := server.Stats().MaxConns
-		total += max(most, 0)
+		files += max(most, 0) * filesPerConn(&f.cfg.Listeners[i])
 		say(false, "%s: %s; %s; %s", l.Name, tlsInWords(l.TLS), connsInWords(most), timeoutsInWords(l.Timeouts))
 		if l.TLS.Mode != config.TLSTerminate {
 			say(!allLoopback(l.Listen), "%s: plaintext is accepted (tls.mode: %s)", l.Name, l.TLS.Mode)
@@ -95,8 +95,8 @@ func (f *front) report() []reportLine {
 		f.reportUpstream(&f.cfg.Upstreams[i], say)
 	}
 	say(false, "not limited: connections and rate per client")
-	if limit := levee.DefaultMaxConns(); limit > 0 && total > limit {
-		say(true, "the listeners may hold %d connections together, but the limit of open files leaves room for %d: raise it (ulimit -n) or lower limits.max_connections", total, limit)
+	if limit := levee.DefaultMaxConns(); limit > 0 && files > limit {
+		say(true, "the listeners' connections may take %d files together, two for each that goes to an upstream, but the limit of open files leaves %d: raise it (ulimit -n) or lower limits.max_connections", files, limit)
 	}
 	if f.cfg.Admin.Listen.Off() {
 		say(true, "admin is off: no metrics, and nobody can ask whether it is healthy")

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -95,29 +96,38 @@ func assemble(cfg *config.Config, env Env) (*front, error) {
 	return f, nil
 }
 
-// joinFiles are what a proxying listener leaves for pipes, of which each takes two.
-const joinFiles = 256
+// joinFiles returns what a proxying listener leaves for pipes: each of its event loops, of
+// which there is one for each processor, has up to 64 of two files.
+func joinFiles() int { return 2 * 64 * runtime.GOMAXPROCS(0) }
+
+// filesPerConn returns how many files a listener's connection takes: two if it is joined
+// to an upstream.
+func filesPerConn(l *config.Listener) int {
+	if l.Proxies() {
+		return 2
+	}
+	return 1
+}
 
 // shareConns gives each listener its cap on connections: its own figure, or an
-// equal share of what the limit of open files leaves. A connection that is joined to
-// an upstream takes two files.
+// equal share of what the limit of open files leaves.
 func shareConns(listeners []config.Listener) []int {
 	total, sharers := levee.DefaultMaxConns(), 0
 	left := total
 	shares := make([]int, len(listeners))
-	for i, l := range listeners {
-		shares[i] = l.Limits.MaxConnections
+	for i := range listeners {
+		shares[i] = listeners[i].Limits.MaxConnections
 		if shares[i] == 0 {
 			sharers++
 		} else {
-			left -= shares[i]
+			left -= shares[i] * filesPerConn(&listeners[i])
 		}
 	}
 	for i := range shares {
 		if shares[i] == 0 && total > 0 {
 			shares[i] = max(1, left/sharers)
 			if listeners[i].Proxies() {
-				shares[i] = max(1, (shares[i]-joinFiles)/2)
+				shares[i] = max(1, shares[i]/4, (shares[i]-joinFiles())/2) // there may be no pipes, but there have to be connections
 			}
 		}
 	}

@@ -2,12 +2,14 @@ package app_test
 
 import (
 	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"strings"
 	"testing"
 
+	"github.com/levee-net/levee"
 	"github.com/levee-net/levee/internal/app"
 	"github.com/levee-net/levee/leveetest"
 )
@@ -125,6 +127,26 @@ upstreams:
 	}
 	if code != 0 {
 		t.Errorf("exit code %d", code)
+	}
+}
+
+// A connection that is joined to an upstream takes two files.
+func TestTheReportCountsBothSocketsOfAProxiedConnection(t *testing.T) {
+	limit := levee.DefaultMaxConns()
+	if limit < 0 {
+		t.Skip("there is no limit here")
+	}
+	for target, warned := range map[string]bool{"handler: echo": false, "upstream: db": true} {
+		file := write(t, "levee.yaml", fmt.Sprintf(`version: 1
+listeners:
+  - {name: main, listen: ["127.0.0.1:0"], limits: {max_connections: %d}, routes: [{%s}]}
+upstreams:
+  - {name: db, servers: [127.0.0.1:1]}
+`, limit/5*3, target))
+		_, stdout, stderr := result(t, app.Env{}, "check", "-c", file)
+		if got := strings.Contains(stdout, "limit of open files"); got != warned {
+			t.Errorf("%s: warned %t, in\n%s%s", target, got, stdout, stderr)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package bare
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"os"
@@ -30,14 +31,46 @@ type std struct {
 // Dial connects to remote, from local unless that is the zero AddrPort; a port of 0 is
 // chosen by the kernel when it knows the remote address. It ends when ctx does.
 func Dial(ctx context.Context, local, remote netip.AddrPort) (*Conn, error) {
-	fd, err := open(local, remote)
-	if err == nil {
-		fd, err = connect(ctx, fd, sockaddr(remote))
+	fd, err := dialOnce(ctx, local, remote)
+	for again := 2; again > 0 && local.Port() == 0 && isOdd(err); again-- { // as net does it
+		fd, err = dialOnce(ctx, local, remote)
 	}
 	if err != nil {
 		return nil, dialError(local, remote, err)
 	}
 	return &Conn{fd: fd}, nil
+}
+
+func dialOnce(ctx context.Context, local, remote netip.AddrPort) (fd int, err error) {
+	if fd, err = open(local, remote); err != nil {
+		return -1, err
+	}
+	if fd, err = connect(ctx, fd, sockaddr(remote)); err != nil {
+		return -1, err
+	}
+	if local.Port() == 0 && isItsOwnPeer(fd, remote) {
+		_ = unix.Close(fd)
+		return -1, errOwnPeer
+	}
+	return fd, nil
+}
+
+// errOwnPeer is what there is to say of a port at which nobody listens, if the kernel has
+// chosen that port for the socket, and connected it with itself.
+var errOwnPeer = os.NewSyscallError("connect", unix.ECONNREFUSED)
+
+// isOdd reports whether an error may not come again: EADDRNOTAVAIL does when the kernel
+// has lost a race for a port.
+func isOdd(err error) bool { return err == errOwnPeer || errors.Is(err, unix.EADDRNOTAVAIL) }
+
+func isItsOwnPeer(fd int, remote netip.AddrPort) bool {
+	switch name, _ := unix.Getsockname(fd); name := name.(type) {
+	case *unix.SockaddrInet4:
+		return name.Port == int(remote.Port()) && netip.AddrFrom4(name.Addr) == remote.Addr()
+	case *unix.SockaddrInet6:
+		return name.Port == int(remote.Port()) && netip.AddrFrom16(name.Addr) == remote.Addr().WithZone("")
+	}
+	return false
 }
 
 // dialError is what net would have made of it.
@@ -172,6 +205,13 @@ func (c *Conn) Detach() (fd int, ok bool) {
 	defer c.mu.Unlock()
 	fd, c.fd = c.fd, -1
 	return fd, fd >= 0
+}
+
+// Attach takes back what Detach has given. The Conn is as it was then.
+func (c *Conn) Attach(fd int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fd = fd
 }
 
 // NetConn returns net's own connection, which c is from then on; nil if there is none.

@@ -2,6 +2,8 @@ package bare_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"strconv"
@@ -86,6 +88,31 @@ func TestADetachedSocketIsTheCallersAlone(t *testing.T) {
 	}
 	if err := unix.Close(fd); err != nil {
 		t.Error(err)
+	}
+}
+
+// The kernel may choose the very port that is dialled, if nobody listens there, and
+// connect the socket with itself.
+func TestNobodyIsConnectedWithItself(t *testing.T) {
+	b, err := os.ReadFile("/proc/sys/net/ipv4/ip_local_port_range")
+	if err != nil {
+		t.Skip(err)
+	}
+	var first, last uint16
+	if _, err := fmt.Sscan(string(b), &first, &last); err != nil {
+		t.Fatal(err)
+	}
+	for _, to := range []string{"127.0.0.1", "::1"} {
+		to := netip.AddrPortFrom(netip.MustParseAddr(to), (first+(last-first)/2)&^1) // which is tried before odd ones
+		for range int(last-first) / 2 {
+			c, err := bare.Dial(t.Context(), netip.AddrPort{}, to)
+			if err == nil {
+				t.Fatalf("%v is connected with %v", c.LocalAddr(), c.RemoteAddr())
+			}
+			if !errors.Is(err, unix.ECONNREFUSED) {
+				t.Skip(err) // somebody listens there, or this machine has no such address
+			}
+		}
 	}
 }
 

@@ -19,6 +19,9 @@ const (
 	pipesMost = 64 // of a loop; beyond it bytes are copied
 )
 
+// PipeFilesPerLoop is how many files a loop has open for pipes, at most.
+const PipeFilesPerLoop = 2 * pipesMost
+
 // pipes are a loop's.
 type pipes struct {
 	empty []*pipe

@@ -55,6 +55,17 @@ func sendQueue(fd int) uint32 {
 	return n
 }
 
+// unread returns how many bytes have come that have not been read.
+func unread(fd int) int {
+	n, _ := unix.IoctlGetInt(fd, unix.SIOCINQ)
+	return n
+}
+
+func isUnix(fd int) bool {
+	domain, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN) // fails for no socket
+	return domain == unix.AF_UNIX
+}
+
 // unsent reports whether the kernel holds bytes that the peer's window has not yet
 // let go. Only TCP has them.
 func unsent(fd int) bool {

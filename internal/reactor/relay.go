@@ -21,8 +21,9 @@ import (
 
 // What the bits of calls, which a pair has none of, mean for one.
 const (
-	bulk       = slow   // a read has filled its buffer: the next bytes go through a pipe
-	endedFirst = proven // or failed first, before its peer did either
+	bulk       = slow    // a read has filled its buffer: the next bytes go through a pipe
+	endedFirst = proven  // or failed first, before its peer did either
+	deaf       = refused // broken, as it takes no more; but it may have more to say
 )
 
 const (
@@ -121,14 +122,16 @@ func (l *loop) relay(c *Conn) bool {
 		case nil:
 		case unix.EAGAIN:
 			c.clear(readable)
-			if c.is(broken) {
+			if c.is(broken) && !c.is(deaf) {
 				c.set(ended)
 			}
 		case io.EOF:
 			c.noteEnd()
 			c.set(ended)
-			if !c.is(broken) && pendingError(int(c.fd)) == unix.ECONNRESET { // behind the end
-				l.breaks(c, os.NewSyscallError("read", unix.ECONNRESET))
+			if !c.is(broken) {
+				if errno := pendingError(int(c.fd)); errno != 0 { // behind the end
+					l.breaks(c, os.NewSyscallError("read", errno))
+				}
 			}
 		default:
 			c.noteEnd()
@@ -190,7 +193,7 @@ func (l *loop) moveByPipe(c, p *Conn) (n int, ok bool, err error) {
 		return 0, true, os.NewSyscallError("splice", err)
 	case n == 0:
 		l.pipes.give(pipe)
-		return 0, true, io.EOF
+		return 0, false, nil // the end, or urgent data with the end behind it: a read tells them apart
 	case n < bulkLeast:
 		c.clear(bulk)
 	}
@@ -245,10 +248,15 @@ func (l *loop) touch(near *Conn) {
 func lastSent(near *Conn) int64 { return max(near.active, near.peer.active) }
 
 // failed notes that a write to c has failed. What it has sent before is still to be
-// read; the kernel has told of the error and will show an end of stream.
+// read; the kernel has told of the error and will show an end of stream. Unless it is a
+// Unix socket that was shut down for reading: that may go on to send.
 func (l *loop) failed(c *Conn, err error) {
 	c.set(readable | uneven)
+	if err == unix.EPIPE && isUnix(int(c.fd)) {
+		c.set(deaf)
+	}
 	l.breaks(c, os.NewSyscallError("write", err))
+	l.watchPair(c.near())
 }
 
 // resetAfterEnd passes on that c, which has ended its stream already, has failed.
@@ -275,13 +283,22 @@ func (c *Conn) noteEnd() {
 func (c *Conn) EndedFirst() bool { return c.is(endedFirst) }
 
 // pendingError returns what has broken a socket, and forgets it; 0 if nothing has. Behind
-// the end of the stream the kernel calls a reset a broken pipe.
+// the end of the stream the kernel calls a reset a broken pipe. What TCP was told on the
+// way, such as that a host is unreachable, it tells as well, and goes on all the same.
 func pendingError(fd int) unix.Errno {
 	code, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR) // fails for no socket
-	if errno := unix.Errno(code); errno != unix.EPIPE {               //nolint:gosec // errors are small
+	switch errno := unix.Errno(code); errno {                         //nolint:gosec // errors are small
+	case 0, unix.ECONNRESET:
+		return errno
+	case unix.EPIPE:
+		return unix.ECONNRESET
+	default:
+		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+		if err == nil && info.State != unix.BPF_TCP_CLOSE {
+			return 0
+		}
 		return errno
 	}
-	return unix.ECONNRESET
 }
 
 // breaks notes that c's socket has failed: it takes nothing more.
@@ -355,6 +372,7 @@ func (l *loop) settlePair(near *Conn) bool {
 		case !p.is(told | broken):
 			p.set(told)
 			_ = unix.Shutdown(int(p.fd), unix.SHUT_WR) // fails if p has been reset, which shows by itself
+			l.touch(near)                              // as if the end were a byte
 			l.watchPair(near)
 		}
 	}
@@ -371,7 +389,7 @@ func (l *loop) settlePair(near *Conn) bool {
 // sent before.
 func (l *loop) passReset(c *Conn) bool {
 	near, p := c.near(), c.peer
-	waits := !p.is(broken) && sendQueue(int(p.fd)) > 0 && pendingError(int(p.fd)) != unix.ECONNRESET
+	waits := !p.is(broken) && sendQueue(int(p.fd)) > 0 && pendingError(int(p.fd)) == 0
 	if waits && l.now-lastSent(near) < deliverFor {
 		l.wheel.put(near, l.now)
 		return true
@@ -384,12 +402,17 @@ func (l *loop) passReset(c *Conn) bool {
 	return l.endPair(near, cause, err)
 }
 
-// endPair closes both and tells the owner.
+// endPair closes both and tells the owner. Whoever has not been told of an end, as there
+// was none, is reset if it may come in the middle of something.
 func (l *loop) endPair(near *Conn, cause Cause, err error) bool {
+	stalled := cause == Stalled || cause == FarStalled // what is not taken is not kept
+	cut := cause != EOF && cause != FarEOF && l.restsAt(near) > l.now
 	for _, c := range [...]*Conn{near, near.peer} {
-		if cause == Stalled || cause == FarStalled { // what is not taken is not kept
+		if stalled || cut && !c.is(told) {
 			_ = unix.SetsockoptLinger(int(c.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 		}
+	}
+	for _, c := range [...]*Conn{near, near.peer} {
 		l.forget(c)
 		l.discardRest(c)
 		c.rest = nil
@@ -423,6 +446,8 @@ func (l *loop) patienceWith(near *Conn) (since int64, limit time.Duration, cause
 		return owing.rest.since, limits.WriteStall, cause
 	case near.is(paused):
 		return l.now, limits.Idle, Idle
+	case near.isHeard() || far.isHeard():
+		return lastSent(near), limits.HalfClosed, HalfClosed
 	case near.is(broken) || far.is(broken):
 		if !owing.owes() {
 			return 0, 0, 0 // passReset's patience is its own
@@ -432,6 +457,9 @@ func (l *loop) patienceWith(near *Conn) (since int64, limit time.Duration, cause
 	}
 	return lastSent(near), limits.Idle, Idle
 }
+
+// isHeard reports whether c takes no more, and all that is waited for is what it has to say.
+func (c *Conn) isHeard() bool { return c.is(deaf) && !c.is(ended) && !c.peer.owes() }
 
 // lookAtPair sees whether a pair's time is over.
 func (l *loop) lookAtPair(near *Conn) bool {
@@ -447,26 +475,32 @@ func (l *loop) lookAtPair(near *Conn) bool {
 	return l.leaveInQuiet(near) && (near.is(gone) || l.settlePair(near))
 }
 
-// leaveInQuiet ends a pair that was asked to leave when nothing has moved for a moment
-// and the far side has had the last word: as far as can be seen from outside, nobody
-// waits for an answer then.
+// leaveInQuiet ends a pair that was asked to leave when it is at rest.
 func (l *loop) leaveInQuiet(near *Conn) bool {
 	if !near.is(leaving) || near.is(gone) {
 		return true
 	}
-	at := lastSent(near) + quietTime
-	if near.is(paused) || near.awaitsAnswer() || near.owesAny() || near.peer.owesAny() {
-		at = max(at, l.now+quietTime)
-	}
-	if l.now < at {
+	if at := l.restsAt(near); l.now < at {
 		l.wheel.put(near, at)
 		return true
 	}
 	return l.endPair(near, Left, nil)
 }
 
+// restsAt returns when a pair is at rest if nothing happens until then: nothing has moved
+// for a moment, and the far side has had the last word. As far as can be seen from
+// outside, nobody waits for an answer then.
+func (l *loop) restsAt(near *Conn) int64 {
+	at := lastSent(near) + quietTime
+	if near.is(paused) || near.awaitsAnswer() || near.busy() || near.peer.busy() {
+		at = max(at, l.now+quietTime)
+	}
+	return at
+}
+
 // awaitsAnswer reports whether the near one of a pair has sent something, and last.
 func (c *Conn) awaitsAnswer() bool { return c.active > c.peer.active && c.read.Load() > 0 }
 
-// owesAny is owes, or the kernel does.
-func (c *Conn) owesAny() bool { return c.owes() || sendQueue(int(c.fd)) > 0 }
+// busy reports whether bytes wait to be read, or for the peer to take them, be it here or
+// in the kernel.
+func (c *Conn) busy() bool { return c.owes() || sendQueue(int(c.fd)) > 0 || unread(int(c.fd)) > 0 }

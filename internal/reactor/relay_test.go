@@ -125,6 +125,24 @@ func TestJoinedConnectionsAreEachOthersPeer(t *testing.T) {
 	}
 }
 
+// A splice stops at urgent data, and looks like the end then if that is there as well.
+func TestWhatIsBehindUrgentDataComesBeforeTheEnd(t *testing.T) {
+	r := start(t, reactor.Options{})
+	for _, before := range []int{1, 32 << 10, 100_000} {
+		nearFD, near := tcp(t)
+		farFD, far := tcp(t)
+		must(t, unix.SetsockoptInt(nearFD, unix.SOL_SOCKET, unix.SO_RCVBUF, 1<<20)) // all has room there
+		b := random(before + 50_000)
+		near.Write(b[:before])
+		control(t, near, func(fd int) { must(t, unix.Send(fd, []byte("!"), unix.MSG_OOB)) })
+		near.Write(b[before:])
+		near.CloseWrite()
+		drained(near)
+		joinSockets(t, r, reactor.Limits{}, "", nearFD, farFD, near, far)
+		expectEnd(t, far, b)
+	}
+}
+
 func TestAPairThatCannotBeJoinedIsStillTheCallers(t *testing.T) {
 	r := start(t, reactor.Options{})
 	fd, peer := tcp(t)
@@ -179,6 +197,40 @@ func TestAPausedPairDoesNotLeave(t *testing.T) {
 	j.Resume()
 	expect(t, j.near, "still here")
 	j.endsAs(t, reactor.Left)
+}
+
+// An end in the middle of something must not look like one in good order.
+func TestAPairThatIsKilledIsResetUnlessItRests(t *testing.T) {
+	r := start(t, reactor.Options{})
+	ends := func(j *joint, near, far error) {
+		t.Helper()
+		j.Kill()
+		if _, err := io.ReadAll(j.near); !errors.Is(err, near) {
+			t.Errorf("the near one ends with %v, want %v", err, near)
+		}
+		if _, err := io.ReadAll(j.far); !errors.Is(err, far) {
+			t.Errorf("the far one ends with %v, want %v", err, far)
+		}
+		j.endsAs(t, reactor.Killed)
+	}
+	answered := func() *joint {
+		j := join(t, r, reactor.Limits{}, "ask")
+		expect(t, j.far, "ask")
+		j.far.Write([]byte("answer"))
+		expect(t, j.near, "answer")
+		return j
+	}
+	resting, waiting := answered(), answered()
+	waiting.near.Write([]byte("ask"))
+	expect(t, waiting.far, "ask")
+	ends(answered(), syscall.ECONNRESET, syscall.ECONNRESET)
+	halfClosed := answered()
+	halfClosed.near.(*net.TCPConn).CloseWrite()
+	expectEnd(t, halfClosed.far, nil)
+	ends(halfClosed, syscall.ECONNRESET, nil) // the far one had all that there was
+	<-time.After(5500 * time.Millisecond)
+	ends(waiting, syscall.ECONNRESET, syscall.ECONNRESET)
+	ends(resting, nil, nil)
 }
 
 func TestAPairIsNotReleased(t *testing.T) {
@@ -345,6 +397,26 @@ func TestAPairDoesNotLeaveBeforeItsLastBytesAreTaken(t *testing.T) {
 	j.endsAs(t, reactor.Left)
 }
 
+// What has arrived when a pair is asked to leave may be in the same batch.
+func TestAPairDoesNotLeaveOverBytesThatHaveArrived(t *testing.T) {
+	r := start(t, reactor.Options{Loops: 1})
+	j := join(t, r, reactor.Limits{}, "")
+	j.far.Write([]byte("welcome"))
+	expect(t, j.near, "welcome")
+	<-time.After(5500 * time.Millisecond) // longer than it has to be quiet
+	busy, more := make(chan struct{}), make(chan struct{})
+	j.Inspect(func(reactor.View) { close(busy); <-more })
+	<-busy
+	j.near.Write([]byte("one more"))
+	drained(j.near)
+	j.Leave()
+	close(more)
+	expect(t, j.far, "one more")
+	j.far.Write([]byte("as you like"))
+	expect(t, j.near, "as you like")
+	j.endsAs(t, reactor.Left)
+}
+
 func TestSilenceBeginsWhenTheLastBytesWereTaken(t *testing.T) {
 	r := start(t, reactor.Options{})
 	for name, halfClosed := range map[string]bool{"idle": false, "half-closed": true} {
@@ -383,6 +455,26 @@ func TestAResetAfterALongWaitStillComesBehindTheBytes(t *testing.T) {
 		t.Errorf("got %d bytes of %d, and %v", len(got), len(b), err)
 	}
 	j.endsAs(t, reactor.FarIOError)
+}
+
+// The kernel gives up on a peer that has closed its side and does not take what is sent to
+// it. That shows at the end of its stream, and only there.
+func TestAPeerThatIsLostBehindItsEndHasFailed(t *testing.T) {
+	r := start(t, reactor.Options{})
+	j, nearFD := joinOverNarrow(t, r, reactor.Limits{})
+	j.leaveInKernel(t, nearFD)
+	j.Pause()
+	j.view(t)
+	must(t, unix.SetsockoptInt(nearFD, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 200))
+	j.near.(*net.TCPConn).CloseWrite()
+	eventually(t, "the kernel has given up", func() bool {
+		info, err := unix.GetsockoptTCPInfo(nearFD, unix.IPPROTO_TCP, unix.TCP_INFO)
+		return err == nil && info.State == tcpClose
+	})
+	j.Resume()
+	if end := j.endsAs(t, reactor.IOError); !errors.Is(end.err, syscall.ETIMEDOUT) {
+		t.Errorf("ended with %v", end.err)
+	}
 }
 
 func TestAResetBehindAHalfCloseEndsAPairAtOnce(t *testing.T) {
