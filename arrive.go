@@ -1,7 +1,6 @@
 package levee
 
 import (
-	"crypto/tls"
 	"errors"
 	"time"
 )
@@ -98,22 +97,7 @@ func (s *stream) secure() error {
 		}
 	}
 	s.enter(0)
-	if err := s.wire.await(); err != nil {
-		return err
-	}
-	began := time.Now()
-	s.wire.sealed = true
-	handshake := tls.Server(&s.wire, config)
-	err := handshake.Handshake() // bounded by the wire's deadline; a context would cost a goroutine
-	if hook := server.trace().Handshake; hook != nil {
-		hook(s.conn, time.Since(began), err)
-	}
-	if err != nil {
-		return err
-	}
-	s.tls = handshake
-	s.conn.secured.Store(true)
-	return nil
+	return s.handshake(config)
 }
 
 // route follows Routers until one names a handler that is none.

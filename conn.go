@@ -314,7 +314,7 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 
 // Peek returns the next n bytes without taking them, and waits until there are
 // so many. Where fewer come it returns those, and why: io.EOF, a deadline, or
-// bufio.ErrBufferFull, at once, for an n above 16 KiB. The bytes are valid until the next
+// bufio.ErrBufferFull, at once, for an n above 80 KiB. The bytes are valid until the next
 // Peek, Read or Next.
 func (c *Conn) Peek(n int) ([]byte, error) {
 	s, err := c.bytes()
@@ -415,6 +415,10 @@ func (c *Conn) tellDraining() {
 // every read and write returns a [*CloseError] that wraps cause. A cause of nil
 // is fine. It does not wait for the handler to return.
 func (c *Conn) Kill(cause error) { _ = c.cut(Killed, cause) }
+
+// Forbid is Kill with reason policy: what lets connections in has changed, and would not
+// let this one in any more.
+func (c *Conn) Forbid(cause error) { _ = c.cut(Policy, cause) }
 
 // cut ends the connection for the given reason, if nothing has ended it before,
 // and returns the error that says which it was.

@@ -10,7 +10,7 @@ import (
 
 const (
 	blockSize  = 4 << 10  // what one read takes while peeking: most first requests fit
-	peekBudget = 16 << 10 // a post-quantum ClientHello is ~1.7 KiB; 16 KiB leaves room and bounds a stranger's cost
+	peekBudget = 80 << 10 // a ClientHello may have 64 KiB, and goes in records of up to 16; a common one has 1.7
 	copySize   = 32 << 10 // a read this large that comes back full says that more is waiting
 )
 

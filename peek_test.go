@@ -86,8 +86,8 @@ func TestPeekAcrossSegments(t *testing.T) {
 	})
 }
 
-func TestPeekTakesUpTo16KiB(t *testing.T) {
-	const budget = 16 << 10
+func TestPeekTakesUpTo80KiB(t *testing.T) {
+	const budget = 80 << 10
 	message := strings.Repeat("0123456789abcdef", 3*budget/16)
 	onEveryTransport(t, func(t *testing.T, serve func(*levee.Server) (func() peer, <-chan levee.End)) {
 		peekServer(t, serve, message, func(c *levee.Conn) error {

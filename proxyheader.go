@@ -19,6 +19,8 @@ import (
 const (
 	v1Limit  = 107 // section 2.1: the longest line, CR and LF included
 	v2Prefix = 16  // section 2.2: signature, version, family, length
+
+	maxProxyHeader = 16 << 10
 )
 
 var (
@@ -29,7 +31,7 @@ var (
 var (
 	errProxyHeaderMissing  = errors.New("PROXY header: missing from a source that must send one")
 	errProxyHeaderEndless  = fmt.Errorf("PROXY header: no end of line within %d bytes", v1Limit)
-	errProxyHeaderTooLarge = fmt.Errorf("PROXY header: longer than %d bytes", peekBudget)
+	errProxyHeaderTooLarge = fmt.Errorf("PROXY header: longer than %d bytes", maxProxyHeader)
 	errProxyHeaderRefused  = errors.New("PROXY header: from a source that is not listed")
 )
 
@@ -77,7 +79,7 @@ func (w *wire) proxyHeaderSize() (int, error) {
 		return 0, errProxyHeaderMissing
 	}
 	size := v2Prefix + int(binary.BigEndian.Uint16(b[v2Prefix-2:]))
-	if size > peekBudget {
+	if size > maxProxyHeader {
 		return 0, errProxyHeaderTooLarge
 	}
 	return size, nil

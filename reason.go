@@ -86,6 +86,8 @@ const (
 	DrainTimeout
 	// Killed: Conn.Kill ended the connection.
 	Killed
+	// Policy: Conn.Forbid ended the connection, which would not be let in any more.
+	Policy
 	// ServerClosed: Server.Close ended the connection.
 	ServerClosed
 
@@ -118,6 +120,7 @@ var reasonWords = [reasonCount]string{
 	Drained:             "drained",
 	DrainTimeout:        "drain_timeout",
 	Killed:              "killed",
+	Policy:              "policy",
 	ServerClosed:        "server_closed",
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -63,6 +64,12 @@ type Server struct {
 	ProxyHeaderTimeout time.Duration
 	SniffTimeout       time.Duration
 
+	// MaxHandshakes is how many TLS handshakes may be computed at the same time. The
+	// others wait, within ArrivalTimeout: a flood of them leaves the processors to
+	// the connections that are there. One that waits for its client does not count.
+	// Zero means GOMAXPROCS.
+	MaxHandshakes int
+
 	// IdleTimeout is how long a connection may go without a byte in either
 	// direction while its handler waits for one. While it also writes,
 	// WriteStallTimeout is in force instead. Zero means 5 minutes, and 1 hour for
@@ -111,12 +118,13 @@ type Server struct {
 	// accepts and panics, at a bounded rate. Nil means slog.Default().
 	Logger *slog.Logger
 
-	limits    limits
-	epoch     time.Time // what clock counts from
-	loops     loopSet
-	slow      atomic.Int64 // Steps that outlived StepBudget
-	acceptLog complaints
-	panicLog  complaints
+	limits     limits
+	epoch      time.Time // what clock counts from
+	handshakes gate
+	loops      loopSet
+	slow       atomic.Int64 // Steps that outlived StepBudget
+	acceptLog  complaints
+	panicLog   complaints
 
 	once  sync.Once
 	slots chan struct{} // one per open connection, nil if there is no cap
@@ -276,6 +284,7 @@ func (s *Server) checkTLS() error {
 func (s *Server) init() {
 	s.once.Do(func() {
 		s.limits = s.effectiveLimits()
+		s.handshakes.most = or(s.MaxHandshakes, runtime.GOMAXPROCS(0))
 		s.epoch = time.Now()
 		s.gone = make(chan struct{})
 		s.stopping = make(chan struct{})

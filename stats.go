@@ -7,10 +7,11 @@ type Stats struct {
 	Active   int64                 // of these, open now
 	Closed   map[CloseReason]int64 // of these, ended, by reason; every reason is present
 
-	Read, Written int64 // bytes on the wire, both of ended and of open connections
-	Panics        int64 // in handlers, hooks and TLS callbacks
-	AcceptErrors  int64 // failed accepts, however they failed
-	SlowSteps     int64 // calls of a Stepper's Step that outlived StepBudget, of connections that event loops serve
+	Read, Written     int64 // bytes on the wire, both of ended and of open connections
+	Panics            int64 // in handlers, hooks and TLS callbacks
+	AcceptErrors      int64 // failed accepts, however they failed
+	HandshakesWaiting int   // TLS handshakes that wait for one of Server.MaxHandshakes
+	SlowSteps         int64 // calls of a Stepper's Step that outlived StepBudget, of connections that event loops serve
 
 	// QueueLength is how many connections wait in the kernel's accept queues,
 	// and QueueLimit how many may. Both are 0 where the system does not tell
@@ -28,16 +29,17 @@ func (s *Server) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	stats := Stats{
-		Active:       int64(len(s.conns)),
-		Accepted:     int64(len(s.conns)) + s.left.total,
-		Closed:       make(map[CloseReason]int64, reasonCount),
-		Read:         s.left.read,
-		Written:      s.left.written,
-		Panics:       s.left.panics,
-		AcceptErrors: s.left.acceptErrors,
-		SlowSteps:    s.slow.Load(),
-		MaxConns:     s.limits.conns,
-		Draining:     s.state != serving,
+		Active:            int64(len(s.conns)),
+		Accepted:          int64(len(s.conns)) + s.left.total,
+		Closed:            make(map[CloseReason]int64, reasonCount),
+		Read:              s.left.read,
+		Written:           s.left.written,
+		Panics:            s.left.panics,
+		AcceptErrors:      s.left.acceptErrors,
+		SlowSteps:         s.slow.Load(),
+		HandshakesWaiting: s.handshakes.queued(),
+		MaxConns:          s.limits.conns,
+		Draining:          s.state != serving,
 	}
 	for _, reason := range CloseReasons() {
 		stats.Closed[reason] = s.left.closed[reason]

@@ -316,7 +316,7 @@ func TestCloseReasonsAreDistinctWordsFitForAMetric(t *testing.T) {
 		client_closed client_reset network_error handler_closed handler_error handler_panic
 		upstream_unavailable upstream_closed upstream_reset upstream_failed upstream_stalled
 		idle_timeout half_closed_timeout write_stalled lifetime_expired
-		drained drain_timeout killed server_closed`)
+		drained drain_timeout killed policy server_closed`)
 	for _, word := range want {
 		if _, ok := words[word]; !ok {
 			t.Errorf("%s is missing", word)

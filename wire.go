@@ -42,6 +42,7 @@ type wire struct {
 	impatient             bool        // reads return errWouldBlock instead of waiting; the reader's own
 
 	turn  turn       // of those that write
+	gate  *gate      // that a handshake is within; nil when it is not
 	ready *readiness // how to wait for bytes without holding memory; made at the first wait
 
 	// What follows is not in use while bytes flow.
@@ -119,6 +120,8 @@ func (w *wire) readSocket(p []byte) (n int, err error) {
 			n, err = w.readAhead(true)
 		case w.impatient:
 			n, err = w.readNow(p)
+		case w.gate != nil:
+			n, err = w.readOutside(p)
 		default:
 			n, err = w.raw.Read(p)
 			n, err = w.count(p, n, err)

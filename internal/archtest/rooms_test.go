@@ -32,6 +32,7 @@ var rooms = []room{
 	{"internal/inbox", &footing},
 	{"internal/load", &leaf},
 	{"internal/reactor", &footing},
+	{"internal/servername", &agreement},
 
 	{"bench", &scale},
 	{"cmd/levee", &door},
@@ -57,12 +58,16 @@ var (
 		mayImport: func(room) bool { return false },
 		why:       "the root stands on it, so it cannot stand on anything of ours",
 	}
-	leaf = role{
+	agreement = role{
 		mayImport: func(room) bool { return false },
+		why:       "rooms that know nothing of each other agree by it, so it can know none of them",
+	}
+	leaf = role{
+		mayImport: func(to room) bool { return to.role == &agreement },
 		why:       "a leaf serves everybody because it knows nobody; let the caller pass in what it needs",
 	}
 	neighbour = role{
-		mayImport: func(to room) bool { return to.role == &heart || to.role == &footing },
+		mayImport: func(to room) bool { return to.role == &heart || to.role == &footing || to.role == &agreement },
 		why: "a room that knows only the root, and what the root stands on, can be read, tested and replaced alone; " +
 			"take a plain type (*tls.Config, net.Listener, a dial function) and join the two in internal/app",
 	}
@@ -75,7 +80,7 @@ var (
 		why:       "every room's tests lean on leveetest, so whatever it imports cannot use it in its own tests",
 	}
 	hub = role{
-		mayImport: func(to room) bool { return to.role == &heart || to.role == &leaf || to.role == &neighbour },
+		mayImport: func(to room) bool { return to.role == &heart || to.role == &leaf || to.role == &neighbour || to.role == &agreement },
 		why:       "internal/app joins the rooms; what stands outside of them is its caller, or for tests",
 	}
 	door = role{

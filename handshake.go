@@ -1,0 +1,194 @@
+package levee
+
+import (
+	"crypto/tls"
+	"errors"
+	"sync"
+	"time"
+)
+
+// StartTLS makes a TLS handshake, as the server, on a connection in plaintext: for a
+// [Router] that chooses the configuration, or lets some connections pass undecrypted,
+// and for protocols that begin TLS by a command, as SMTP's STARTTLS does. From then on
+// the connection is as if Server.TLSConfig had been config.
+//
+// Bytes that were peeked at, and not read, are the handshake's: the client's hello. What
+// else a client has sent ahead is not TLS and fails the handshake; so nothing of it can
+// be taken for something that came encrypted.
+//
+// Within the arrival its deadline stays in force; a handler has Server.ArrivalTimeout
+// anew. Only the goroutine that reads may call it, while nobody writes. A handshake that
+// fails ends the connection with reason tls_failed, and the error says so.
+func (c *Conn) StartTLS(config *tls.Config) error {
+	if config == nil {
+		return errors.New("StartTLS: no configuration")
+	}
+	s, err := c.bytes()
+	switch {
+	case err != nil:
+		return err
+	case s.tls != nil:
+		return errors.New("StartTLS: TLS is in place already")
+	}
+	if !s.arriving {
+		limit := c.server.limits.arrival
+		if limit > 0 {
+			s.wire.setPhase(time.Now().Add(limit))
+		}
+		defer s.wire.setPhase(time.Time{})
+	}
+	if err := s.handshake(config); err != nil {
+		return s.failed(TLSFailed, err)
+	}
+	return nil
+}
+
+// handshake puts TLS in place.
+func (s *stream) handshake(config *tls.Config) error {
+	if err := s.wire.await(); err != nil {
+		return err
+	}
+	began := time.Now()
+	s.wire.sealed = true
+	handshake := tls.Server(&s.wire, config)
+	err := s.wire.throughGate(&s.conn.server.handshakes, handshake.Handshake) // bounded by the wire's deadline; a context would cost a goroutine
+	if hook := s.conn.server.trace().Handshake; hook != nil {
+		hook(s.conn, time.Since(began), err)
+	}
+	if err != nil {
+		return err
+	}
+	s.tls = handshake
+	s.conn.secured.Store(true)
+	return nil
+}
+
+// throughGate makes a handshake while it is let in. Whenever it has to wait for the peer
+// it leaves: a peer that is slow, or silent, keeps nobody from the processor.
+func (w *wire) throughGate(g *gate, handshake func() error) error {
+	if g.most <= 0 {
+		return handshake()
+	}
+	if err := w.enterGate(g); err != nil {
+		return err
+	}
+	defer func() {
+		if w.gate != nil {
+			w.gate = nil
+			g.leave()
+		}
+	}()
+	return handshake()
+}
+
+// enterGate waits until it is let in, within the present phase.
+func (w *wire) enterGate(g *gate) error {
+	w.mu.Lock()
+	until := w.phase
+	w.mu.Unlock()
+	if !g.enter(until) {
+		return w.conn.cut(ArrivalTimeout, nil)
+	}
+	w.gate = g
+	return nil
+}
+
+// readOutside reads what is there, and where there is nothing waits outside the gate.
+func (w *wire) readOutside(p []byte) (int, error) {
+	if w.direct() != nil {
+		if n, err := w.readNow(p); err != errWouldBlock {
+			return n, err
+		}
+	}
+	g := w.gate
+	w.gate = nil
+	g.leave()
+	n, err := w.raw.Read(p)
+	n, err = w.count(p, n, err)
+	if err != nil {
+		return n, err
+	}
+	return n, w.enterGate(g)
+}
+
+// A gate lets so many through at the same time, and has the others wait: in order, until
+// those who come first would wait too long. Then it is better to serve the newest, whose
+// client is the least likely to have given up.
+type gate struct {
+	most int // not positive: no gate
+
+	mu      sync.Mutex
+	inside  int
+	waiting []*visitor // in the order of their coming
+}
+
+type visitor struct {
+	came  time.Time
+	enter chan struct{} // closed when it may
+}
+
+// tooLongAtGate is how long somebody may have waited before the newest go first.
+const tooLongAtGate = 100 * time.Millisecond
+
+// enter waits until there is room, and reports false if there is none by the given time.
+// A zero time is never.
+func (g *gate) enter(until time.Time) bool {
+	g.mu.Lock()
+	if g.inside < g.most {
+		g.inside++
+		g.mu.Unlock()
+		return true
+	}
+	v := &visitor{time.Now(), make(chan struct{})}
+	g.waiting = append(g.waiting, v)
+	g.mu.Unlock()
+	if until.IsZero() {
+		<-v.enter
+		return true
+	}
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	select {
+	case <-v.enter:
+		return true
+	case <-timer.C:
+		return !g.giveUp(v)
+	}
+}
+
+// giveUp takes v off the waiting, and reports whether it was still there.
+func (g *gate) giveUp(v *visitor) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for i, other := range g.waiting {
+		if other == v {
+			g.waiting = append(g.waiting[:i], g.waiting[i+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+// leave makes room, which goes to one who waits.
+func (g *gate) leave() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.waiting) == 0 {
+		g.inside--
+		return
+	}
+	i := 0
+	if time.Since(g.waiting[0].came) > tooLongAtGate {
+		i = len(g.waiting) - 1
+	}
+	v := g.waiting[i]
+	g.waiting = append(g.waiting[:i], g.waiting[i+1:]...)
+	close(v.enter)
+}
+
+// queued returns how many wait.
+func (g *gate) queued() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.waiting)
+}
