@@ -38,7 +38,8 @@ func (c *Conn) StartTLS(config *tls.Config) error {
 		defer s.wire.setPhase(time.Time{})
 	}
 	if err := s.handshake(config); err != nil {
-		return s.failed(TLSFailed, err)
+		_ = s.failed(TLSFailed, err)
+		return c.end.Load()
 	}
 	return nil
 }

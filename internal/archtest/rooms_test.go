@@ -80,8 +80,10 @@ var (
 		why:       "every room's tests lean on leveetest, so whatever it imports cannot use it in its own tests",
 	}
 	hub = role{
-		mayImport: func(to room) bool { return to.role == &heart || to.role == &leaf || to.role == &neighbour || to.role == &agreement },
-		why:       "internal/app joins the rooms; what stands outside of them is its caller, or for tests",
+		mayImport: func(to room) bool {
+			return to.role == &heart || to.role == &leaf || to.role == &neighbour || to.role == &agreement
+		},
+		why: "internal/app joins the rooms; what stands outside of them is its caller, or for tests",
 	}
 	door = role{
 		mayImport: func(to room) bool { return to.role == &hub },
