@@ -200,6 +200,7 @@ func TestHandshakesBeyondTheLimitWaitTheirTurn(t *testing.T) {
 		if want := []string{"n0", "n1", "n2", "n3", "n4"}; !slices.Equal(k.order, want) {
 			t.Errorf("let in %v", k.order)
 		}
+		synctest.Wait() // the client is done before the server is
 		if n := srv.Stats().HandshakesWaiting; n != 0 {
 			t.Errorf("%d wait still", n)
 		}
