@@ -1,17 +1,12 @@
 package discover
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"path/filepath"
 	"time"
 
-	"github.com/fsnotify/fsnotify"
-
+	"github.com/levee-net/levee/internal/watch"
 	"github.com/levee-net/levee/upstream"
 )
 
@@ -48,118 +43,27 @@ type File struct {
 	Problem func(error) // if set, is told what goes wrong
 }
 
-const (
-	maxFile    = 1 << 20 // bytes: some ten thousand servers
-	settleTime = 100 * time.Millisecond
-)
+const maxFile = 1 << 20 // bytes: some ten thousand servers
 
 // Run tells the servers until ctx ends. It may run several times at once.
 func (f *File) Run(ctx context.Context, update func([]upstream.Server)) error {
 	if f.Path == "" {
 		return errors.New("no path to a file of servers")
 	}
-	watch, err := watchFolder(f.Path)
-	report(f.Problem, err)
-	defer watch.close()
-	interval := f.Interval
-	if interval == 0 {
-		interval = 10 * time.Second
-	}
 	tell := OnChange(update)
-	for ctx.Err() == nil {
-		unwatched := watch.renew() // before it is read: a change after that is noticed
+	return watch.Run(ctx, []string{f.Path}, f.Interval, f.Problem, func() error {
 		servers, err := readServers(f.Path)
-		report(f.Problem, cmp.Or(err, unwatched)) // a folder that is gone explains both
 		if err == nil {
 			tell(servers)
 		}
-		report(f.Problem, watch.wait(ctx, interval))
-	}
-	return ctx.Err()
-}
-
-// A folderWatch notices that something has happened in a folder. It may be without a
-// watcher, of which a user has only so many, and then it notices nothing.
-type folderWatch struct {
-	folder  string
-	watcher *fsnotify.Watcher
-}
-
-func watchFolder(path string) (*folderWatch, error) {
-	watcher, err := fsnotify.NewWatcher()
-	if err != nil {
-		return new(folderWatch), fmt.Errorf("watch %s: %w", filepath.Dir(path), err)
-	}
-	return &folderWatch{filepath.Dir(path), watcher}, nil
-}
-
-// renew watches the folder that now has the name.
-func (w *folderWatch) renew() error {
-	if w.watcher == nil {
-		return nil
-	}
-	if err := w.watcher.Add(w.folder); err != nil {
-		return fmt.Errorf("watch %s: %w", w.folder, err)
-	}
-	return nil
-}
-
-// wait waits until something has happened and settled, interval has passed or ctx ends.
-// It returns what is wrong with the watching, after which it may have missed something.
-func (w *folderWatch) wait(ctx context.Context, interval time.Duration) (err error) {
-	if interval > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, interval)
-		defer cancel()
-	}
-	var (
-		events  <-chan fsnotify.Event
-		errs    <-chan error
-		settled <-chan time.Time
-	)
-	if w.watcher != nil {
-		events, errs = w.watcher.Events, w.watcher.Errors
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			return err
-		case <-settled:
-			return err
-		case <-events:
-		case err = <-errs:
-		}
-		if settled == nil {
-			settled = time.After(settleTime)
-		}
-	}
-}
-
-func (w *folderWatch) close() {
-	if w.watcher != nil {
-		_ = w.watcher.Close()
-	}
+		return err
+	})
 }
 
 func readServers(path string) ([]upstream.Server, error) {
-	info, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular(): // a pipe would be waited for
-		return nil, fmt.Errorf("%s: not a file", path)
-	}
-	file, err := os.Open(path)
+	text, err := watch.ReadFile(path, maxFile)
 	if err != nil {
 		return nil, err
-	}
-	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, maxFile+1))
-	switch {
-	case err != nil:
-		return nil, err
-	case len(text) > maxFile:
-		return nil, fmt.Errorf("%s: larger than %d bytes", path, maxFile)
 	}
 	servers, line, err := parseServers(text)
 	if err != nil {
