@@ -29,8 +29,10 @@ func Normalize(sent string) (string, error) {
 	if len(name) > maxName {
 		return "", fmt.Errorf("server name of %d bytes: no name has more than %d", len(name), maxName)
 	}
-	if _, err := netip.ParseAddr(name); err == nil {
-		return "", fmt.Errorf("server name %s: an address is not a name", name)
+	if last := name[max(0, len(name)-1):]; "0" <= last && last <= "9" { // the colons of IPv6 are in no label; errors would allocate
+		if _, err := netip.ParseAddr(name); err == nil {
+			return "", fmt.Errorf("server name %s: an address is not a name", name)
+		}
 	}
 	for label := range strings.SplitSeq(name, ".") {
 		if !isLabel(label) {
