@@ -1,11 +1,3 @@
-// Package certs makes server TLS configurations that are safe as they come: from
-// certificate files, or from a development CA of this machine's own.
-//
-//	ca, err := certs.DevelopmentCA(dir)
-//	if err != nil {
-//		return err
-//	}
-//	srv := &levee.Server{Handler: h, TLSConfig: ca.ServerConfig()}
 package certs
 
 import (
@@ -114,9 +106,9 @@ func (ca *CA) load(keyFile string) error {
 	if readableByOthers(info) {
 		return fmt.Errorf("%s can be read by others (mode %04o): chmod 600 it, or remove it to have a new one made", keyFile, info.Mode().Perm())
 	}
-	pair, err := Pair{Cert: keyFile, Key: keyFile}.load()
+	pair, err := tls.LoadX509KeyPair(keyFile, keyFile)
 	if err != nil {
-		return fmt.Errorf("%w; remove it to have a new one made", err)
+		return fmt.Errorf("certificate and key %s: %w; remove it to have a new one made", keyFile, err)
 	}
 	key, ok := pair.PrivateKey.(*ecdsa.PrivateKey)
 	if !ok || !pair.Leaf.IsCA {
@@ -195,11 +187,10 @@ func writeFile(path string, content []byte, mode fs.FileMode, place func(from, t
 // for every name, made when first asked for. A client that names no server gets
 // one for localhost and the loopback addresses.
 func (ca *CA) ServerConfig() *tls.Config {
-	config := hardened()
-	config.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	server := &Server{GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 		return ca.leaf(hello.ServerName)
-	}
-	return config
+	}}
+	return server.Config()
 }
 
 const localhost = "localhost"

@@ -146,12 +146,13 @@ func (f *front) tlsConfig(l *config.Listener) (*tls.Config, error) {
 	for _, c := range l.TLS.Certificates {
 		pairs = append(pairs, certs.Pair{Cert: c.Cert, Key: c.Key})
 	}
-	tlsConfig, err := certs.Files(pairs...)
+	files := &certs.Files{Pairs: pairs, Problem: func(err error) { f.log.Warn("certificates", "listener", l.Name, "err", err) }}
+	err := files.Load()
 	if err == nil {
-		return tlsConfig, nil
+		return (&certs.Server{GetCertificate: files.GetCertificate, Context: l.Name}).Config(), nil
 	}
 	for i, c := range l.TLS.Certificates { // which of them is it?
-		if _, err := certs.Files(pairs[i]); err != nil {
+		if err := (&certs.Files{Pairs: pairs[i : i+1]}).Load(); err != nil {
 			return nil, fmt.Errorf("%s: %w", c.Pos, err)
 		}
 	}
