@@ -123,11 +123,7 @@ func (w *folders) close() {
 // ReadFile returns a regular file's content, which is not larger than max bytes. What is
 // no file is not waited for, as a pipe would be.
 func ReadFile(path string, max int64) ([]byte, error) {
-	info, err := os.Stat(path)
-	switch {
-	case err != nil:
-		return nil, err
-	case !info.Mode().IsRegular():
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%s: not a file", path)
 	}
 	file, err := os.Open(path)

@@ -33,7 +33,7 @@ func TestFileMayBeChangedInAnyWay(t *testing.T) {
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	r.await("stat " + path + ": no such file or directory")
+	r.await("open " + path + ": no such file or directory")
 
 	rewrite(t, path, "10.0.0.3:1 # as before\n")
 	rewrite(t, path, "10.0.0.6:1")
@@ -76,7 +76,7 @@ func TestFolderMayComeLateAndBeReplaced(t *testing.T) {
 	path := filepath.Join(folder, "servers")
 	r := newRun(t)
 	r.start(&discover.File{Path: path, Interval: 10 * time.Millisecond, Problem: r.problem})
-	r.await("stat " + path + ": no such file or directory")
+	r.await("open " + path + ": no such file or directory")
 	for i := range 3 {
 		if err := os.Mkdir(folder, 0o700); err != nil {
 			t.Fatal(err)
