@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
+	"errors"
 	"math/big"
 	"net/url"
 	"os"
@@ -469,6 +470,35 @@ func TestAPolicyThatChangesDuringAHandshakeIsTheOneThatCounts(t *testing.T) {
 		}
 		if _, err := meet(c.config, client); err == nil || !strings.Contains(err.Error(), "is revoked") {
 			t.Errorf("error %v", err)
+		}
+	})
+}
+
+// So it does for a session that is resumed, which crypto/tls verifies by the old CAs only.
+func TestAPolicyThatChangesDuringAResumptionIsTheOneThatCounts(t *testing.T) {
+	each(t, func(t *testing.T, version uint16) {
+		for _, name := range []string{"revoked", "another CA"} {
+			c := newClub(t, func(*certs.Clients) {})
+			certificate := c.ca.client("member")
+			client := c.member(certificate)
+			client.MaxVersion = version
+			if _, err := meet(c.config, client); err != nil {
+				t.Fatal(err)
+			}
+			config := c.config.Clone()
+			config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+				chosen, err := c.config.GetConfigForClient(hello)
+				if name == "revoked" {
+					c.clients.CRLs = []string{put(t, c.dir, "list.crl", c.ca.crl(certificate))}
+				} else {
+					put(t, c.dir, "ca.pem", newAuthority(t, "clients' CA").pem())
+				}
+				return chosen, errors.Join(err, c.clients.Load())
+			}
+			m, err := meet(config, client)
+			if err == nil || !m.server.DidResume {
+				t.Errorf("%s: resumed %t, %v", name, m.server.DidResume, err)
+			}
 		}
 	})
 }

@@ -275,8 +275,7 @@ func meet(server, client *tls.Config) (meeting, error) {
 func alert(err error) tls.AlertError {
 	var op *net.OpError
 	if errors.As(err, &op) && op.Op == "remote error" {
-		var code tls.AlertError
-		if errors.As(op.Err, &code) {
+		if code, ok := errors.AsType[tls.AlertError](op.Err); ok {
 			return code
 		}
 		for i := range 256 {
@@ -363,3 +362,17 @@ func await(t testing.TB, what <-chan struct{}) {
 		t.Fatal("nothing has changed")
 	}
 }
+
+// writeExampleFiles writes what an operator would have.
+func writeExampleFiles(dir string) {
+	t := new(exampleT)
+	ca := newAuthority(t, "example")
+	putPair(t, dir, "db", ca.server("db.example.com"))
+	put(t, dir, "clients.pem", ca.pem())
+}
+
+// exampleT is where there is no test that could fail.
+type exampleT struct{ testing.TB }
+
+func (*exampleT) Helper()           {}
+func (*exampleT) Fatal(args ...any) { panic(fmt.Sprint(args...)) }
