@@ -289,6 +289,10 @@ func TestABrokenPolicyKeepsTheOld(t *testing.T) {
 			cert, _ := encodePair(t, newAuthority(t, "ca").server("a.test"))
 			put(t, filepath.Dir(path), filepath.Base(path), cert)
 		}, ""},
+		fault{"a certificate for any use that is no CA's", func(t *testing.T, path string) {
+			cert, _ := encodePair(t, newAuthority(t, "ca").issue("P-256", func(c *x509.Certificate) { c.KeyUsage = 0 }))
+			put(t, filepath.Dir(path), filepath.Base(path), cert)
+		}, ""},
 		fault{"another CA's list", func(t *testing.T, path string) {
 			put(t, filepath.Dir(path), filepath.Base(path), newAuthority(t, "clients' CA").crl())
 		}, ""},
