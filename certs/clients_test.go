@@ -478,6 +478,18 @@ func TestAPolicyThatChangesDuringAHandshakeIsTheOneThatCounts(t *testing.T) {
 	})
 }
 
+// Of a live connection there is no more than what its client has shown.
+func TestAllowsKnowsWhatIsBetweenTheClientAndTheCA(t *testing.T) {
+	c := newClub(t, func(*certs.Clients) {})
+	m, err := meet(c.config, c.member(c.ca.under("a").under("b").client("member")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.clients.Allows(&m.server); err != nil {
+		t.Error(err)
+	}
+}
+
 // So it does for a session that is resumed, which crypto/tls verifies by the old CAs only.
 func TestAPolicyThatChangesDuringAResumptionIsTheOneThatCounts(t *testing.T) {
 	each(t, func(t *testing.T, version uint16) {
