@@ -1,99 +1,270 @@
 // Package route chooses a handler by how a connection begins: one port can then
-// serve several protocols.
+// serve several protocols, and several names over TLS.
 //
 //	srv := &levee.Server{
-//		Handler: &route.Router{Routes: []route.Route{
-//			{Match: route.HTTP, Handler: httpserve.Handler(web)},
-//			{Handler: echo}, // no Match: everything else
-//		}},
+//		Handler: &route.Router{
+//			TLS: config, // what routes terminate TLS with that do not say otherwise
+//			Routes: []route.Route{
+//				{Match: route.SNI("db.example.com"), Handler: database, Passthrough: true},
+//				{Match: route.HTTP, Handler: httpserve.Handler(web)},
+//				{Match: route.SSH, Handler: ssh},
+//			},
+//		},
 //	}
 //
 // Its secret is how to decide from a stream that arrives in pieces: a matcher
 // says yes, no, or that it has not seen enough, and the first route in order that
-// says yes is taken, however the bytes were cut.
+// says yes is taken, however the bytes were cut. It is one decision that holds: who
+// serves a connection, whether its TLS is terminated and with what cannot be made to
+// differ by anything that a client sends.
 package route
 
 import (
-	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 
 	"github.com/levee-net/levee"
 )
 
-// A Verdict is what a Matcher makes of the bytes it has been shown.
-type Verdict uint8
-
-// The verdicts.
-const (
-	No   Verdict = iota // whatever follows
-	Yes                 // whatever follows
-	More                // cannot tell yet
-)
-
-// A Matcher looks at a connection and its first bytes, which may be none yet.
-// Once it has said Yes or No for some bytes it must say the same for those and
-// any that follow. It must not keep the bytes, nor read from the connection.
-type Matcher func(c *levee.Conn, first []byte) Verdict
-
 // A Route is a handler and the connections that it is for.
 type Route struct {
-	Match   Matcher // nil matches every connection
+	// Match tells which. Nil matches every connection.
+	Match Matcher
+
+	// Handler serves them.
 	Handler levee.Handler
+
+	// TLS is what TLS is terminated with. Nil is the Router's. Routes share a
+	// configuration, and with it what it demands of clients, if theirs is the same pointer.
+	TLS *tls.Config
+
+	// Passthrough leaves TLS to the handler: it reads what came over the wire, from
+	// the client's hello on.
+	Passthrough bool
+
+	// Name names the route in errors. It may be empty.
+	Name string
 }
 
 // A Router is a levee.Handler that passes each connection to the first of its
 // routes that matches. Routes must not be changed while it is in use.
 //
-// It waits for the client's bytes only as long as a route needs them to decide,
-// and at most for the server's SniffTimeout. A stream that ends while a matcher
-// still wants more does not match it.
+// A connection in plaintext is shown to the routes as its bytes come in; the first in
+// order that says Yes has it, once all before it have said No. A stream that ends while a
+// matcher still wants more does not match it.
+//
+// A connection that begins with a TLS handshake, that is with the byte 22, is shown to
+// them when the client's hello is complete. Then the first route that says Yes decides:
+//
+//   - With Passthrough its handler gets the connection as it is. So it does where neither
+//     the route nor the router has a TLS configuration: nothing is terminated then.
+//   - Else TLS is terminated with the route's configuration, or the router's. So it is for
+//     the first route that says More, as it has to see what TLS carries.
+//
+// After that the routes are gone through once more, on what TLS carries, but only those
+// that terminate TLS with that same configuration: one with another, which may demand
+// more of its clients, is not to be had that way. The server name stays what the hello
+// asked for, and the handshake has to agree. So it does for a connection that
+// [levee.Server.TLSConfig] or an outer router has terminated: it is for the routes that
+// terminate nothing, or with that configuration of the server's.
+//
+// A Router that has a TLS configuration, itself or in a route, or RequireTLS waits for a first
+// byte, to tell TLS from plaintext. Any other waits only as long as a route needs more to
+// decide, so that where no route looks at bytes a server may speak first. All of it has at most
+// the server's SniffTimeout, the handshake included. A client that no route is for is told
+// by an alert if it speaks TLS, and refused as soon as all of them have said No.
+//
+// Where a first byte has been looked at, a PROXY header is refused unless the route has asked for it,
+// by a Prefix that contains its signature ("PROXY " or the 12 bytes of version 2): a handler
+// that believes such headers from the server must not be given a client's. Bytes that
+// may become one, P or an empty line, are held back until it is clear.
 type Router struct {
 	Routes []Route
+
+	// TLS is for the routes that have no configuration of their own.
+	TLS *tls.Config
+
+	// RequireTLS refuses connections in plaintext at their first byte.
+	RequireTLS bool
+
+	// StartTLS talks to clients that begin TLS by a command, before anything else is
+	// looked at. Nil is for clients that begin with their hello.
+	StartTLS Dialogue
 }
 
-// ErrNoMatch is returned when no route is for the connection.
-var ErrNoMatch = errors.New("no route matches")
+// A Dialogue is what a protocol says in plaintext until TLS begins. It reports true when what
+// comes next has to be the client's hello, and false to have the connection routed as it
+// is: it has read nothing of it then that the handler would have to see.
+//
+// Required says that the connection will be refused in plaintext; so the dialogue may tell the
+// client, in the protocol's words, and return [ErrPlaintext]. It runs within the arrival's
+// deadline, and must bound what it reads.
+type Dialogue func(ctx context.Context, c *levee.Conn, required bool) (startTLS bool, err error)
+
+// Route returns one of these, perhaps wrapped, or what went wrong with the connection.
+// They end it with reason no_route; a handshake that fails, with tls_failed.
+var (
+	// ErrNoMatch is returned when no route is for the connection.
+	ErrNoMatch = errors.New("no route matches")
+	// ErrBadHello is returned for a connection that begins as TLS does and goes on otherwise,
+	// and for one that asks for a server by what cannot be its name.
+	ErrBadHello = errors.New("bad TLS hello")
+	// ErrPlaintext is returned for a connection in plaintext where TLS is required.
+	ErrPlaintext = errors.New("plaintext where TLS is required")
+	// ErrProxyHeader is returned for a PROXY header that no route has asked for.
+	ErrProxyHeader = errors.New("PROXY header where none is expected")
+)
+
+func badHello(err error) error { return fmt.Errorf("%w: %w", ErrBadHello, err) }
 
 // Route returns the handler for c.
-func (r *Router) Route(_ context.Context, c *levee.Conn) (levee.Handler, error) {
-	first, over := []byte(nil), false
-	for {
-		h, undecided := r.choose(c, first, over)
-		if h != nil {
-			return h, nil
-		}
-		if !undecided {
-			return nil, ErrNoMatch
-		}
-		seen, err := c.Peek(max(c.Buffered(), len(first)+1))
-		switch {
-		case errors.Is(err, io.EOF), errors.Is(err, bufio.ErrBufferFull):
-			over = true // what there is has to do
-		case err != nil:
+func (r *Router) Route(ctx context.Context, c *levee.Conn) (levee.Handler, error) {
+	b := &Beginning{Conn: c}
+	if c.TLS() != nil {
+		if err := b.begin(c.Server().TLSConfig); err != nil {
 			return nil, err
 		}
-		first = seen
+		return r.choose(b)
+	}
+	required := r.RequireTLS
+	if r.StartTLS != nil {
+		agreed, err := r.StartTLS(ctx, c, required)
+		if err != nil {
+			return nil, err
+		}
+		required = required || agreed
+	}
+	if required || r.terminates() {
+		if err := b.read(); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case !required, b.Sealed():
+		return r.choose(b)
+	case b.over:
+		return nil, io.EOF
+	}
+	return nil, ErrPlaintext
+}
+
+// terminates reports whether any route terminates TLS.
+func (r *Router) terminates() bool {
+	for i := range r.Routes {
+		if r.termination(&r.Routes[i]) != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// termination returns what the route terminates TLS with, nil if it does not.
+func (r *Router) termination(route *Route) *tls.Config {
+	switch {
+	case route.Passthrough:
+		return nil
+	case route.TLS != nil:
+		return route.TLS
+	}
+	return r.TLS
+}
+
+// choose returns the handler of the first route that matches.
+func (r *Router) choose(b *Beginning) (levee.Handler, error) {
+	for {
+		if b.Sealed() {
+			return r.chooseSealed(b)
+		}
+		route, undecided := r.first(b)
+		if route != nil && len(b.First) > 0 && !b.asked {
+			switch isProxyHeader(b.First) {
+			case Yes:
+				return nil, ErrProxyHeader
+			case More:
+				undecided = !b.over
+			}
+		}
+		switch {
+		case undecided:
+			if err := b.read(); err != nil {
+				return nil, err
+			}
+		case route == nil:
+			return nil, ErrNoMatch
+		default:
+			return route.Handler, nil
+		}
 	}
 }
 
-// choose returns the first route's handler that matches, and whether a route
-// before it has yet to see more. Once it is over, More is a No.
-func (r *Router) choose(c *levee.Conn, first []byte, over bool) (h levee.Handler, undecided bool) {
-	for _, route := range r.Routes {
-		verdict := Yes
-		if route.Match != nil {
-			verdict = route.Match(c, first)
+// first returns the first route that matches what is not sealed, and whether one before
+// it has yet to see more.
+func (r *Router) first(b *Beginning) (matching *Route, undecided bool) {
+	for i := range r.Routes {
+		route := &r.Routes[i]
+		if b.open && !r.mayServeOpen(route, b) {
+			continue
 		}
-		switch {
-		case verdict == Yes:
-			return route.Handler, false
-		case verdict == More && !over:
+		switch v := route.ask(b); {
+		case v == Yes:
+			return route, false
+		case v == More && !b.over:
 			return nil, true
 		}
 	}
 	return nil, false
+}
+
+// mayServeOpen reports whether the route is for connections whose TLS was terminated as
+// this one's was.
+func (r *Router) mayServeOpen(route *Route, b *Beginning) bool {
+	config := r.termination(route)
+	return !route.Passthrough && (config == b.config || config == nil && !b.ours)
+}
+
+// ask asks the route's matcher.
+func (route *Route) ask(b *Beginning) Verdict {
+	b.asked = false
+	if route.Match == nil {
+		return Yes
+	}
+	return route.Match(b)
+}
+
+// chooseSealed waits for the hello, and has the first route that it is for decide what
+// becomes of the connection.
+func (r *Router) chooseSealed(b *Beginning) (levee.Handler, error) {
+	if err := b.awaitHello(); err != nil {
+		return nil, err
+	}
+	for i := range r.Routes {
+		route := &r.Routes[i]
+		config := r.termination(route)
+		b.over = config == nil // then what TLS carries will never be known
+		switch v := route.ask(b); {
+		case v == No, v == More && config == nil:
+			continue
+		case config == nil:
+			return route.Handler, nil
+		}
+		if err := b.terminate(config); err != nil {
+			return nil, route.named(err)
+		}
+		return r.choose(b)
+	}
+	b.alert(alertUnrecognizedName)
+	return nil, ErrNoMatch
+}
+
+// named has the error say which route it is of.
+func (route *Route) named(err error) error {
+	if route.Name == "" {
+		return err
+	}
+	return fmt.Errorf("route %s: %w", route.Name, err)
 }
 
 // ServeTCP routes and serves, for callers that do not know levee.Router.
