@@ -150,7 +150,7 @@ func (b *Beginning) begin(config *tls.Config) error {
 	case name != b.hello.ServerName || protocol != "" && !slices.Contains(b.hello.ALPN, protocol):
 		return badHello(errDisagrees)
 	}
-	b.First, b.over = nil, false
+	b.First = nil
 	b.open, b.config, b.negotiated = true, config, protocol
 	return nil
 }

@@ -63,7 +63,7 @@ var (
 func (w *walk) on(b []byte) (size int, err error) {
 	for {
 		if w.left == 0 {
-			if w.got >= messageHeader && w.got >= w.size() {
+			if w.got >= w.size() {
 				return w.next, nil
 			}
 			if err := w.enterRecord(b[w.next:]); err != nil {
@@ -110,13 +110,13 @@ func (w *walk) checkMessage() error {
 	switch {
 	case w.head[0] != messageHello:
 		return errNotHello
-	case w.got >= messageHeader && w.size() > messageHeader+helloLimit:
+	case w.size() > messageHeader+helloLimit:
 		return errTooLong
 	}
 	return nil
 }
 
-// size is the message's, its header included.
+// size is the message's, its header included, or less while that is not all there.
 func (w *walk) size() int {
 	return messageHeader + int(w.head[1])<<16 + int(w.head[2])<<8 + int(w.head[3])
 }

@@ -160,16 +160,16 @@ func All(matchers ...Matcher) Matcher {
 // Any matches what any of the matchers matches.
 func Any(matchers ...Matcher) Matcher {
 	return func(b *Beginning) Verdict {
-		any := No
+		one := No
 		for _, m := range matchers {
 			switch m(b) {
 			case Yes:
 				return Yes
 			case More:
-				any = More
+				one = More
 			}
 		}
-		return any
+		return one
 	}
 }
 
@@ -189,16 +189,15 @@ func Not(m Matcher) Matcher {
 	}
 }
 
-// Prefix matches connections whose first bytes are one of the prefixes. Without a name
-// for the protocol, TLS is matched too: Prefix("\x16\x03") is TLS as it is on the wire.
+// Prefix matches connections whose first bytes are one of the prefixes: of what TLS
+// carries where it is terminated, else as they are on the wire, so that "\x16\x03" is TLS.
 func Prefix(prefixes ...string) Matcher {
+	headers := slices.DeleteFunc(slices.Clone(prefixes), func(p string) bool { return isProxyHeader([]byte(p)) != Yes })
 	return func(b *Beginning) Verdict {
 		v := begins(b.First, prefixes...)
 		switch {
-		case v == Yes && slices.ContainsFunc(prefixes, func(p string) bool {
-			return isProxyHeader([]byte(p)) == Yes && begins(b.First, p) == Yes
-		}):
-			b.asked = true
+		case v == Yes:
+			b.asked = b.asked || begins(b.First, headers...) == Yes
 		case v == No && b.Sealed():
 			return More
 		}

@@ -53,6 +53,7 @@ func TestProtocolsAreKnownByTheirFirstBytes(t *testing.T) {
 		"SNI":        {route.SNI("a.test"), []string{hello("a.test"), hello("A.TEST")}, []string{"x", "\x16\x99", hello("b.test"), hello("a.test.b.test"), hello("x.a.test")}, []string{"", "\x16", hello("a.test")[:40]}},
 		"SNI *":      {route.SNI("b.test", "*.A.test"), []string{hello("b.test"), hello("x.a.test")}, []string{hello("a.test"), hello("x.y.a.test")}, nil},
 		"SNIRegexp":  {route.SNIRegexp(`(db|db-\d+)\.test`), []string{hello("db.test"), hello("DB-12.test")}, []string{hello("db.test.evil"), hello("xdb.test"), "x"}, []string{"", "\x16"}},
+		"SNIRegexp|": {route.SNIRegexp(`db|db\.test`), []string{hello("db.test"), hello("db")}, []string{hello("db.tes")}, nil},
 		"SNIRegexp*": {route.SNIRegexp(`.*`), []string{hello("a.test")}, []string{string(helloWith(0xff00, ""))}, nil},
 		"ALPN":       {route.ALPN("h2", "x"), []string{string(helloWith(16, "\x00\x03\x02h2")), string(helloWith(16, "\x00\x04\x01y\x01x"))}, []string{"x", hello("h2"), string(helloWith(16, "\x00\x03\x02h3"))}, []string{"", "\x16"}},
 		"ClientCert": {route.ClientCert("x"), nil, []string{"x"}, []string{"", "\x16", hello("a.test")}},

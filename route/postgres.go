@@ -10,16 +10,17 @@ import (
 )
 
 // PostgresTLS is the [Dialogue] of PostgreSQL clients
-// (https://www.postgresql.org/docs/18/protocol-flow.html#PROTOCOL-FLOW-SSL): it agrees to an
-// SSLRequest, and declines encryption by GSSAPI, after which clients go on with one or in
-// plaintext. Clients that begin with their hello, and those of other protocols, are left as they are.
+// (https://www.postgresql.org/docs/18/protocol-flow.html#PROTOCOL-FLOW-SSL): it agrees to
+// an SSLRequest, and declines encryption by GSSAPI, after which clients go on with such a
+// request or in plaintext. Clients that begin with their hello, and those of other
+// protocols, are left as they are.
 //
-// Where TLS is required a client that goes on without is told so. The request to cancel a query,
-// which clients before libpq 17 send in plaintext at all times, is refused silently, as the protocol
-// has no answer to it.
+// Where TLS is required, a client that goes on in plaintext is told so. A request to cancel
+// a query, which clients before libpq 17 always send in plaintext, is then refused without
+// a word: the protocol has no answer to it.
 //
-// A route with Passthrough gives its handler the hello without the request before it: what
-// PostgreSQL since version 17 takes as a direct TLS connection, if the hello offers the ALPN "postgresql".
+// A route with Passthrough gives its handler the hello without the request before it.
+// PostgreSQL takes that since version 17, if the hello offers the ALPN "postgresql".
 func PostgresTLS(_ context.Context, c *levee.Conn, required bool) (startTLS bool, err error) {
 	for declined := false; ; declined = true {
 		kind, err := peekPostgres(c)
@@ -36,8 +37,6 @@ func PostgresTLS(_ context.Context, c *levee.Conn, required bool) (startTLS bool
 			}
 		case kind == postgresStartup && required:
 			_, _ = c.Write(postgresRefusal) // the connection ends in any case
-			return false, ErrPlaintext
-		case kind == postgresCancel && required:
 			return false, ErrPlaintext
 		default:
 			return false, nil
@@ -69,8 +68,8 @@ func peekPostgres(c *levee.Conn) (postgresKind, error) {
 	}
 }
 
-// agreePostgres agrees to TLS. What a client has sent ahead, or somebody in its name, would be
-// in plaintext what is meant to come encrypted (CVE-2021-23214).
+// agreePostgres agrees to TLS. What the client has sent ahead, or somebody in its name, must
+// not be taken for something that came encrypted (CVE-2021-23214).
 func agreePostgres(c *levee.Conn) error {
 	if c.Buffered() > postgresHeader {
 		return errPostgresAhead
@@ -87,8 +86,8 @@ func answerPostgres(c *levee.Conn, answer byte) error {
 	return err
 }
 
-// postgresRefusal is an ErrorResponse: 28000 is what PostgreSQL itself says to clients that it
-// does not let in without encryption.
+// postgresRefusal is an ErrorResponse. 28000 is what PostgreSQL itself says to clients that
+// it does not let in without encryption.
 var postgresRefusal = func() []byte {
 	const fields = "SFATAL\x00VFATAL\x00C28000\x00Mthis server takes encrypted connections only\x00\x00"
 	return append(binary.BigEndian.AppendUint32([]byte{'E'}, uint32(4+len(fields))), fields...)

@@ -27,10 +27,11 @@ func Postgres(b *Beginning) Verdict {
 	})
 }
 
-// Redis matches what a client of Redis or one that speaks its protocol sends first
-// (https://redis.io/docs/latest/develop/reference/protocol-spec/): an array of up to
-// 9,999,999 bulk strings, up to the first digit of the first string's length; and of inline commands, which
-// could as well be another protocol's, only PING, AUTH, HELLO and INFO, in any case.
+// Redis matches what clients of Redis, and of what speaks its protocol, send first
+// (https://redis.io/docs/latest/develop/reference/protocol-spec/): an array of 1 to
+// 9,999,999 bulk strings, looked at as far as the first digit of the first one's length. Of
+// inline commands, which could as well be another protocol's, it matches PING, AUTH, HELLO
+// and INFO, in any case.
 func Redis(b *Beginning) Verdict {
 	return b.carries(func(first []byte) Verdict {
 		if len(first) > 0 && first[0] != '*' {

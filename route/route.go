@@ -37,8 +37,9 @@ type Route struct {
 	// Handler serves them.
 	Handler levee.Handler
 
-	// TLS is what TLS is terminated with. Nil is the Router's. Routes share a
-	// configuration, and with it what it demands of clients, if theirs is the same pointer.
+	// TLS is what TLS is terminated with. Routes share a configuration, and with it what
+	// it demands of clients, if theirs is the same pointer. A route that has one is not for
+	// connections in plaintext. Nil is the Router's.
 	TLS *tls.Config
 
 	// Passthrough leaves TLS to the handler: it reads what came over the wire, from
@@ -52,39 +53,41 @@ type Route struct {
 // A Router is a levee.Handler that passes each connection to the first of its
 // routes that matches. Routes must not be changed while it is in use.
 //
-// A connection in plaintext is shown to the routes as its bytes come in; the first in
-// order that says Yes has it, once all before it have said No. A stream that ends while a
-// matcher still wants more does not match it.
+// A connection in plaintext is shown to the routes without a configuration of their own as
+// its bytes come in: the first in order that says Yes has it, once all before it have
+// said No. A stream that ends while a matcher still wants more does not match it.
 //
-// A connection that begins with a TLS handshake, that is with the byte 22, is shown to
-// them when the client's hello is complete. Then the first route that says Yes decides:
+// A connection that begins as TLS does, with the byte 22, is shown to them once the
+// client's hello is complete. The first route that does not say No decides what becomes
+// of it:
 //
-//   - With Passthrough its handler gets the connection as it is. So it does where neither
-//     the route nor the router has a TLS configuration: nothing is terminated then.
-//   - Else TLS is terminated with the route's configuration, or the router's. So it is for
-//     the first route that says More, as it has to see what TLS carries.
+//   - TLS is terminated with the route's configuration, or the router's. Then the routes
+//     are gone through once more, on what TLS carries, but only those that terminate it
+//     with that same configuration: one with another, which may demand more of its clients,
+//     is not to be had that way. The server name stays what the hello asked for, and the
+//     handshake has to agree.
+//   - With Passthrough, or where neither has a configuration, nothing more will be known:
+//     More is a No, and after a Yes the handler gets the connection as it came, from the
+//     hello on.
 //
-// After that the routes are gone through once more, on what TLS carries, but only those
-// that terminate TLS with that same configuration: one with another, which may demand
-// more of its clients, is not to be had that way. The server name stays what the hello
-// asked for, and the handshake has to agree. So it does for a connection that
-// [levee.Server.TLSConfig] or an outer router has terminated: it is for the routes that
-// terminate nothing, or with that configuration of the server's.
+// A connection whose TLS [levee.Server.TLSConfig] has terminated, or an outer router, is
+// for the routes that have no configuration, or the server's, and no Passthrough.
 //
-// A Router that has a TLS configuration, itself or in a route, or RequireTLS waits for a first
-// byte, to tell TLS from plaintext. Any other waits only as long as a route needs more to
-// decide, so that where no route looks at bytes a server may speak first. All of it has at most
-// the server's SniffTimeout, the handshake included. A client that no route is for is told
-// by an alert if it speaks TLS, and refused as soon as all of them have said No.
+// A router that terminates TLS or requires it waits for a first byte, to tell TLS from
+// plaintext. Any other waits only as long as a route needs more to decide: where none
+// looks at bytes, a server may speak first. All of it, the handshake included, has at most
+// the server's SniffTimeout. A connection is refused as soon as all routes have said No, in
+// TLS with an alert.
 //
-// Where a first byte has been looked at, a PROXY header is refused unless the route has asked for it,
-// by a Prefix that contains its signature ("PROXY " or the 12 bytes of version 2): a handler
-// that believes such headers from the server must not be given a client's. Bytes that
-// may become one, P or an empty line, are held back until it is clear.
+// Once a byte has been looked at, a PROXY header is refused unless the route has asked for
+// it, by a Prefix that contains its signature ("PROXY " or the 12 bytes of version 2): a
+// handler that believes such headers from the server must not be given a client's. Bytes
+// that may become one, a P or an empty line, are held back until it is clear.
 type Router struct {
 	Routes []Route
 
-	// TLS is for the routes that have no configuration of their own.
+	// TLS is for the routes that have no configuration of their own. Without RequireTLS
+	// they are for connections in plaintext as well.
 	TLS *tls.Config
 
 	// RequireTLS refuses connections in plaintext at their first byte.
@@ -95,13 +98,13 @@ type Router struct {
 	StartTLS Dialogue
 }
 
-// A Dialogue is what a protocol says in plaintext until TLS begins. It reports true when what
-// comes next has to be the client's hello, and false to have the connection routed as it
-// is: it has read nothing of it then that the handler would have to see.
+// A Dialogue is what a protocol says in plaintext until TLS begins. It reports true when
+// what comes next has to be the client's hello, and false to have the connection routed as
+// it is: then it has read nothing that the handler would have to see.
 //
-// Required says that the connection will be refused in plaintext; so the dialogue may tell the
-// client, in the protocol's words, and return [ErrPlaintext]. It runs within the arrival's
-// deadline, and must bound what it reads.
+// Where TLS is required, the connection will be refused in plaintext: so the dialogue may
+// tell the client in the protocol's words, and return [ErrPlaintext]. It runs within
+// the arrival's deadline, and must bound what it reads.
 type Dialogue func(ctx context.Context, c *levee.Conn, required bool) (startTLS bool, err error)
 
 // Route returns one of these, perhaps wrapped, or what went wrong with the connection.
@@ -109,8 +112,9 @@ type Dialogue func(ctx context.Context, c *levee.Conn, required bool) (startTLS 
 var (
 	// ErrNoMatch is returned when no route is for the connection.
 	ErrNoMatch = errors.New("no route matches")
-	// ErrBadHello is returned for a connection that begins as TLS does and goes on otherwise,
-	// and for one that asks for a server by what cannot be its name.
+	// ErrBadHello is returned for a connection that begins as TLS does and goes on otherwise, for
+	// one that asks for what cannot be a server's name, and for one whose handshake agreed
+	// on another server than its hello asked for.
 	ErrBadHello = errors.New("bad TLS hello")
 	// ErrPlaintext is returned for a connection in plaintext where TLS is required.
 	ErrPlaintext = errors.New("plaintext where TLS is required")
@@ -205,7 +209,7 @@ func (r *Router) choose(b *Beginning) (levee.Handler, error) {
 func (r *Router) first(b *Beginning) (matching *Route, undecided bool) {
 	for i := range r.Routes {
 		route := &r.Routes[i]
-		if b.open && !r.mayServeOpen(route, b) {
+		if !r.mayServe(route, b) {
 			continue
 		}
 		switch v := route.ask(b); {
@@ -218,9 +222,12 @@ func (r *Router) first(b *Beginning) (matching *Route, undecided bool) {
 	return nil, false
 }
 
-// mayServeOpen reports whether the route is for connections whose TLS was terminated as
-// this one's was.
-func (r *Router) mayServeOpen(route *Route, b *Beginning) bool {
+// mayServe reports whether the route is for connections in plaintext or, if this one's TLS
+// was terminated, for those that it was terminated for.
+func (r *Router) mayServe(route *Route, b *Beginning) bool {
+	if !b.open {
+		return route.Passthrough || route.TLS == nil
+	}
 	config := r.termination(route)
 	return !route.Passthrough && (config == b.config || config == nil && !b.ours)
 }

@@ -80,6 +80,14 @@ func TestARouteWithAStricterPolicyIsNotToBeHadUnderAnothers(t *testing.T) {
 			}
 			wantEnd(t, s, levee.NoRoute, route.ErrNoMatch)
 		}
+		if got := ask(t, s, "GET /"); got != `web elsewhere "GET /"` {
+			t.Errorf("in plaintext: %s", got)
+		}
+		<-s.ends
+		if got := ask(t, s, "y"); got != "" {
+			t.Errorf("in plaintext: %s", got)
+		}
+		wantEnd(t, s, levee.NoRoute, route.ErrNoMatch)
 		wantSaid(t, s, member, "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n", "b")
 		c := ca.ClientConfig("b.test")
 		if got, err := say(t, s, c, "x"); got != "" || err == nil {
@@ -116,6 +124,22 @@ func TestRoutesOfOneConfigurationShareItsHandshake(t *testing.T) {
 		if got := ask(t, s, "GET "); got != `plain "GET "` {
 			t.Error(got)
 		}
+	})
+}
+
+func TestARouteThatTerminatesNothingIsNotToBeHadByTerminating(t *testing.T) {
+	ca := leveetest.NewCA(t)
+	synctest.Test(t, func(t *testing.T) {
+		s := serveRoutes(t, &route.Router{Routes: []route.Route{
+			{Match: route.All(route.SNI("a.test"), route.SSH), TLS: ca.ServerConfig("a.test"), Handler: named("ssh")},
+			{Handler: passing(ca, "as it is")},
+		}})
+		wantSaid(t, s, ca.ClientConfig("a.test"), "SSH-", "ssh")
+		wantSaid(t, s, ca.ClientConfig("a.through.test"), "SSH-", "as it is through")
+		if got, _ := say(t, s, ca.ClientConfig("a.test"), "GET /"); got != "" {
+			t.Error(got)
+		}
+		wantEnd(t, s, levee.NoRoute, route.ErrNoMatch)
 	})
 }
 
@@ -399,7 +423,7 @@ func TestAPROXYHeaderIsRefusedUnlessItIsAskedFor(t *testing.T) {
 	})
 	synctest.Test(t, func(t *testing.T) {
 		s := serveRoutes(t, &route.Router{TLS: ca.ServerConfig("a.test"), Routes: []route.Route{
-			{Match: route.All(route.LocalPort(1), route.Prefix("PROXY ")), Handler: named("another port")},
+			{Match: route.All(route.Prefix("PROXY "), route.LocalPort(1)), Handler: named("another port")},
 			{Match: route.Prefix("PROXY TCP4 ", "\r\n\r\n\x00\r\nQUIT\n\x21"), Handler: named("asked")},
 			httpRoute, elseRoute,
 		}})
