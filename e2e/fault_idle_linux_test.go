@@ -81,7 +81,7 @@ func TestNineThousandIdlePairsTakeTwoFilesEachAndAlmostNoMemory(t *testing.T) {
 	const (
 		pairs      = 9000
 		nofile     = 20_000
-		mostMemory = 2 << 10 // bytes for each
+		mostMemory = 2 << 10          // bytes for each
 		quickly    = 10 * time.Second // five of them in quiet
 	)
 	var limit syscall.Rlimit
