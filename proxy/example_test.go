@@ -37,12 +37,12 @@ func visit(l net.Listener) {
 }
 
 func ExampleTo() {
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		log.Fatal(err)
 	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	srv := &levee.Server{Handler: proxy.To(greeter(ctx))}
 	go srv.Serve(ctx, l) // until ctx ends
 	visit(l)

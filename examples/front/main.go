@@ -27,7 +27,7 @@ func main() {
 	if err := pool.Update(servers); err != nil {
 		log.Fatal(err)
 	}
-	go pool.Run(ctx) // the health checks
+	go func() { _ = pool.Run(ctx) }() // the health checks, until ctx ends
 	srv := &levee.Server{Handler: &proxy.Proxy{Dial: through(pool)}}
 	if err := srv.ListenAndServe(ctx, "127.0.0.1:7000"); err != nil {
 		log.Fatal(err)
