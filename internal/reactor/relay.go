@@ -402,11 +402,17 @@ func (l *loop) passReset(c *Conn) bool {
 	return l.endPair(near, cause, err)
 }
 
-// endPair closes both and tells the owner. Whoever has not been told of an end, as there
-// was none, is reset if it may come in the middle of something.
+// endPair closes both and tells the owner. If neither side has ended it, whoever has not
+// been told of an end is reset if this may come in the middle of something.
 func (l *loop) endPair(near *Conn, cause Cause, err error) bool {
-	stalled := cause == Stalled || cause == FarStalled // what is not taken is not kept
-	cut := cause != EOF && cause != FarEOF && l.restsAt(near) > l.now
+	stalled, cut := false, false
+	switch cause {
+	case EOF, FarEOF, IOError, FarIOError: // they know, or passReset has seen to it
+	case Stalled, FarStalled: // what is not taken is not kept
+		stalled = true
+	default:
+		cut = l.restsAt(near) > l.now // which asks the kernel
+	}
 	for _, c := range [...]*Conn{near, near.peer} {
 		if stalled || cut && !c.is(told) {
 			_ = unix.SetsockoptLinger(int(c.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
