@@ -43,10 +43,11 @@ func through(pool *upstream.Pool) func(context.Context, *levee.Conn, []byte) (le
 		}
 		ended := func(end levee.UpstreamEnd) { // the pool counts, and its breaker learns
 			conn.Ended(upstream.End{
-				Sent:     end.Sent,
-				Received: end.Received,
-				ByServer: end.Reason == levee.UpstreamClosed || end.Reason == levee.UpstreamReset,
-				Err:      end.Err,
+				Sent:        end.Sent,
+				Received:    end.Received,
+				ByServer:    end.Reason == levee.UpstreamClosed || end.Reason == levee.UpstreamReset,
+				ClientFirst: end.ClientFirst,
+				Err:         end.Err,
 			})
 		}
 		return levee.Upstream{Conn: conn.Conn, Ended: ended}, nil
