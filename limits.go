@@ -51,15 +51,20 @@ func or[T comparable](v, byDefault T) T {
 // DefaultMaxConns returns what a [Server.MaxConns] of zero means: the process's
 // limit of open files, less those of a server's event loops and 128, but at least
 // half of it; or -1 if there is none. A process with several servers has to share
-// it out, and a server that joins connections needs two files for each.
+// it out, and for one that joins connections to others [JoinedConns] tells what that
+// leaves.
 func DefaultMaxConns() int { return defaultMaxConns(openFilesLimit(), loopFiles()) }
 
-// defaultMaxConns is DefaultMaxConns, in pairs if that is what the handler makes of
-// connections: a pair is two files, and some share pipes.
+// JoinedConns returns how many connections that are joined to others so many files are
+// enough for: two for each, and on Linux some for the pipes that event loops share; but at
+// least a quarter of the number, as there may be no pipes, and never less than one.
+func JoinedConns(files int) int { return max(1, files/4, (files-pipeFiles())/2) }
+
+// defaultMaxConns is DefaultMaxConns, or JoinedConns of it if the handler is a Joiner.
 func (s *Server) defaultMaxConns() int {
 	n := DefaultMaxConns()
 	if _, joins := s.Handler.(Joiner); joins && n > 0 {
-		return max(1, n/4, (n-pipeFiles())/2)
+		return JoinedConns(n)
 	}
 	return n
 }

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -96,10 +95,6 @@ func assemble(cfg *config.Config, env Env) (*front, error) {
 	return f, nil
 }
 
-// joinFiles returns what a proxying listener leaves for pipes: each of its event loops, of
-// which there is one for each processor, has up to 64 of two files.
-func joinFiles() int { return 2 * 64 * runtime.GOMAXPROCS(0) }
-
 // filesPerConn returns how many files a listener's connection takes: two if it is joined
 // to an upstream.
 func filesPerConn(l *config.Listener) int {
@@ -127,7 +122,7 @@ func shareConns(listeners []config.Listener) []int {
 		if shares[i] == 0 && total > 0 {
 			shares[i] = max(1, left/sharers)
 			if listeners[i].Proxies() {
-				shares[i] = max(1, shares[i]/4, (shares[i]-joinFiles())/2) // there may be no pipes, but there have to be connections
+				shares[i] = levee.JoinedConns(shares[i])
 			}
 		}
 	}
