@@ -354,7 +354,7 @@ func TestEveryLimitCanBeSwitchedOff(t *testing.T) {
 				ProxyFrom:      loopbackOnly,
 				TLSConfig:      ca.ServerConfig("localhost"),
 				AllowPlaintext: true,
-				Handler:        does(func(c *levee.Conn) error { return echo(c) }),
+				Handler:        echoes,
 			})
 			client := dial()
 			time.Sleep(aWeek) // virtual time
@@ -372,7 +372,7 @@ func TestEveryLimitCanBeSwitchedOff(t *testing.T) {
 		inVirtualTime(t, func(t *testing.T, serve func(*levee.Server) (func() peer, <-chan levee.End)) {
 			dial, ends := serve(&levee.Server{
 				ArrivalTimeout: math.MaxInt64, IdleTimeout: math.MaxInt64, HalfClosedTimeout: math.MaxInt64, WriteStallTimeout: math.MaxInt64,
-				Handler: does(func(c *levee.Conn) error { return echo(c) }),
+				Handler: echoes,
 			})
 			client := dial()
 			time.Sleep(time.Minute) // virtual time
@@ -492,7 +492,7 @@ func TestArrivalDeadlineEndsWithTheArrival(t *testing.T) {
 			IdleTimeout:    time.Minute,
 			Handler: router(func(c *levee.Conn) (levee.Handler, error) {
 				_, err := c.Peek(1)
-				return does(func(c *levee.Conn) error { return echo(c) }), err
+				return echoes, err
 			}),
 		})
 		client := dial()

@@ -3,6 +3,7 @@ package levee
 import (
 	"crypto/tls"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 )
@@ -161,13 +162,11 @@ func (g *gate) enter(until time.Time) bool {
 func (g *gate) giveUp(v *visitor) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for i, other := range g.waiting {
-		if other == v {
-			g.waiting = append(g.waiting[:i], g.waiting[i+1:]...)
-			return true
-		}
+	i := slices.Index(g.waiting, v)
+	if i >= 0 {
+		g.waiting = slices.Delete(g.waiting, i, i+1)
 	}
-	return false
+	return i >= 0
 }
 
 // leave makes room, which goes to one who waits.
@@ -182,9 +181,8 @@ func (g *gate) leave() {
 	if time.Since(g.waiting[0].came) > tooLongAtGate {
 		i = len(g.waiting) - 1
 	}
-	v := g.waiting[i]
-	g.waiting = append(g.waiting[:i], g.waiting[i+1:]...)
-	close(v.enter)
+	close(g.waiting[i].enter)
+	g.waiting = slices.Delete(g.waiting, i, i+1)
 }
 
 // queued returns how many wait.

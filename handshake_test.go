@@ -66,13 +66,20 @@ func starttls(config *tls.Config) levee.Handler {
 	})
 }
 
+// commanded has a client of starttls begin, and say more ahead of TLS.
+func commanded(t *testing.T, dial func() *leveetest.Conn, ahead string) *leveetest.Conn {
+	t.Helper()
+	c := dial()
+	send(t, c, "STARTTLS\n"+ahead)
+	want(t, c, "go ahead\n")
+	return c
+}
+
 func TestAHandlerMayStartTLSByACommand(t *testing.T) {
 	ca := leveetest.NewCA(t)
 	synctest.Test(t, func(t *testing.T) {
 		dial, ends := inMemory(t, &levee.Server{Handler: starttls(ca.ServerConfig("localhost"))})
-		c := dial()
-		send(t, c, "STARTTLS\n")
-		want(t, c, "go ahead\n")
+		c := commanded(t, dial, "")
 		sealed := handshaken(t, c, ca.ClientConfig("localhost"))
 		send(t, sealed, "hello\n")
 		want(t, sealed, "hello\n")
@@ -90,9 +97,7 @@ func TestWhatIsSentAheadOfTLSIsNotTakenForEncrypted(t *testing.T) {
 	ca := leveetest.NewCA(t)
 	synctest.Test(t, func(t *testing.T) {
 		dial, ends := inMemory(t, &levee.Server{Handler: starttls(ca.ServerConfig("localhost"))})
-		c := dial()
-		send(t, c, "STARTTLS\nDROP TABLE users\n")
-		want(t, c, "go ahead\n")
+		commanded(t, dial, "DROP TABLE users\n")
 		expectReason(t, ends, levee.TLSFailed)
 	})
 }
@@ -101,17 +106,13 @@ func TestAHandshakeThatFailsInAHandlerEndsTheConnectionAsTLSFailed(t *testing.T)
 	ca := leveetest.NewCA(t)
 	synctest.Test(t, func(t *testing.T) {
 		dial, ends := inMemory(t, &levee.Server{Handler: starttls(ca.ServerConfig("localhost"))})
-		c := dial()
-		send(t, c, "STARTTLS\n")
-		want(t, c, "go ahead\n")
+		c := commanded(t, dial, "")
 		send(t, c, "EHLO\r\n")
 		if end := expectReason(t, ends, levee.TLSFailed); reasonOf(end.Err) != levee.TLSFailed {
 			t.Errorf("the handler was told %v", end.Err)
 		}
 
-		c = dial()
-		send(t, c, "STARTTLS\n")
-		want(t, c, "go ahead\n")
+		commanded(t, dial, "")
 		<-time.After(time.Minute)
 		start := time.Now()
 		expectReason(t, ends, levee.ArrivalTimeout)

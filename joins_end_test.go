@@ -400,16 +400,7 @@ func TestASlowReaderIsNotAStalledOne(t *testing.T) {
 		var both sync.WaitGroup
 		for _, c := range []couple{c, c.swapped()} {
 			both.Go(func() {
-				b := payload(120_000)
-				go func() { // ends with the reading, or the connection
-					_, _ = c.near.Write(b)
-					_ = c.near.CloseWrite()
-				}()
-				got, err := readSlowly(c.far)
-				if err != io.EOF {
-					t.Errorf("after %d bytes: %v", len(got), err)
-				}
-				wantBytes(t, got, b)
+				wantSlowlyTaken(t, c, payload(120_000))
 			})
 		}
 		both.Wait()
@@ -439,19 +430,25 @@ func TestASlowUpstreamIsNotAStalledOne(t *testing.T) {
 				})
 				c := s.meet()
 				tighten(c.far)
-				go func() { // ends with the reading, or the connection
-					_, _ = c.near.Write(b)
-					_ = c.near.CloseWrite()
-				}()
-				got, err := readSlowly(c.far)
-				if err != io.EOF {
-					t.Errorf("after %d bytes: %v", len(got), err)
-				}
-				wantBytes(t, got, b)
+				wantSlowlyTaken(t, c, b)
 			})
 		}
 		all.Wait()
 	})
+}
+
+// wantSlowlyTaken has the near side send b and end its stream, and the far one read slowly.
+func wantSlowlyTaken(t testing.TB, c couple, b []byte) {
+	t.Helper()
+	go func() { // ends with the reading, or the connection
+		_, _ = c.near.Write(b)
+		_ = c.near.CloseWrite()
+	}()
+	got, err := readSlowly(c.far)
+	if err != io.EOF {
+		t.Errorf("after %d bytes: %v", len(got), err)
+	}
+	wantBytes(t, got, b)
 }
 
 // readSlowly reads some KiB ten times a second.
