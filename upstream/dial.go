@@ -163,9 +163,9 @@ func (d *dialling) try(m *member) (*Conn, error) {
 	until, whole := d.deadline(began)
 	ctx := d.ctx
 	if !until.IsZero() {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, until)
-		defer cancel()
+		bounded := &deadlineContext{Context: ctx, until: until}
+		ctx = bounded
+		defer bounded.cancel()
 	}
 	conn, connected, err := m.open(ctx, d.request.First)
 	took := time.Since(began)
@@ -250,7 +250,7 @@ func (m *member) open(ctx context.Context, first []byte) (conn net.Conn, connect
 // block, unless it is absurdly long; so the deadline alone watches over it, and over no
 // more than what is left then.
 func writeFirst(ctx context.Context, conn net.Conn, first []byte) error {
-	if b, ok := conn.(*bare.Conn); ok {
+	if b, ok := conn.(*bare.Conn); ok && len(first) > 0 {
 		first = first[b.TryWrite(first):]
 	}
 	if len(first) == 0 {
