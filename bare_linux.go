@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/levee-net/levee/internal/bare"
 	"github.com/levee-net/levee/internal/reactor"
 )
 
@@ -137,7 +138,7 @@ func (s *Server) takeBare(base context.Context, listener net.Listener) *bareList
 	if b.rung, err = l.hang(sock, loops); err != nil {
 		return nil
 	}
-	b.attempt = func(fd uintptr) { b.fd, b.peer, b.err = reactor.Accept(int(fd)) }
+	b.attempt = func(fd uintptr) { b.fd, b.peer, b.err = bare.Accept(int(fd)) }
 	return b
 }
 
@@ -169,7 +170,7 @@ func (b *bareListener) accept() (*Conn, error) {
 func (b *bareListener) conn() *Conn {
 	local := b.local
 	if local == nil {
-		local = tcpAddr(reactor.Local(b.fd))
+		local = tcpAddr(bare.Local(b.fd))
 	}
 	c := new(Conn)
 	c.init(b.server, local, tcpAddr(b.peer))

@@ -65,7 +65,11 @@ func (c *Conn) joinOnLoop(u Upstream) (moved bool) {
 	if far < 0 {
 		return false
 	}
-	if !c.handPairTo(loops, near, far, uneven, u.Ended) {
+	p := &pair{conn: c, ended: u.Ended}
+	if _, ok := u.Conn.(*bare.Conn); ok {
+		p.far.MayLast() // who dialled otherwise has set the options that he wants
+	}
+	if !c.handPairTo(loops, near, far, uneven, p) {
 		giveBack(far)
 		return false
 	}
@@ -94,7 +98,7 @@ func isUnixConn(conn net.Conn) bool {
 
 // handPairTo has the loops join the connection and its upstream under descriptors of
 // their own.
-func (c *Conn) handPairTo(loops *reactor.Reactor, near, far int, uneven bool, ended func(UpstreamEnd)) bool {
+func (c *Conn) handPairTo(loops *reactor.Reactor, near, far int, uneven bool, p *pair) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.over() {
@@ -111,7 +115,6 @@ func (c *Conn) handPairTo(loops *reactor.Reactor, near, far int, uneven bool, en
 		first = bytes.Clone(s.wire.held.bytes())
 		c.stream.Store(nil)
 	}
-	p := &pair{conn: c, ended: ended}
 	if loops.Join(&c.looped.Conn, &p.far, near, far, first, p, limits) != nil {
 		c.stream.Store(s)
 		return false

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/levee-net/levee/internal/bare"
 	"github.com/levee-net/levee/internal/reactor"
 )
 
@@ -52,7 +53,7 @@ func (s *Server) eventLoops() *reactor.Reactor {
 		l.joined = reactor.Limits{Idle: s.limits.joinedIdle, WriteStall: s.limits.writeStall, HalfClosed: s.limits.halfClosed}
 		l.joinedUnix = l.joined
 		l.joinedUnix.Uneven = true
-		r, err := reactor.New(reactor.Options{Budget: budget})
+		r, err := reactor.New(reactor.Options{Budget: budget, Lasting: bare.KeepAlive})
 		if err != nil {
 			s.acceptLog.complain(s.Logger, "no event loops: each connection gets a goroutine", "err", err)
 			return

@@ -45,7 +45,7 @@ func dialOnce(ctx context.Context, local, remote netip.AddrPort) (fd int, err er
 	if fd, err = open(local, remote); err != nil {
 		return -1, err
 	}
-	if fd, err = connect(ctx, fd, sockaddr(remote)); err != nil {
+	if fd, err = connect(ctx, fd, unixAddr(remote)); err != nil {
 		return -1, err
 	}
 	if local.Port() == 0 && isItsOwnPeer(fd, remote) {
@@ -64,13 +64,8 @@ var errOwnPeer = os.NewSyscallError("connect", unix.ECONNREFUSED)
 func isOdd(err error) bool { return err == errOwnPeer || errors.Is(err, unix.EADDRNOTAVAIL) }
 
 func isItsOwnPeer(fd int, remote netip.AddrPort) bool {
-	switch name, _ := unix.Getsockname(fd); name := name.(type) {
-	case *unix.SockaddrInet4:
-		return name.Port == int(remote.Port()) && netip.AddrFrom4(name.Addr) == remote.Addr()
-	case *unix.SockaddrInet6:
-		return name.Port == int(remote.Port()) && netip.AddrFrom16(name.Addr) == remote.Addr().WithZone("")
-	}
-	return false
+	own := Local(fd)
+	return own.Port() == remote.Port() && own.Addr().WithZone("") == remote.Addr().Unmap().WithZone("")
 }
 
 // dialError is what net would have made of it.
@@ -92,27 +87,19 @@ func open(local, remote netip.AddrPort) (fd int, err error) {
 	if err != nil {
 		return -1, os.NewSyscallError("socket", err)
 	}
-	for _, option := range [...]struct{ level, name, value int }{
-		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
-		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(keepAliveIdle / time.Second)},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(keepAliveIdle / time.Second)},
-		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAliveCount},
-	} {
-		_ = unix.SetsockoptInt(fd, option.level, option.name, option.value) // no kernel refuses them
-	}
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // no kernel refuses it
 	if !local.IsValid() {
 		return fd, nil
 	}
 	_ = unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1) // for IPv6 too; see ip(7)
-	if err := unix.Bind(fd, sockaddr(local)); err != nil {
+	if err := unix.Bind(fd, unixAddr(local)); err != nil {
 		_ = unix.Close(fd)
 		return -1, os.NewSyscallError("bind", err)
 	}
 	return fd, nil
 }
 
-func sockaddr(a netip.AddrPort) unix.Sockaddr {
+func unixAddr(a netip.AddrPort) unix.Sockaddr {
 	if a.Addr().Is4() {
 		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
 	}
@@ -198,6 +185,20 @@ func finish(fd int) (int, error) {
 	return again, nil
 }
 
+// KeepAlive has the kernel probe a connection that nothing comes over, which tells the dead
+// from the silent. For a socket that was detached it is up to its owner when it is worth
+// four system calls: not as long as the connection is young.
+func KeepAlive(fd int) {
+	for _, option := range [...]struct{ level, name, value int }{
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, int(keepAliveIdle / time.Second)},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, int(keepAliveIdle / time.Second)},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, keepAliveCount},
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+	} {
+		_ = unix.SetsockoptInt(fd, option.level, option.name, option.value) // no kernel refuses them
+	}
+}
+
 // Detach gives the socket, which is non-blocking and in no poller, to the caller, unless
 // it has been used as a net.Conn. The Conn is closed then.
 func (c *Conn) Detach() (fd int, ok bool) {
@@ -230,7 +231,7 @@ func (c *Conn) net() (net.Conn, error) {
 		}
 		f := os.NewFile(uintptr(c.fd), "tcp")
 		c.fd, c.std = -1, new(std)
-		c.std.conn, c.std.err = net.FileConn(f) // which makes a descriptor of its own
+		c.std.conn, c.std.err = net.FileConn(f) // which makes a descriptor of its own, and switches on keep-alive
 		_ = f.Close()
 	}
 	return c.std.conn, c.std.err

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -79,15 +80,36 @@ func TestADetachedSocketIsTheCallersAlone(t *testing.T) {
 	if _, err := unix.Read(fd, make([]byte, 1)); err != unix.EAGAIN {
 		t.Errorf("reading where there is nothing: %v, want EAGAIN", err)
 	}
-	for _, option := range []struct{ level, name int }{
-		{unix.IPPROTO_TCP, unix.TCP_NODELAY}, {unix.SOL_SOCKET, unix.SO_KEEPALIVE},
-	} {
-		if v, err := unix.GetsockoptInt(fd, option.level, option.name); v == 0 || err != nil {
-			t.Errorf("socket option %v is %d, %v", option, v, err)
-		}
-	}
+	bare.KeepAlive(fd)
+	checkKeepAlive(t, fd)
 	if err := unix.Close(fd); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestWhatBecomesNetsOwnIsKeptAlive(t *testing.T) {
+	_, to := listen(t, "127.0.0.1:0")
+	raw, err := dial(t, to).NetConn().(syscall.Conn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Control(func(fd uintptr) { checkKeepAlive(t, int(fd)) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func checkKeepAlive(t *testing.T, fd int) {
+	t.Helper()
+	for _, option := range []struct{ level, name, want int }{
+		{unix.IPPROTO_TCP, unix.TCP_NODELAY, 1},
+		{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 15},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 15},
+		{unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 9},
+	} {
+		if v, err := unix.GetsockoptInt(fd, option.level, option.name); v != option.want || err != nil {
+			t.Errorf("socket option %v is %d, %v", option, v, err)
+		}
 	}
 }
 

@@ -35,8 +35,13 @@ func listening(t *testing.T) (l net.Listener, fd int) {
 
 func started(t *testing.T, loops int) *reactor.Reactor {
 	t.Helper()
+	return startedWith(t, reactor.Options{Loops: loops})
+}
+
+func startedWith(t *testing.T, o reactor.Options) *reactor.Reactor {
+	t.Helper()
 	leveetest.CheckLeaks(t)
-	r, err := reactor.New(reactor.Options{Loops: loops})
+	r, err := reactor.New(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +80,7 @@ func TestBellRingsForEveryoneWhoComesToAnEmptyQueue(t *testing.T) {
 			for accepted := false; !accepted; {
 				heard(t, b)
 				for {
-					conn, _, err := reactor.Accept(fd)
+					conn, _, err := unix.Accept4(fd, unix.SOCK_NONBLOCK)
 					if err == unix.EAGAIN {
 						break
 					}

@@ -77,6 +77,7 @@ const (
 	told    // its peer's end of stream has been passed on to it
 	broken  // its socket has failed
 	gone    // closed, or released
+	young   // Options.Lasting has not been told of it
 )
 
 func (c *Conn) is(s state) bool { return c.state&s != 0 }
@@ -92,6 +93,10 @@ func (c *Conn) SetTraffic(read, written int64) {
 	c.read.Store(read)
 	c.written.Store(written)
 }
+
+// MayLast has Options.Lasting told of the connection if it lasts. It must be called before
+// Join.
+func (c *Conn) MayLast() { c.set(young) }
 
 // Leave asks the connection to leave: once all that has arrived is answered, at
 // once if nothing has. It may be called from any goroutine, and more than once.

@@ -115,6 +115,10 @@ type Options struct {
 	// Budget is how long a call may hold its loop. Zero means 1 ms. It is looked at
 	// as often, so a call may hold the loop for twice as long.
 	Budget time.Duration
+	// Lasting, if not nil, is called with the socket of a far connection that was marked by
+	// Conn.MayLast, once its pair has lasted some 15 seconds: for what costs system calls,
+	// and is of no use to one that lives shorter. It must be quick.
+	Lasting func(fd int)
 }
 
 // FilesPerLoop is how many files each loop has open, beside its connections.
@@ -126,6 +130,8 @@ type Reactor struct {
 	turn   atomic.Uint32
 	budget time.Duration
 	epoch  time.Time
+
+	lasting func(fd int) // Options.Lasting
 
 	bells bells
 	watch watchdog
@@ -143,7 +149,10 @@ func New(o Options) (*Reactor, error) {
 	if o.Budget == 0 {
 		o.Budget = time.Millisecond
 	}
-	r := &Reactor{budget: o.Budget, epoch: time.Now()}
+	if o.Lasting == nil {
+		o.Lasting = func(int) {}
+	}
+	r := &Reactor{budget: o.Budget, epoch: time.Now(), lasting: o.Lasting}
 	for range o.Loops {
 		l, err := newLoop(r)
 		if err != nil {

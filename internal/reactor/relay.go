@@ -27,10 +27,11 @@ const (
 )
 
 const (
-	relaySize  = 32 << 10               // one read, and the most that is held of a direction in memory
-	bulkLeast  = 16 << 10               // a splice that moves less was not worth a pipe
-	quietTime  = int64(5 * time.Second) // without a byte, before a pair that is asked to leave does
-	deliverFor = int64(5 * time.Second) // how long a reset waits at most for bytes before it to be taken
+	relaySize   = 32 << 10                // one read, and the most that is held of a direction in memory
+	bulkLeast   = 16 << 10                // a splice that moves less was not worth a pipe
+	quietTime   = int64(5 * time.Second)  // without a byte, before a pair that is asked to leave does
+	deliverFor  = int64(5 * time.Second)  // how long a reset waits at most for bytes before it to be taken
+	lastingTime = int64(15 * time.Second) // until a pair counts as one that lasts
 )
 
 // Join has a loop move bytes between two non-blocking sockets that are in no other
@@ -78,9 +79,9 @@ func (l *loop) join(near *Conn, first []byte) error {
 // enterPair makes the loop the pair's.
 func (l *loop) enterPair(near *Conn, first []byte) bool {
 	far := near.peer
+	near.set(readable) // most likely; what the far one has, its event will say
 	for _, c := range [...]*Conn{near, far} {
 		l.list(c)
-		c.set(readable)
 		if c.limits.Uneven {
 			c.set(uneven)
 		}
@@ -429,6 +430,9 @@ func (l *loop) endPair(near *Conn, cause Cause, err error) bool {
 
 // watchPair has the wheel look at a pair when its time may be over, or before.
 func (l *loop) watchPair(near *Conn) {
+	if near.peer.is(young) {
+		l.wheel.put(near, l.now+lastingTime)
+	}
 	since, limit, cause := l.patienceWith(near)
 	if limit <= 0 {
 		return
@@ -469,6 +473,10 @@ func (c *Conn) isHeard() bool { return c.is(deaf) && !c.is(ended) && !c.peer.owe
 
 // lookAtPair sees whether a pair's time is over.
 func (l *loop) lookAtPair(near *Conn) bool {
+	if far := near.peer; far.is(young) { // whatever the look is for: it is early for hardly any
+		far.clear(young)
+		l.reactor.lasting(int(far.fd))
+	}
 	for _, c := range [...]*Conn{near, near.peer} {
 		if c.owes() && sendQueue(int(c.fd)) < c.rest.queue {
 			l.waitFor(c)

@@ -39,10 +39,18 @@ func join(t testing.TB, r *reactor.Reactor, limits reactor.Limits, first string)
 
 func joinSockets(t testing.TB, r *reactor.Reactor, limits reactor.Limits, first string, nearFD, farFD int, near, far net.Conn) *joint {
 	t.Helper()
+	return joinAs(t, r, limits, first, false, nearFD, farFD, near, far)
+}
+
+func joinAs(t testing.TB, r *reactor.Reactor, limits reactor.Limits, first string, mayLast bool, nearFD, farFD int, near, far net.Conn) *joint {
+	t.Helper()
 	j := &joint{owner: newOwner(t, func([]byte, []byte) (int, []byte, error) {
 		t.Error("a pair is stepped")
 		return 0, nil, io.EOF
 	}), near: near, far: far}
+	if mayLast {
+		j.farConn.MayLast()
+	}
 	must(t, r.Join(&j.Conn, &j.farConn, nearFD, farFD, []byte(first), j.owner, &limits))
 	t.Cleanup(func() {
 		j.Kill()
@@ -153,6 +161,33 @@ func TestAPairThatCannotBeJoinedIsStillTheCallers(t *testing.T) {
 	}
 	o.adopt(t, r, fd, nil, reactor.Limits{})
 	exchange(t, peer, "alone")
+}
+
+func TestOnlyAMarkedPairThatLastsIsToldOfAsLasting(t *testing.T) {
+	lasting := make(chan int, 3)
+	r := startedWith(t, reactor.Options{Loops: 1, Lasting: func(fd int) { lasting <- fd }})
+	limits := reactor.Limits{Idle: 200 * time.Millisecond} // its end is a look at the pair, as its first 15 seconds' is
+	pair := func(mark bool, limits reactor.Limits) (j *joint, farFD int) {
+		nearFD, near := tcp(t)
+		farFD, far := tcp(t)
+		return joinAs(t, r, limits, "", mark, nearFD, farFD, near, far), farFD
+	}
+	brief, _ := pair(true, reactor.Limits{})
+	brief.near.Close()
+	brief.far.Close()
+	receive(t, brief.over, "the end of a pair that did not last")
+	plain, _ := pair(false, limits)
+	receive(t, plain.over, "the end of a pair that nobody marked")
+	marked, farFD := pair(true, limits)
+	receive(t, marked.over, "the end of a pair that was marked")
+	if got := receive(t, lasting, "the pair that lasts"); got != farFD {
+		t.Errorf("told of socket %d, want the far one, %d", got, farFD)
+	}
+	select {
+	case fd := <-lasting:
+		t.Errorf("told of socket %d as well", fd)
+	default:
+	}
 }
 
 func TestAPausedPairMovesNothingAndLosesNothing(t *testing.T) {

@@ -1,7 +1,8 @@
-package reactor_test
+package bare_test
 
 import (
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -9,12 +10,21 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/levee-net/levee/internal/reactor"
+	"github.com/levee-net/levee/internal/bare"
 	"golang.org/x/sys/unix"
 )
 
-// listen listens, if this machine has the address.
-func listen(t testing.TB, network, address string) (net.Listener, syscall.RawConn) {
+const acceptPatience = 20_000 // milliseconds
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// listenOn listens, if this machine has the address.
+func listenOn(t testing.TB, network, address string) (net.Listener, syscall.RawConn) {
 	t.Helper()
 	l, err := net.Listen(network, address)
 	if errors.Is(err, unix.EADDRNOTAVAIL) || errors.Is(err, unix.EAFNOSUPPORT) {
@@ -32,8 +42,8 @@ func accept(t testing.TB, listener syscall.RawConn) (fd int, peer netip.AddrPort
 	t.Helper()
 	var err error
 	must(t, listener.Control(func(l uintptr) {
-		for fd, peer, err = reactor.Accept(int(l)); err == unix.EAGAIN; fd, peer, err = reactor.Accept(int(l)) {
-			unix.Poll([]unix.PollFd{{Fd: int32(l), Events: unix.POLLIN}}, int(patience.Milliseconds()))
+		for fd, peer, err = bare.Accept(int(l)); err == unix.EAGAIN; fd, peer, err = bare.Accept(int(l)) {
+			unix.Poll([]unix.PollFd{{Fd: int32(l), Events: unix.POLLIN}}, acceptPatience)
 		}
 	}))
 	must(t, err)
@@ -52,17 +62,17 @@ func TestAcceptTellsWhoThePeerIsAsPackageNetDoes(t *testing.T) {
 			if c.dial == "" {
 				t.Skip("no interface has such an address")
 			}
-			l, raw := listen(t, "tcp", c.listen)
+			l, raw := listenOn(t, "tcp", c.listen)
 			_, port, err := net.SplitHostPort(l.Addr().String())
 			must(t, err)
 			conn, err := net.Dial("tcp", net.JoinHostPort(c.dial, port))
 			must(t, err)
-			conn = safe(t, conn)
+			t.Cleanup(func() { conn.Close() })
 			fd, peer := accept(t, raw)
 			if want := conn.LocalAddr().String(); peer.String() != want {
 				t.Errorf("accepted %v, want %v", peer, want)
 			}
-			if got, want := reactor.Local(fd).String(), conn.RemoteAddr().String(); got != want {
+			if got, want := bare.Local(fd).String(), conn.RemoteAddr().String(); got != want {
 				t.Errorf("it is bound to %v, want %v", got, want)
 			}
 			if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err != nil || flags&unix.O_NONBLOCK == 0 {
@@ -91,47 +101,50 @@ func linkLocal() string {
 
 func TestAcceptKnowsNoAddressOfAnotherFamily(t *testing.T) {
 	for _, from := range []string{"", "client"} {
-		l, raw := listen(t, "unix", filepath.Join(t.TempDir(), "socket"))
+		l, raw := listenOn(t, "unix", filepath.Join(t.TempDir(), "socket"))
 		dialer := net.Dialer{}
 		if from != "" {
 			dialer.LocalAddr = &net.UnixAddr{Name: filepath.Join(t.TempDir(), from), Net: "unix"}
 		}
 		conn, err := dialer.Dial("unix", l.Addr().String())
 		must(t, err)
-		exchangeWith := safe(t, conn)
+		t.Cleanup(func() { conn.Close() })
 		fd, peer := accept(t, raw)
-		if local := reactor.Local(fd); peer != (netip.AddrPort{}) || local != (netip.AddrPort{}) {
+		if local := bare.Local(fd); peer != (netip.AddrPort{}) || local != (netip.AddrPort{}) {
 			t.Errorf("accepted %v, bound to %v; want neither", peer, local)
 		}
 		unix.Write(fd, []byte("hello"))
-		expect(t, exchangeWith, "hello")
+		got := make([]byte, len("hello"))
+		if _, err := io.ReadFull(conn, got); string(got) != "hello" {
+			t.Errorf("read %q, %v from it", got, err)
+		}
 	}
 }
 
 func TestAcceptSaysWhyItDoesNot(t *testing.T) {
-	_, raw := listen(t, "tcp", "127.0.0.1:0")
+	_, raw := listenOn(t, "tcp", "127.0.0.1:0")
 	must(t, raw.Control(func(l uintptr) {
-		if fd, peer, err := reactor.Accept(int(l)); fd != -1 || peer.IsValid() || err != unix.EAGAIN {
+		if fd, peer, err := bare.Accept(int(l)); fd != -1 || peer.IsValid() || err != unix.EAGAIN {
 			t.Errorf("accepted %d of %v, %v; want nobody and a bare EAGAIN", fd, peer, err)
 		}
 	}))
-	fd, _, err := reactor.Accept(1 << 20)
+	fd, _, err := bare.Accept(1 << 20)
 	var failed *os.SyscallError
 	if fd != -1 || !errors.As(err, &failed) || failed.Syscall != "accept4" || !errors.Is(err, unix.EBADF) {
 		t.Errorf("accepted %d from a socket that is none, %v", fd, err)
 	}
-	if local := reactor.Local(1 << 20); local.IsValid() {
+	if local := bare.Local(1 << 20); local.IsValid() {
 		t.Errorf("a socket that is none is bound to %v", local)
 	}
 }
 
 func TestAcceptAllocatesNothing(t *testing.T) {
 	const many = 50
-	l, raw := listen(t, "tcp", "127.0.0.1:0")
+	l, raw := listenOn(t, "tcp", "127.0.0.1:0")
 	for range many + 2 {
 		conn, err := net.Dial("tcp", l.Addr().String())
 		must(t, err)
-		safe(t, conn)
+		t.Cleanup(func() { conn.Close() })
 	}
 	fd, _ := accept(t, raw)
 	var accepted [many + 1]int
@@ -139,7 +152,7 @@ func TestAcceptAllocatesNothing(t *testing.T) {
 	must(t, raw.Control(func(l uintptr) {
 		allocations := testing.AllocsPerRun(many, func() {
 			var err error
-			if accepted[i], _, err = reactor.Accept(int(l)); err != nil {
+			if accepted[i], _, err = bare.Accept(int(l)); err != nil {
 				t.Errorf("of connections that are there: %v", err)
 			}
 			i++
@@ -147,7 +160,7 @@ func TestAcceptAllocatesNothing(t *testing.T) {
 		if allocations != 0 {
 			t.Errorf("%v allocations for a connection", allocations)
 		}
-		if allocations := testing.AllocsPerRun(many, func() { reactor.Local(fd) }); allocations != 0 {
+		if allocations := testing.AllocsPerRun(many, func() { bare.Local(fd) }); allocations != 0 {
 			t.Errorf("%v allocations for an address", allocations)
 		}
 	}))

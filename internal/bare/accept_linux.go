@@ -1,4 +1,4 @@
-package reactor
+package bare
 
 import (
 	"encoding/binary"
