@@ -77,7 +77,6 @@ const (
 	told    // its peer's end of stream has been passed on to it
 	broken  // its socket has failed
 	gone    // closed, or released
-	young   // Options.Lasting has not been told of it
 )
 
 func (c *Conn) is(s state) bool { return c.state&s != 0 }

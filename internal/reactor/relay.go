@@ -24,6 +24,7 @@ const (
 	bulk       = slow    // a read has filled its buffer: the next bytes go through a pipe
 	endedFirst = proven  // or failed first, before its peer did either
 	deaf       = refused // broken, as it takes no more; but it may have more to say
+	young      = killed  // Options.Lasting has not been told of it
 )
 
 const (
