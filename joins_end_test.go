@@ -386,7 +386,7 @@ func TestAClientThatTakesNothingIsCut(t *testing.T) {
 			if upward {
 				held = p.Read - p.upstream.Sent
 			}
-			if most := int64(256 << 10); held > most && !s.engine.tls {
+			if most := int64(512 << 10); held > most && !s.engine.tls {
 				t.Errorf("%d bytes were held for it, more than %d", held, most)
 			}
 		})

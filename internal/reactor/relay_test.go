@@ -298,7 +298,7 @@ func TestAPairHoldsNoMoreThanARead(t *testing.T) {
 	}
 	nearRead, nearWritten := j.Traffic()
 	farRead, farWritten := j.farConn.Traffic()
-	if up, down := nearRead-farWritten, farRead-nearWritten; up > 256<<10 || down > 256<<10 {
+	if up, down := nearRead-farWritten, farRead-nearWritten; up > 512<<10 || down > 512<<10 {
 		t.Errorf("%d and %d bytes wait, pipes included", up, down)
 	}
 }
