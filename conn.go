@@ -156,6 +156,17 @@ func (c *Conn) TLS() *tls.ConnectionState {
 	return &state
 }
 
+// TLSConfig returns what the handshake was made with, or nil for a plaintext
+// connection: Server.TLSConfig, or what was given to [Conn.StartTLS], and not what its
+// GetConfigForClient chose. It tells whose policy a connection came in under, and must not
+// be changed.
+func (c *Conn) TLSConfig() *tls.Config {
+	if !c.secured.Load() {
+		return nil
+	}
+	return c.stream.Load().terms
+}
+
 // SyscallConn returns access to the socket, to set options on it or to ask the
 // kernel about it: its Control works wherever the connection is served, and fails
 // with net.ErrClosed once it has been closed. Reading and writing is not possible.

@@ -60,7 +60,7 @@ func (s *stream) handshake(config *tls.Config) error {
 	if err != nil {
 		return err
 	}
-	s.tls = handshake
+	s.tls, s.terms = handshake, config
 	s.conn.secured.Store(true)
 	return nil
 }

@@ -50,6 +50,43 @@ func TestARouterMayLookAtTheHelloBeforeItStartsTLS(t *testing.T) {
 	})
 }
 
+func TestAConnectionKnowsWhatItsTLSWasMadeWith(t *testing.T) {
+	ca := leveetest.NewCA(t)
+	whole, chosen := ca.ServerConfig("localhost"), ca.ServerConfig("localhost")
+	whole.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return ca.ServerConfig("localhost"), nil }
+	start := router(func(c *levee.Conn) (levee.Handler, error) {
+		if c.TLSConfig() != nil {
+			return nil, errors.New("there is no TLS yet")
+		}
+		return echoes, c.StartTLS(chosen)
+	})
+	for _, c := range []struct {
+		name   string
+		server *levee.Server
+		want   *tls.Config
+	}{
+		{"plaintext", &levee.Server{Handler: echoes}, nil},
+		{"the server's", &levee.Server{Handler: echoes, TLSConfig: whole}, whole},
+		{"a router's", &levee.Server{Handler: start}, chosen},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				serving := make(chan *levee.Conn, 1)
+				c.server.Trace = &levee.Trace{Serving: func(c *levee.Conn, _ levee.Handler) { serving <- c }}
+				dial, _ := inMemory(t, c.server)
+				var client net.Conn = dial()
+				if c.want != nil {
+					client = handshaken(t, client, ca.ClientConfig("localhost"))
+				}
+				send(t, client, "hi\n")
+				if got := (<-serving).TLSConfig(); got != c.want {
+					t.Errorf("it is %p, want %p", got, c.want)
+				}
+			})
+		})
+	}
+}
+
 // starttls is a protocol that begins TLS by a command.
 func starttls(config *tls.Config) levee.Handler {
 	return does(func(c *levee.Conn) error {

@@ -14,7 +14,8 @@ import (
 // loop has none any more.
 type stream struct {
 	conn  *Conn
-	tls   *tls.Conn // nil in plaintext; set by the arrival, for whoever sees TLS in place
+	tls   *tls.Conn   // nil in plaintext; set by the arrival, for whoever sees TLS in place
+	terms *tls.Config // what it was made with
 	wire  wire
 	plain held // decrypted bytes that were read ahead; unused in plaintext
 
