@@ -32,7 +32,8 @@ const (
 	recordHeader    = 5
 	recordLimit     = 16 << 10 // what one carries in plaintext
 
-	alertDecodeError      = 50 // section 6
+	alertAccessDenied     = 49 // section 6
+	alertDecodeError      = 50
 	alertUnrecognizedName = 112
 
 	messageHello  = 1 // section 4

@@ -37,6 +37,10 @@ type Route struct {
 	// Handler serves them.
 	Handler levee.Handler
 
+	// Refuse ends them instead, with [ErrRefused]; in TLS with an alert, and before a
+	// handshake if the match can tell by the client's hello.
+	Refuse bool
+
 	// TLS is what TLS is terminated with. Routes share a configuration, and with it what
 	// it demands of clients, if theirs is the same pointer. A route that has one is not for
 	// connections in plaintext. Nil is the Router's.
@@ -112,6 +116,8 @@ type Dialogue func(ctx context.Context, c *levee.Conn, required bool) (startTLS 
 var (
 	// ErrNoMatch is returned when no route is for the connection.
 	ErrNoMatch = errors.New("no route matches")
+	// ErrRefused is returned for a connection whose route refuses it.
+	ErrRefused = errors.New("refused")
 	// ErrBadHello is returned for a connection that begins as TLS does and goes on otherwise, for
 	// one that asks for what cannot be a server's name, and for one whose handshake agreed
 	// on another server than its hello asked for.
@@ -199,9 +205,17 @@ func (r *Router) choose(b *Beginning) (levee.Handler, error) {
 		case route == nil:
 			return nil, ErrNoMatch
 		default:
-			return route.Handler, nil
+			return route.serve()
 		}
 	}
+}
+
+// serve returns the handler of the route that has been chosen.
+func (route *Route) serve() (levee.Handler, error) {
+	if route.Refuse {
+		return nil, route.named(ErrRefused)
+	}
+	return route.Handler, nil
 }
 
 // first returns the first route that matches what is not sealed, and whether one before
@@ -254,8 +268,11 @@ func (r *Router) chooseSealed(b *Beginning) (levee.Handler, error) {
 		switch v := route.ask(b); {
 		case v == No, v == More && config == nil:
 			continue
+		case v == Yes && route.Refuse:
+			b.alert(alertAccessDenied)
+			return route.serve()
 		case config == nil:
-			return route.Handler, nil
+			return route.serve()
 		}
 		if err := b.terminate(config); err != nil {
 			return nil, route.named(err)

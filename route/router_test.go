@@ -273,6 +273,43 @@ func TestAClientThatNoRouteIsForIsToldByAnAlert(t *testing.T) {
 	})
 }
 
+func TestARouteRefusesAsSoonAsItMatches(t *testing.T) {
+	ca := leveetest.NewCA(t)
+	config := ca.ServerConfig("*.test")
+	handshakes := 0
+	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		handshakes++
+		return nil, nil
+	}
+	synctest.Test(t, func(t *testing.T) {
+		s := serveRoutes(t, &route.Router{TLS: config, Routes: []route.Route{
+			{Match: route.SNI("a.test"), Refuse: true, Name: "blocked"},
+			{Match: route.SNI("p.test"), Refuse: true, Passthrough: true},
+			{Match: route.SSH, Refuse: true},
+			{Handler: named("rest")},
+		}})
+		for _, name := range []string{"a.test", "p.test"} {
+			_, err := say(t, s, ca.ClientConfig(name), "x")
+			if err == nil || !strings.Contains(err.Error(), "access denied") || handshakes > 0 {
+				t.Errorf("%s: %v after %d handshakes", name, err, handshakes)
+			}
+			end := wantEnd(t, s, levee.NoRoute, route.ErrRefused)
+			if got := strings.Contains(end.Err.Error(), "route blocked: "); got != (name == "a.test") {
+				t.Error(end.Err)
+			}
+		}
+		wantSaid(t, s, ca.ClientConfig("b.test"), "xyz", "rest")
+		if got, err := say(t, s, ca.ClientConfig("b.test"), "SSH-2.0-x"); got != "" || err != nil {
+			t.Errorf("inside of TLS: %q, %v", got, err)
+		}
+		wantEnd(t, s, levee.NoRoute, route.ErrRefused)
+		if got := ask(t, s, "SSH-2.0-x"); got != "" {
+			t.Errorf("in plaintext: %q", got)
+		}
+		wantEnd(t, s, levee.NoRoute, route.ErrRefused)
+	})
+}
+
 func TestGarbageIsRefusedAsSoonAsAllHaveSaidNo(t *testing.T) {
 	ca := leveetest.NewCA(t)
 	synctest.Test(t, func(t *testing.T) {
