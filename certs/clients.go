@@ -71,7 +71,7 @@ type Clients struct {
 	Interval time.Duration
 
 	// Problem, if it is set, is told what is wrong, once: again only when it has
-	// been right meanwhile.
+	// been right meanwhile. What keeps Watch from loading the files is an [ErrKept].
 	Problem func(error)
 
 	// Changed, if it is set, is called by Watch after another policy has come into
@@ -101,7 +101,7 @@ func (c *Clients) Watch(ctx context.Context) error {
 		if changed && c.Changed != nil {
 			c.Changed()
 		}
-		return err
+		return kept(err)
 	})
 }
 

@@ -33,8 +33,8 @@ type Pair struct {
 // It is all or nothing. If any pair is broken, Load says which file is at fault and
 // why, and everything stays as it was. What is no reason to serve nothing at all is
 // told to Problem instead, and served: a certificate that has expired, as a client
-// may have reasons to go on, or is not valid yet, or has no DNS name; a private key
-// that every user can read. But a pair that is out of its time does not replace one
+// may have reasons to go on, or soon will, or is not valid yet, or has no DNS name; a private
+// key that every user can read. But a pair that is out of its time does not replace one
 // that is good. A stapled response that is missing, not this certificate's, not its
 // issuer's, or out of its time is left out and told: one that lags behind a renewal
 // must not stop the renewal.
@@ -49,7 +49,7 @@ type Files struct {
 	Interval time.Duration
 
 	// Problem, if it is set, is told what is wrong, once: again only when it has
-	// been right meanwhile.
+	// been right meanwhile. What keeps Watch from loading the files is an [ErrKept].
 	Problem func(error)
 
 	// Changed, if it is set, is called by Watch after other certificates have come
@@ -87,7 +87,7 @@ func (f *Files) Watch(ctx context.Context) error {
 		if changed && f.Changed != nil {
 			f.Changed()
 		}
-		return err
+		return kept(err)
 	})
 }
 
@@ -193,11 +193,18 @@ func (p Pair) read(last *pair, now time.Time) (*pair, error) {
 // warn returns what Problem should hear.
 func (p *pair) warn(now time.Time) []error {
 	warnings := p.warnings
-	if err := outOfTime(p.cert.Leaf, now); err != nil {
+	leaf := p.cert.Leaf
+	if err := outOfTime(leaf, now); err != nil {
 		warnings = append(slices.Clone(warnings), fmt.Errorf("certificate %s %w", p.files.Cert, err))
+	} else if leaf.NotAfter.Sub(now) < min(expiresSoon, leaf.NotAfter.Sub(leaf.NotBefore)/5) {
+		warnings = append(slices.Clone(warnings), fmt.Errorf("certificate %s expires soon, at %s", p.files.Cert, leaf.NotAfter.UTC().Format(time.RFC3339)))
 	}
 	return warnings
 }
+
+// expiresSoon is when a certificate should have been renewed: ACME clients do it with a third of 90 days left. Of those
+// that live for less than 70 days it is the last fifth.
+const expiresSoon = 14 * 24 * time.Hour
 
 func outOfTime(leaf *x509.Certificate, now time.Time) error {
 	switch {

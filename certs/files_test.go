@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -251,6 +252,72 @@ func TestWhatIsDoubtfulIsServedAndToldOnce(t *testing.T) {
 		if c, err := files.GetCertificate(&tls.ClientHelloInfo{ServerName: name}); c == nil || err != nil {
 			t.Errorf("%q is not served: %v", name, err)
 		}
+	}
+}
+
+func TestACertificateThatExpiresSoonIsTold(t *testing.T) {
+	const day = 24 * time.Hour
+	ca, dir := newAuthority(t, "ca"), t.TempDir()
+	for _, c := range []struct {
+		name       string
+		life, left time.Duration
+		told       bool
+	}{
+		{"a year's with 15 days", 365 * day, 15 * day, false},
+		{"a year's with 13 days", 365 * day, 13 * day, true},
+		{"a day's with 5 hours", day, 5 * time.Hour, false},
+		{"a day's with 4 hours", day, 4 * time.Hour, true},
+		{"one that has expired", day, -time.Hour, false}, // and is told so
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			told := newLog()
+			end := time.Now().Add(c.left)
+			pair := putPair(t, dir, "a", ca.issue("P-256", func(x *x509.Certificate) {
+				x.DNSNames, x.NotBefore, x.NotAfter = []string{"a.test"}, end.Add(-c.life), end
+			}))
+			files := &certs.Files{Pairs: []certs.Pair{pair}, Problem: told.add}
+			for range 2 {
+				if err := files.Load(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want := 0
+			if c.told {
+				want = 1
+			}
+			text := told.take()
+			if strings.Count(text, pair.Cert+" expires soon, at "+end.UTC().Truncate(time.Second).Format(time.RFC3339)) != want {
+				t.Errorf("told %q", text)
+			}
+		})
+	}
+}
+
+func TestWhatKeepsFilesFromBeingLoadedIsTold(t *testing.T) {
+	ca, dir := newAuthority(t, "ca"), t.TempDir()
+	pair := putPair(t, dir, "a", ca.client("nameless"))
+	secret := put(t, dir, "tickets", []byte("too short"))
+	for name, watched := range map[string]func(problem func(error)) func(context.Context) error{
+		"certificates": func(problem func(error)) func(context.Context) error {
+			return (&certs.Files{Pairs: []certs.Pair{pair, {Cert: "none", Key: "none"}}, Problem: problem}).Watch
+		},
+		"clients": func(problem func(error)) func(context.Context) error {
+			return (&certs.Clients{CAs: []string{pair.Cert}, Problem: problem}).Watch
+		},
+		"tickets": func(problem func(error)) func(context.Context) error {
+			return (&certs.Tickets{File: secret, Problem: problem}).Watch
+		},
+	} {
+		told := make(chan error, 1)
+		watch(t, watched(func(err error) { told <- err }))
+		if err := <-told; !errors.Is(err, certs.ErrKept) || errors.Unwrap(err) == nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	warned := make(chan error, 1)
+	watch(t, (&certs.Files{Pairs: []certs.Pair{pair}, Problem: func(err error) { warned <- err }}).Watch)
+	if err := <-warned; errors.Is(err, certs.ErrKept) || !strings.Contains(err.Error(), "no DNS name") {
+		t.Errorf("a warning: %v", err)
 	}
 }
 

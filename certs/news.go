@@ -1,6 +1,26 @@
 package certs
 
-import "sync"
+import (
+	"errors"
+	"sync"
+)
+
+// ErrKept is what the errors match that Problem is told when files cannot be loaded, and
+// what they held before stays in force. The others are warnings.
+var ErrKept = errors.New("not loaded")
+
+// kept has the error match ErrKept.
+func kept(err error) error {
+	if err == nil {
+		return nil
+	}
+	return keptError{err}
+}
+
+type keptError struct{ error }
+
+func (e keptError) Unwrap() error        { return e.error }
+func (e keptError) Is(target error) bool { return target == ErrKept }
 
 // news keeps somebody from being told the same problem again and again.
 type news struct {

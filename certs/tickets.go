@@ -46,7 +46,7 @@ type Tickets struct {
 	Interval time.Duration
 
 	// Problem, if it is set, is told what is wrong, once: again only when it has
-	// been right meanwhile.
+	// been right meanwhile. What keeps Watch from loading the file is an [ErrKept].
 	Problem func(error)
 
 	problems news
@@ -85,7 +85,7 @@ func (t *Tickets) Watch(ctx context.Context) error {
 		return ctx.Err()
 	}
 	tell := func(err error) { t.problems.tell(t.Problem, err) }
-	return watch.Run(ctx, []string{t.File}, t.Interval, tell, t.Load)
+	return watch.Run(ctx, []string{t.File}, t.Interval, tell, func() error { return kept(t.Load()) })
 }
 
 func (t *Tickets) read() (warnings []error, err error) {
