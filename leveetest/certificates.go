@@ -60,7 +60,7 @@ func NewCA(t testing.TB) *CA {
 	template := ca.template(CertificateSpec{Names: []string{"leveetest CA"}})
 	template.DNSNames = nil
 	template.IsCA = true
-	template.KeyUsage = x509.KeyUsageCertSign
+	template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
 	template.ExtKeyUsage = nil
 	ca.certificate = ca.sign(template, template, ca.key)
 	return ca
@@ -77,6 +77,27 @@ func (ca *CA) Pool() *x509.CertPool {
 // configurations that want a file.
 func (ca *CA) PEM() []byte {
 	return pemBlock("CERTIFICATE", ca.certificate.Raw)
+}
+
+// CRL returns a revocation list of the authority, as a PEM file's content, with these
+// certificates on it. It is in time for as long as certificates are.
+func (ca *CA) CRL(revoked ...tls.Certificate) []byte {
+	ca.t.Helper()
+	list := &x509.RevocationList{
+		Number:     big.NewInt(time.Now().UnixNano()), // later lists have larger ones
+		ThisUpdate: validSince,
+		NextUpdate: time.Now().Add(validFor),
+	}
+	for _, c := range revoked {
+		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries, x509.RevocationListEntry{
+			SerialNumber: c.Leaf.SerialNumber, RevocationTime: validSince,
+		})
+	}
+	der, err := x509.CreateRevocationList(rand.Reader, list, ca.certificate, ca.key)
+	if err != nil {
+		ca.t.Fatalf("make a revocation list: %v", err)
+	}
+	return pemBlock("X509 CRL", der)
 }
 
 // ServerConfig returns a new configuration with a certificate for names (see

@@ -3,6 +3,7 @@ package leveetest_test
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"os"
 	"path/filepath"
@@ -121,6 +122,33 @@ func TestServerKnowsTheClientByItsCertificate(t *testing.T) {
 	}
 	if len(seen.URIs) != 1 || seen.URIs[0].String() != "spiffe://example.com/client" {
 		t.Errorf("the server saw %v", seen.URIs)
+	}
+}
+
+func TestARevocationListHasTheAuthoritysSignature(t *testing.T) {
+	ca, other := leveetest.NewCA(t), leveetest.NewCA(t)
+	bad := ca.ClientCertificate("bad")
+	block, _ := pem.Decode(ca.CRL(bad))
+	list, err := x509.ParseRevocationList(block.Bytes)
+	if err != nil || block.Type != "X509 CRL" {
+		t.Fatal(block.Type, err)
+	}
+	if e := list.RevokedCertificateEntries; len(e) != 1 || e[0].SerialNumber.Cmp(bad.Leaf.SerialNumber) != 0 {
+		t.Errorf("it has %v", e)
+	}
+	authority := func(ca *leveetest.CA) *x509.Certificate {
+		block, _ := pem.Decode(ca.PEM())
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cert
+	}
+	if err := list.CheckSignatureFrom(authority(ca)); err != nil {
+		t.Error(err)
+	}
+	if list.CheckSignatureFrom(authority(other)) == nil {
+		t.Error("another authority's signature is good as well")
 	}
 }
 
