@@ -90,6 +90,8 @@ var descriptions = []description{
 		func(s levee.Stats) float64 { return float64(s.QueueLength) }),
 	describe("levee_accept_queue_limit", "Connections that the kernel lets wait to be accepted.", prometheus.GaugeValue,
 		func(s levee.Stats) float64 { return float64(s.QueueLimit) }),
+	describe("levee_handshakes_waiting", "TLS handshakes that wait for others to be done.", prometheus.GaugeValue,
+		func(s levee.Stats) float64 { return float64(s.HandshakesWaiting) }),
 	describe("levee_handler_panics_total", "Panics caught in handlers, hooks and TLS callbacks.", prometheus.CounterValue,
 		func(s levee.Stats) float64 { return float64(s.Panics) }),
 	describe("levee_handlers_slow_total", "Calls of a handler that were taken off their event loop, as they took too long.", prometheus.CounterValue,

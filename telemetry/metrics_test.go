@@ -124,11 +124,14 @@ levee_handler_panics_total{listener="public"} 2
 # HELP levee_handlers_slow_total Calls of a handler that were taken off their event loop, as they took too long.
 # TYPE levee_handlers_slow_total counter
 levee_handlers_slow_total{listener="public"} 0
+# HELP levee_handshakes_waiting TLS handshakes that wait for others to be done.
+# TYPE levee_handshakes_waiting gauge
+levee_handshakes_waiting{listener="public"} 0
 `
 		names := []string{
 			"levee_accept_errors_total", "levee_accept_queue_length", "levee_accept_queue_limit", "levee_bytes_total",
 			"levee_connections_accepted_total", "levee_connections_active", "levee_connections_closed_total",
-			"levee_connections_max", "levee_handler_panics_total", "levee_handlers_slow_total",
+			"levee_connections_max", "levee_handler_panics_total", "levee_handlers_slow_total", "levee_handshakes_waiting",
 		}
 		if err := testutil.GatherAndCompare(registry, strings.NewReader(want), names...); err != nil {
 			t.Error(err)
