@@ -288,8 +288,20 @@ func (route *Route) named(err error) error {
 	if route.Name == "" {
 		return err
 	}
-	return fmt.Errorf("route %s: %w", route.Name, err)
+	return &Error{route.Name, err}
 }
+
+// An Error is what went wrong with a connection on a route that has a Name.
+type Error struct {
+	Route string
+	Err   error
+}
+
+// Error returns a sentence such as "route db: refused".
+func (e *Error) Error() string { return fmt.Sprintf("route %s: %v", e.Route, e.Err) }
+
+// Unwrap returns Err.
+func (e *Error) Unwrap() error { return e.Err }
 
 // ServeTCP routes and serves, for callers that do not know levee.Router.
 func (r *Router) ServeTCP(ctx context.Context, c *levee.Conn) error {

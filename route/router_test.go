@@ -294,7 +294,7 @@ func TestARouteRefusesAsSoonAsItMatches(t *testing.T) {
 				t.Errorf("%s: %v after %d handshakes", name, err, handshakes)
 			}
 			end := wantEnd(t, s, levee.NoRoute, route.ErrRefused)
-			if got := strings.Contains(end.Err.Error(), "route blocked: "); got != (name == "a.test") {
+			if of, ok := errors.AsType[*route.Error](end.Err); ok != (name == "a.test") || ok && (of.Route != "blocked" || of.Error() != "route blocked: refused") {
 				t.Error(end.Err)
 			}
 		}
