@@ -3,6 +3,7 @@ package app
 import (
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -81,12 +82,13 @@ func (f *front) report() []reportLine {
 		most := server.Stats().MaxConns
 		files += max(most, 0) * filesPerConn(&f.cfg.Listeners[i])
 		say(false, "%s: %s; %s; %s", l.Name, tlsInWords(l.TLS), connsInWords(most), timeoutsInWords(l.Timeouts))
-		if l.TLS.Mode != config.TLSTerminate {
+		if l.TLS.Mode == config.TLSOff || l.TLS.Mode == config.TLSOptional {
 			say(!allLoopback(l.Listen), "%s: plaintext is accepted (tls.mode: %s)", l.Name, l.TLS.Mode)
 		}
-		if l.TLS.Development {
+		if developed(&f.cfg.Listeners[i]) {
 			say(!allLoopback(l.Listen), "%s: its certificates are this machine's own; %s", l.Name, f.trustInWords())
 		}
+		f.secured[i].report(&f.cfg.Listeners[i], say)
 		for _, name := range timeoutsOff(l.Timeouts) {
 			say(true, "%s: timeouts.%s is off: one client can hold a connection for ever", l.Name, name)
 		}
@@ -105,18 +107,52 @@ func (f *front) report() []reportLine {
 	return lines
 }
 
+// report says whom a listener's TLS lets in, and what it does not see.
+func (s *security) report(l *config.Listener, say func(warning bool, format string, args ...any)) {
+	if l.Limits.Handshakes < 0 {
+		say(true, "%s: limits.handshakes is off: a flood of handshakes takes the processors from the connections that are there", l.Name)
+	}
+	for _, t := range s.terms {
+		for _, line := range t.inWords() {
+			say(false, "%s: %s", t.where, line)
+		}
+	}
+	for i := range l.Routes {
+		if l.TLSOf(&l.Routes[i]).Mode == config.TLSPassthrough && !l.Routes[i].Refuse {
+			say(false, "%s/%s: TLS is passed through: who is behind asks for client certificates, if anybody does", l.Name, routeName(l, i))
+		}
+	}
+}
+
+// inWords says whom the terms let in.
+func (t *terms) inWords() (lines []string) {
+	if t.clients == nil {
+		return nil
+	}
+	cfg := &t.cfg
+	line := "clients need a certificate"
+	if cfg.ClientOptional {
+		line = "clients may show a certificate"
+	}
+	line += " of " + strings.Join(config.Texts(cfg.ClientCA), ", ")
+	if n := len(entriesOf(&cfg.ClientAllow)); n > 0 {
+		line += fmt.Sprintf(" that is on a list of %d", n)
+	}
+	lines = append(lines, line)
+	if len(cfg.ClientCRL) == 0 {
+		lines = append(lines, "no client_crl: a client's certificate that is lost is good until it expires")
+	}
+	return lines
+}
+
+// developed reports whether the listener uses the development CA.
+func developed(l *config.Listener) bool {
+	return l.TLS.Development || slices.ContainsFunc(l.Routes, func(r config.Route) bool { return r.TLS.Development })
+}
+
 // reportUpstream says what an upstream amounts to.
 func (f *front) reportUpstream(u *config.Upstream, say func(warning bool, format string, args ...any)) {
-	servers := make([]string, len(u.Servers))
-	for i, s := range u.Servers {
-		servers[i] = s.String()
-	}
-	secure := "plaintext"
-	if u.TLS.Mode == config.ModeOn {
-		secure = "TLS"
-	}
-	say(false, "%s: %s to %s; %s; dial %s, %d tries, %s in all; %s; %s", u.Name, secure, strings.Join(servers, ", "), u.Balance,
-		shortDuration(u.Dial.Timeout), u.Dial.Tries, shortDuration(u.Dial.TotalTimeout), healthInWords(&u.Health), breakerInWords(&u.Breaker))
+	say(false, "%s", upstreamInWords(u))
 	if u.TLS.SkipVerify {
 		say(true, "%s: its servers' certificates are not verified (tls.skip_verify): who is in between can read along", u.Name)
 	}
@@ -129,6 +165,19 @@ func (f *front) reportUpstream(u *config.Upstream, say func(warning bool, format
 	if u.Breaker.Mode == config.ModeOff {
 		say(true, "%s: the breaker is off: a server that fails goes on getting connections", u.Name)
 	}
+}
+
+func upstreamInWords(u *config.Upstream) string {
+	servers := make([]string, len(u.Servers))
+	for i, s := range u.Servers {
+		servers[i] = s.String()
+	}
+	secure := "plaintext"
+	if u.TLS.Mode == config.ModeOn {
+		secure = "TLS"
+	}
+	return fmt.Sprintf("%s: %s to %s; %s; dial %s, %d tries, %s in all; %s; %s", u.Name, secure, strings.Join(servers, ", "), u.Balance,
+		shortDuration(u.Dial.Timeout), u.Dial.Tries, shortDuration(u.Dial.TotalTimeout), healthInWords(&u.Health), breakerInWords(&u.Breaker))
 }
 
 func healthInWords(h *config.Health) string {
@@ -158,6 +207,8 @@ func tlsInWords(t config.TLS) string {
 		return "TLS required"
 	case config.TLSOptional:
 		return "TLS optional"
+	case config.TLSPassthrough:
+		return "TLS required, and passed through"
 	}
 	return "no TLS"
 }

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"sync"
 	"syscall"
 	"time"
@@ -22,7 +21,6 @@ import (
 	"github.com/levee-net/levee/internal/admin"
 	"github.com/levee-net/levee/internal/config"
 	"github.com/levee-net/levee/internal/handlers"
-	"github.com/levee-net/levee/route"
 	"github.com/levee-net/levee/telemetry"
 )
 
@@ -34,13 +32,19 @@ type front struct {
 	log *slog.Logger
 
 	servers  []*levee.Server // one for each listener, in the configuration's order
+	secured  []*security     // the same
 	sockets  [][]net.Listener
 	backends []*backend // one for each upstream, in the configuration's order
 
 	admin       *admin.Server // nil when off
 	adminSocket net.Listener
 
-	ca *certs.CA // nil when no listener asks for it
+	ca          *certs.CA // nil when no listener asks for it
+	reloadables []reloadable
+	policies    []*policy
+	policyOf    map[*tls.Config]*policy // of what TLS ends with
+
+	metrics *tlsMetrics
 }
 
 // assemble builds everything that can be built before a port is opened. Its
@@ -50,7 +54,8 @@ func assemble(cfg *config.Config, env Env) (*front, error) {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	metrics := telemetry.NewMetrics(registry)
-	trace := levee.Traces(metrics.Trace(), telemetry.Log(f.log))
+	f.metrics, f.policyOf = newTLSMetrics(registry), make(map[*tls.Config]*policy)
+	trace := levee.Traces(metrics.Trace(), telemetry.Log(f.log), f.policyTrace())
 
 	upstreams := newUpstreamMetrics(registry)
 	for i := range cfg.Upstreams {
@@ -64,15 +69,14 @@ func assemble(cfg *config.Config, env Env) (*front, error) {
 	shares := shareConns(cfg.Listeners)
 	for i := range cfg.Listeners {
 		l := &cfg.Listeners[i]
-		tlsConfig, err := f.tlsConfig(l)
+		secured, err := f.secure(l, fmt.Sprintf("listeners[%d]", i))
 		if err != nil {
 			return nil, exit(exitUsage, err)
 		}
 		server := &levee.Server{
 			Name:               l.Name,
-			Handler:            f.routes(l, hello),
-			TLSConfig:          tlsConfig,
-			AllowPlaintext:     l.TLS.Mode == config.TLSOptional,
+			Handler:            handlerOf(l, secured, func(i int) levee.Handler { return f.handler(l, i, hello) }),
+			MaxHandshakes:      l.Limits.Handshakes,
 			ProxyFrom:          l.ProxyProtocol.From,
 			MaxConns:           shares[i],
 			ArrivalTimeout:     l.Timeouts.Arrival,
@@ -86,6 +90,9 @@ func assemble(cfg *config.Config, env Env) (*front, error) {
 			Trace:              trace,
 			Logger:             f.log,
 		}
+		endTLS(server, l, secured)
+		f.adopt(secured, server)
+		f.secured = append(f.secured, secured)
 		metrics.Watch(server)
 		f.servers = append(f.servers, server)
 	}
@@ -93,6 +100,27 @@ func assemble(cfg *config.Config, env Env) (*front, error) {
 		f.admin = &admin.Server{Metrics: registry, Log: f.log}
 	}
 	return f, nil
+}
+
+// endTLS has the server end TLS before any routing, where that is the same for all of the listener.
+func endTLS(server *levee.Server, l *config.Listener, s *security) {
+	if whole := s.whole(l); whole != nil {
+		server.TLSConfig, server.AllowPlaintext = whole.config, l.TLS.Mode == config.TLSOptional
+	}
+}
+
+// adopt has the listener's policies for clients kept on the server's connections.
+func (f *front) adopt(s *security, server *levee.Server) {
+	for _, t := range s.terms {
+		if t.clients == nil {
+			continue
+		}
+		f.policyOf[t.config] = t.clients
+		if t.clients.server == nil {
+			t.clients.server = server
+			f.policies = append(f.policies, t.clients)
+		}
+	}
 }
 
 // filesPerConn returns how many files a listener's connection takes: two if it is joined
@@ -127,123 +155,6 @@ func shareConns(listeners []config.Listener) []int {
 		}
 	}
 	return shares
-}
-
-// tlsConfig returns what the listener terminates TLS with, nil if it does not.
-func (f *front) tlsConfig(l *config.Listener) (*tls.Config, error) {
-	if l.TLS.Mode == config.TLSOff {
-		return nil, nil
-	}
-	if l.TLS.Development {
-		return f.developmentTLS()
-	}
-	pairs := make([]certs.Pair, 0, len(l.TLS.Certificates))
-	for _, c := range l.TLS.Certificates {
-		pairs = append(pairs, certs.Pair{Cert: c.Cert, Key: c.Key})
-	}
-	files := &certs.Files{Pairs: pairs, Problem: func(err error) { f.log.Warn("certificates", "listener", l.Name, "err", err) }}
-	err := files.Load()
-	if err == nil {
-		return (&certs.Server{GetCertificate: files.GetCertificate, Context: l.Name}).Config(), nil
-	}
-	for i, c := range l.TLS.Certificates { // which of them is it?
-		if err := (&certs.Files{Pairs: pairs[i : i+1]}).Load(); err != nil {
-			return nil, fmt.Errorf("%s: %w", c.Pos, err)
-		}
-	}
-	return nil, err
-}
-
-// developmentTLS uses the development CA, the same for all listeners. Where there
-// is no folder to keep it in it lives as long as the process.
-func (f *front) developmentTLS() (*tls.Config, error) {
-	if f.ca == nil {
-		dir, err := f.env.developmentDir()
-		if err != nil {
-			f.log.Warn("the development CA is kept in memory only", "err", err)
-		}
-		if f.env.lookOnly && !certs.HasDevelopmentCA(dir) {
-			dir = ""
-		}
-		ca, err := certs.DevelopmentCA(dir)
-		if cannotKeep(err) {
-			f.log.Warn("the development CA is kept in memory only", "err", err)
-			ca, err = certs.DevelopmentCA("")
-		}
-		if err != nil {
-			return nil, err
-		}
-		f.ca = ca
-	}
-	return f.ca.ServerConfig(), nil
-}
-
-// cannotKeep reports whether the folder is of no use, as that of a service's user
-// often is; a CA in it that is no good is another matter.
-func cannotKeep(err error) bool {
-	for _, reason := range []error{os.ErrPermission, syscall.EROFS, syscall.ENOTDIR, syscall.ENOSPC} {
-		if errors.Is(err, reason) {
-			return true
-		}
-	}
-	return false
-}
-
-// routes returns the listener's handler. One route needs no router.
-func (f *front) routes(l *config.Listener, hello levee.Handler) levee.Handler {
-	builtin := map[config.Handler]levee.Handler{
-		config.HandlerEcho:    handlers.Echo,
-		config.HandlerDiscard: handlers.Discard,
-		config.HandlerHello:   helloFor(l, hello),
-	}
-	matchers := map[config.Protocol]route.Matcher{
-		"":                  nil,
-		config.ProtocolHTTP: route.HTTP,
-		config.ProtocolTLS:  route.TLS,
-	}
-	serve := func(r *config.Route) levee.Handler {
-		for _, b := range f.backends {
-			if b.cfg.Name == r.Upstream {
-				return b.proxy
-			}
-		}
-		return builtin[r.Handler]
-	}
-	if len(l.Routes) == 1 {
-		return serve(&l.Routes[0])
-	}
-	router := &route.Router{}
-	for i := range l.Routes {
-		r := &l.Routes[i]
-		router.Routes = append(router.Routes, route.Route{Match: matchers[r.Match.Protocol], Handler: serve(r)})
-	}
-	return router
-}
-
-// helloFor returns what greets the listener's HTTP requests: in plaintext the page,
-// which an event loop can serve, and over TLS net/http, which knows HTTP/2.
-func helloFor(l *config.Listener, secure levee.Handler) levee.Handler {
-	switch l.TLS.Mode {
-	case config.TLSOff:
-		return handlers.HelloPage
-	case config.TLSOptional:
-		return helloRouter{secure}
-	}
-	return secure
-}
-
-type helloRouter struct{ secure levee.Handler }
-
-func (r helloRouter) Route(_ context.Context, c *levee.Conn) (levee.Handler, error) {
-	if c.TLS() == nil {
-		return handlers.HelloPage, nil
-	}
-	return r.secure, nil
-}
-
-func (r helloRouter) ServeTCP(ctx context.Context, c *levee.Conn) error {
-	h, _ := r.Route(ctx, c) // never fails
-	return h.ServeTCP(ctx, c)
 }
 
 func (f *front) helloServer() *http.Server {
@@ -308,9 +219,10 @@ func (f *front) closeSockets() {
 func (f *front) run(ctx context.Context) error {
 	var running sync.WaitGroup
 	defer running.Wait()
-	upstreams, stop := context.WithCancel(context.Background())
+	beside, stop := context.WithCancel(context.Background())
 	defer stop()
-	f.startBackends(upstreams, &running)
+	f.startBackends(beside, &running)
+	f.watchFiles(beside, &running)
 	broken := make(chan error, len(f.servers))
 	for i, server := range f.servers {
 		running.Go(func() { // ends with the server, which drain sees to
@@ -342,7 +254,7 @@ func (f *front) wait(ctx context.Context, broken <-chan error) error {
 		select {
 		case sig := <-f.env.Signals:
 			if sig == syscall.SIGHUP {
-				f.log.Warn("SIGHUP ignored: this version does not reload, restart it to apply a new configuration")
+				f.reload()
 				continue
 			}
 			f.log.Info("draining", "signal", sig.String(), "timeout", f.cfg.Drain.Timeout)

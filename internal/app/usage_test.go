@@ -107,7 +107,7 @@ func TestFilesThatAreNoConfigurationAreToldSoInOneLine(t *testing.T) {
 		{file("twice.yaml", plain+"version: 1\n"), `PATH:9:1: version: is given twice; the first is on line 1`},
 		{file("unknown.yaml", plain+"drian: {}\n"), `PATH:9:1: unknown key "drian"; did you mean "drain"?`},
 		{file("type.yaml", plain+"drain: {timeout: soon}\n"), `PATH:9:18: drain.timeout: `},
-		{file("routes.yaml", cut), `PATH:7:9: listeners[0].routes[0]: has a match, and no route follows for the connections it leaves; add one without match, such as {handler: discard}`},
+		{file("routes.yaml", cut), `PATH:7:9: listeners[0].routes[0]: has a match, and no route follows for the connections it leaves; add one without match, such as {refuse: true}`},
 		{file("binary.yaml", "\x7fELF\x00"), `PATH:1:1: control character U+007F; remove it`},
 	}
 	for _, test := range tests {
@@ -243,6 +243,32 @@ not limited: connections and rate per client
 warning: admin is off: no metrics, and nobody can ask whether it is healthy
 drain: up to 7s after SIGTERM, the rest are cut
 ` + path + ": ok\n"
+	if code != 0 || stderr != "" || stdout != want {
+		t.Errorf("exit code %d, standard error %q, standard output\n%s, want\n%s", code, stderr, stdout, want)
+	}
+}
+
+func TestCheckSaysWhomTLSLetsIn(t *testing.T) {
+	s := newSite(t)
+	path := s.config(three+", client_ca: clients.pem, client_crl: clients.crl",
+		"{match: {sni: p.example}, tls: passthrough, handler: discard}",
+		"{name: b, match: {sni: b.example}, tls: {client_ca: clients.pem, client_optional: true, client_allow: {dns: [x.example, y.example], email: a@b}}, handler: echo}",
+		"{handler: echo}")
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.put("levee.yaml", []byte(strings.Replace(string(content), "    routes:", "    limits: {max_connections: 10, handshakes: off}\n    routes:", 1)))
+	code, stdout, stderr := result(t, app.Env{}, "check", "-c", path)
+	want := strings.ReplaceAll(`main: TLS required; up to 10 connections; arrival 10s, proxy_header 5s, sniff 5s, idle 5m, half_closed 1m, write_stall 30s, lifetime off
+warning: main: limits.handshakes is off: a flood of handshakes takes the processors from the connections that are there
+main/b: clients may show a certificate of DIR/clients.pem that is on a list of 3
+main/b: no client_crl: a client's certificate that is lost is good until it expires
+main: clients need a certificate of DIR/clients.pem
+main/routes[0]: TLS is passed through: who is behind asks for client certificates, if anybody does
+not limited: connections and rate per client
+drain: up to 25s after SIGTERM, the rest are cut
+`, "DIR", s.dir) + path + ": ok\n"
 	if code != 0 || stderr != "" || stdout != want {
 		t.Errorf("exit code %d, standard error %q, standard output\n%s, want\n%s", code, stderr, stdout, want)
 	}

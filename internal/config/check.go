@@ -24,10 +24,10 @@ func (c *Config) check(ps *Problems) {
 		path := fmt.Sprintf("listeners[%d]", i)
 		l := &c.Listeners[i]
 		if ps.keysKnown(path) { // else tls or insecure may be there, misspelt
-			l.checkTLS(ps, path+".tls")
+			l.checkTLS(ps, path)
 			l.checkPlaintext(ps, path)
 		}
-		l.checkRoutes(ps, path+".routes")
+		l.checkRoutes(ps, path)
 	}
 	for i := range c.Upstreams {
 		c.Upstreams[i].check(ps, fmt.Sprintf("upstreams[%d]", i), own)
@@ -135,23 +135,10 @@ func (cs claims) ending(server ServerAddress) (own claim, ok bool) {
 	return claim{}, false
 }
 
-func (l *Listener) checkTLS(ps *Problems, path string) {
-	has := len(l.TLS.Certificates) > 0
-	switch {
-	case !ps.clean(path):
-	case has && l.TLS.Development:
-		ps.add(l.TLS.Pos, path, "has both certificates and development: true; keep one of them")
-	case l.TLS.Mode == TLSOff && (has || l.TLS.Development):
-		ps.add(l.TLS.Pos, path, "mode is off, yet there is a certificate; remove it, or set mode: terminate")
-	case l.TLS.Mode != TLSOff && !has && !l.TLS.Development:
-		ps.add(l.TLS.Pos, path, "mode %s needs a certificate; add certificates: [{cert: a.pem, key: a-key.pem}], or development: true", l.TLS.Mode)
-	}
-}
-
 // checkPlaintext keeps what is not encrypted on this machine, unless the file says that it means it.
 func (l *Listener) checkPlaintext(ps *Problems, path string) {
 	switch {
-	case l.Insecure || l.TLS.Mode == TLSTerminate:
+	case l.Insecure || l.TLS.Mode == TLSTerminate || l.TLS.Mode == TLSPassthrough:
 		return
 	case !ps.clean(path+".insecure") || !ps.clean(path+".tls.mode") || !ps.keysKnown(path+".tls"):
 		return
@@ -162,30 +149,6 @@ func (l *Listener) checkPlaintext(ps *Problems, path string) {
 		}
 		ps.add(a.Pos, fmt.Sprintf("%s.listen[%d]", path, j),
 			"%s can be reached from other machines and tls.mode %s lets plaintext in; set tls.mode: terminate, or insecure: true if that is meant", quote(a.String()), l.TLS.Mode)
-	}
-}
-
-// checkRoutes makes sure that every connection finds a route and every route can be found.
-func (l *Listener) checkRoutes(ps *Problems, path string) {
-	if !ps.clean(path) {
-		return
-	}
-	taken := make(map[Match]int)
-	for i, r := range l.Routes {
-		at := fmt.Sprintf("%s[%d]", path, i)
-		if j, ok := taken[Match{}]; ok {
-			ps.add(r.Pos, at, "is never reached: routes[%d] has no match and takes every connection; move that one to the end", j)
-			return
-		}
-		if j, ok := taken[r.Match]; ok {
-			ps.add(r.Pos, at, "is never reached: routes[%d] takes the same connections", j)
-			continue
-		}
-		taken[r.Match] = i
-	}
-	if _, ok := taken[Match{}]; !ok && len(l.Routes) > 0 {
-		last := len(l.Routes) - 1
-		ps.add(l.Routes[last].Pos, fmt.Sprintf("%s[%d]", path, last), "has a match, and no route follows for the connections it leaves; add one without match, such as {handler: discard}")
 	}
 }
 
@@ -212,8 +175,10 @@ func (c *Config) checkTargets(ps *Problems) {
 			case !ps.clean(at):
 			case r.Handler != "" && r.Upstream != "":
 				ps.add(r.Pos, at, "has both a handler and an upstream; keep one of them")
-			case r.Handler == "" && r.Upstream == "":
-				ps.add(r.Pos, at, "leads nowhere; add a handler such as echo, or the name of an upstream")
+			case r.Refuse && (r.Handler != "" || r.Upstream != ""):
+				ps.add(r.Pos, at, "refuses, and yet leads somewhere; keep one of them")
+			case r.Handler == "" && r.Upstream == "" && !r.Refuse:
+				ps.add(r.Pos, at, "leads nowhere; add a handler such as echo, the name of an upstream, or refuse: true")
 				routesKnown = false
 			case r.Upstream != "" && !exists && namesKnown:
 				near := ps.unknownUpstream(r, at, upstreams)

@@ -177,6 +177,7 @@ type Listener struct {
 	Insecure      bool
 	ProxyProtocol ProxyProtocol
 	TLS           TLS
+	STARTTLS      Dialogue
 	Limits        Limits
 	Timeouts      Timeouts
 	Routes        []Route
@@ -204,7 +205,7 @@ func (l *Listener) keys() []key {
 		},
 		{
 			"proxy_protocol", optional,
-			object{of: &l.ProxyProtocol},
+			object{of: &l.ProxyProtocol, pos: &l.ProxyProtocol.Pos},
 			"Which peers announce the client's address in a PROXY protocol header, version 1 or 2.",
 		},
 		{
@@ -213,13 +214,18 @@ func (l *Listener) keys() []key {
 			"Encryption. Without this key the listener speaks plaintext.",
 		},
 		{
+			"starttls", optional,
+			choice[Dialogue]{p: &l.STARTTLS, options: words(Dialogues()...)},
+			"The protocol in which clients ask for TLS before they begin it. Clients that begin with TLS at once are served as well.",
+		},
+		{
 			"limits", optional,
-			object{of: &l.Limits},
+			object{of: &l.Limits, pos: &l.Limits.Pos},
 			"How much this listener takes on.",
 		},
 		{
 			"timeouts", optional,
-			object{of: &l.Timeouts},
+			object{of: &l.Timeouts, pos: &l.Timeouts.Pos},
 			"How long a connection may take over each step. Each may be off.",
 		},
 		{
@@ -235,6 +241,7 @@ func (l *Listener) keys() []key {
 
 // ProxyProtocol is who must introduce its clients with a PROXY protocol header.
 type ProxyProtocol struct {
+	Pos Position
 	// From is empty when nobody does. A header is required from these sources and refused from all others.
 	From []netip.Prefix
 }
@@ -249,64 +256,11 @@ func (p *ProxyProtocol) keys() []key {
 	}
 }
 
-// TLS is whether and with what a listener encrypts.
-type TLS struct {
-	Pos          Position // zero when the file has no tls key
-	Mode         TLSMode
-	Certificates []Certificate
-	Development  bool
-}
-
-// TLSMode is what a listener does with a TLS handshake.
-type TLSMode string
-
-// What a listener does with a TLS handshake.
-const (
-	TLSOff       TLSMode = "off"       // its bytes are the handler's
-	TLSTerminate TLSMode = "terminate" // it is required, and ends here
-	TLSOptional  TLSMode = "optional"  // it ends here if the first byte is one, else the connection is plaintext
-)
-
-func (t *TLS) keys() []key {
-	return []key{
-		{
-			"mode", optional,
-			choice[TLSMode]{p: &t.Mode, def: TLSTerminate, options: words(TLSOff, TLSTerminate, TLSOptional)},
-			"off is plaintext; terminate requires TLS; optional is TLS when the first byte is a TLS handshake, plaintext otherwise.",
-		},
-		{
-			"certificates", optional,
-			list[Certificate]{
-				p: &t.Certificates, of: "certificates such as {cert: a.pem, key: a-key.pem}",
-				item: func(c *Certificate) value { return object{of: c, pos: &c.Pos} },
-			},
-			"Certificates with their keys, chosen by the name that the client asks for.",
-		},
-		{
-			"development", optional,
-			boolean{&t.Development},
-			"Use a certificate from this machine's own development CA, which is made at first use. Excludes certificates.",
-		},
-	}
-}
-
-// Certificate is a pair of PEM files. Both paths are absolute; the file may give them relative to its own folder.
-type Certificate struct {
-	Pos  Position
-	Cert string
-	Key  string
-}
-
-func (c *Certificate) keys() []key {
-	return []key{
-		{"cert", required, filePath(&c.Cert), "The certificate and its chain: a PEM file, relative to this file's folder."},
-		{"key", required, filePath(&c.Key), "The private key: a PEM file, relative to this file's folder."},
-	}
-}
-
 // Limits is how much a listener takes on.
 type Limits struct {
+	Pos            Position
 	MaxConnections int // 0 is derived from the open-files limit
+	Handshakes     int // 0 is one for each processor; negative is any number
 }
 
 func (l *Limits) keys() []key {
@@ -316,11 +270,17 @@ func (l *Limits) keys() []key {
 			integer{p: &l.MaxConnections, min: 0, max: 10_000_000},
 			"How many connections may be open at once. 0 is as many as the open-files limit allows.",
 		},
+		{
+			"handshakes", optional,
+			integer{p: &l.Handshakes, min: 0, max: 1_000_000, off: true},
+			"How many TLS handshakes may be computed at the same time; the others wait, within timeouts.arrival. 0 is one for each processor, off any number.",
+		},
 	}
 }
 
 // Timeouts is how long a connection may take over each step; negative is without limit.
 type Timeouts struct {
+	Pos         Position
 	Arrival     time.Duration
 	ProxyHeader time.Duration
 	Sniff       time.Duration
@@ -359,81 +319,6 @@ func (t *Timeouts) keys() []key {
 		{
 			"lifetime", optional, timeout(&t.Lifetime, Off, month),
 			"How long a connection may last, however busy it is.",
-		},
-	}
-}
-
-// Route is who serves the connections that match: a handler or an upstream.
-type Route struct {
-	Pos      Position
-	Match    Match
-	Handler  Handler
-	Upstream string // the name of one of Config.Upstreams
-}
-
-// Proxies reports whether a route of the listener leads to an upstream.
-func (l *Listener) Proxies() bool {
-	for i := range l.Routes {
-		if l.Routes[i].Upstream != "" {
-			return true
-		}
-	}
-	return false
-}
-
-// Handler is a handler that comes with levee.
-type Handler string
-
-// The handlers that come with levee.
-const (
-	HandlerEcho    Handler = "echo"
-	HandlerDiscard Handler = "discard"
-	HandlerHello   Handler = "hello"
-)
-
-func (r *Route) keys() []key {
-	return []key{
-		{
-			"match", optional,
-			object{of: &r.Match, filled: true},
-			"What a connection must look like. A route without it takes every connection.",
-		},
-		{
-			"handler", optional,
-			choice[Handler]{p: &r.Handler, options: words(HandlerEcho, HandlerDiscard, HandlerHello)},
-			"echo sends back what it reads, discard throws it away, hello answers HTTP requests with a greeting. Excludes upstream.",
-		},
-		{
-			"upstream", optional,
-			parsed[string]{
-				p: &r.Upstream, parse: parseName, format: verbatim,
-				wants: "the name of an upstream", pattern: namePattern,
-			},
-			"The name of the upstream whose servers get the connection. Excludes handler.",
-		},
-	}
-}
-
-// Match is what a connection must look like; the zero Match takes every connection.
-type Match struct {
-	Protocol Protocol
-}
-
-// Protocol is what the first bytes of a connection say it speaks.
-type Protocol string
-
-// The protocols that are told apart by their first bytes.
-const (
-	ProtocolHTTP Protocol = "http"
-	ProtocolTLS  Protocol = "tls"
-)
-
-func (m *Match) keys() []key {
-	return []key{
-		{
-			"protocol", optional,
-			choice[Protocol]{p: &m.Protocol, options: words(ProtocolHTTP, ProtocolTLS)},
-			"What the first bytes speak: http is an HTTP/1 request, tls a TLS handshake.",
 		},
 	}
 }

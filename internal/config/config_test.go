@@ -68,7 +68,7 @@ listeners:
     timeouts: {arrival: 1s, proxy_header: 1.5s, sniff: 250ms, idle: 720h, half_closed: off, write_stall: "off", lifetime: 24h}
     routes:
       - {match: {protocol: http}, handler: hello}
-      - match: {protocol: "tls"}
+      - match: {protocol: ["ssh", mqtt]}
         handler: discard
       - {handler: echo}
   - name: "2"
@@ -98,8 +98,8 @@ listeners:
 						HalfClosed: Off, WriteStall: Off, Lifetime: 24 * time.Hour,
 					},
 					Routes: []Route{
-						{Match: Match{ProtocolHTTP}, Handler: HandlerHello},
-						{Match: Match{ProtocolTLS}, Handler: HandlerDiscard},
+						{Match: Match{Protocol: []Protocol{ProtocolHTTP}}, Handler: HandlerHello},
+						{Match: Match{Protocol: []Protocol{ProtocolSSH, ProtocolMQTT}}, Handler: HandlerDiscard},
 						{Handler: HandlerEcho},
 					},
 				},
@@ -408,7 +408,7 @@ func TestTheDefaultSpeaksThreeProtocolsOnOneLoopbackPort(t *testing.T) {
 	want.Listeners = []Listener{{
 		Name: "main", Listen: []Address{tcp("127.0.0.1:8080")}, TLS: TLS{Mode: TLSOptional, Development: true},
 		Timeouts: fixedTimeouts,
-		Routes:   []Route{{Match: Match{ProtocolHTTP}, Handler: HandlerHello}, {Handler: HandlerEcho}},
+		Routes:   []Route{{Match: Match{Protocol: []Protocol{ProtocolHTTP}}, Handler: HandlerHello}, {Handler: HandlerEcho}},
 	}}
 	if diff := cmp.Diff(&want, got, sameConfig); diff != "" {
 		t.Errorf("want -, got +:\n%s", diff)
@@ -426,7 +426,7 @@ func TestTheExamplesInTheDefaultWork(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v in:\n%s", err, text)
 	}
-	if len(got.Listeners) != 2 || len(got.Upstreams) != 2 || len(got.Listeners[1].ProxyProtocol.From) == 0 || !filepath.IsAbs(got.Listeners[1].TLS.Certificates[0].Key) {
+	if len(got.Listeners) != 3 || len(got.Upstreams) != 2 || len(got.Listeners[1].ProxyProtocol.From) == 0 || !filepath.IsAbs(got.Listeners[1].TLS.Certificates[0].Key) {
 		t.Errorf("the examples say:\n%s", got.YAML())
 	}
 	for path := range schemaKeys(t) {

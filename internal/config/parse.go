@@ -130,10 +130,10 @@ func (c *Config) resolvePaths(folder string) {
 		}
 	}
 	for i := range c.Listeners {
-		for j := range c.Listeners[i].TLS.Certificates {
-			certificate := &c.Listeners[i].TLS.Certificates[j]
-			resolve(&certificate.Cert)
-			resolve(&certificate.Key)
+		l := &c.Listeners[i]
+		l.TLS.resolvePaths(resolve)
+		for j := range l.Routes {
+			l.Routes[j].TLS.resolvePaths(resolve)
 		}
 	}
 	for i := range c.Upstreams {

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -31,12 +32,16 @@ const loopback = `listen: ["127.0.0.1:8080"]`
 
 // rejected holds documents with the whole of what Parse says about each. Those marked structural must be rejected by
 // the schema too.
-var rejected = []struct {
+var rejected = slices.Concat(rejectedInGeneral, rejectedTLS, rejectedRoutes)
+
+type rejection struct {
 	name       string
 	doc        string
 	structural bool
 	want       string
-}{
+}
+
+var rejectedInGeneral = []rejection{
 	// The document.
 	{"an empty file", "", false, `levee.yaml:1:1: is empty; begin with version: 1`},
 	{"only comments", "# nothing\n\n# here\n", false, `levee.yaml:1:1: is empty; begin with version: 1`},
@@ -87,10 +92,10 @@ levee.yaml:2:18: drain.timeout: alias "v": aliases are not supported; write the 
 	{"a key in camel case", frame(loopback + "\nlimits: {maxConnections: 5}"), true, `levee.yaml:5:12: listeners[0].limits: unknown key "maxConnections"; did you mean "max_connections"?`},
 	{"a key of no meaning", frame(loopback + "\ntimeouts: {connect: 5s}"), true, `levee.yaml:5:14: listeners[0].timeouts: unknown key "connect"; the keys here are arrival, proxy_header, sniff, idle, half_closed, write_stall and lifetime`},
 	{"a key that would hide plaintext", frame("listen: [\":80\"]\ninsecured: true"), true, `levee.yaml:5:3: listeners[0]: unknown key "insecured"; did you mean "insecure"?`},
-	{"a key that attacks the terminal", frame(loopback + "\n\"\\e[31m\": 1"), true, `levee.yaml:5:3: listeners[0]: unknown key "\x1b[31m"; the keys here are name, listen, insecure, proxy_protocol, tls, limits, timeouts and routes`},
-	{"a very long key", frame(loopback + "\n" + strings.Repeat("k", 500) + ": 1"), true, `levee.yaml:5:3: listeners[0]: unknown key "` + strings.Repeat("k", 60) + `..."; the keys here are name, listen, insecure, proxy_protocol, tls, limits, timeouts and routes`},
+	{"a key that attacks the terminal", frame(loopback + "\n\"\\e[31m\": 1"), true, `levee.yaml:5:3: listeners[0]: unknown key "\x1b[31m"; the keys here are name, listen, insecure, proxy_protocol, tls, starttls, limits, timeouts and routes`},
+	{"a very long key", frame(loopback + "\n" + strings.Repeat("k", 500) + ": 1"), true, `levee.yaml:5:3: listeners[0]: unknown key "` + strings.Repeat("k", 60) + `..."; the keys here are name, listen, insecure, proxy_protocol, tls, starttls, limits, timeouts and routes`},
 	{"a key twice", frame(loopback + "\ninsecure: true\ninsecure: false"), false, `levee.yaml:6:3: listeners[0].insecure: is given twice; the first is on line 5`},
-	{"a key without a value", frame(loopback + "\ntls:"), true, `levee.yaml:5:7: listeners[0].tls: has no value; remove the key, or give it a mapping with mode, certificates and development`},
+	{"a key without a value", frame(loopback + "\ntls:"), true, `levee.yaml:5:7: listeners[0].tls: has no value; remove the key, or give it a mapping with mode, certificates, development, alpn, client_ca, client_crl, client_optional, client_allow and tickets`},
 	{
 		"missing keys", "version: 1\nlisteners:\n- {}\n", true,
 		`levee.yaml:3:3: listeners[0].name: is missing; it takes a name such as public
@@ -118,7 +123,7 @@ levee.yaml:1:1: listeners: is missing; it takes a list of listeners, each with n
 	{"an octal count", frame(loopback + "\nlimits: {max_connections: 010}"), false, `levee.yaml:5:29: listeners[0].limits.max_connections: must be a whole number from 0 to 10000000, not 010`},
 	{"a YAML 1.1 boolean", frame(loopback + "\ninsecure: yes"), true, `levee.yaml:5:13: listeners[0].insecure: must be true or false, not "yes"`},
 	{"a list for a boolean", frame(loopback + "\ninsecure: []"), true, `levee.yaml:5:13: listeners[0].insecure: must be true or false, not a list`},
-	{"a list for a mapping", frame(loopback + "\ntls: []"), true, `levee.yaml:5:8: listeners[0].tls: must be a mapping with mode, certificates and development, not a list`},
+	{"a list for a mapping", frame(loopback + "\ntls: []"), true, `levee.yaml:5:8: listeners[0].tls: must be a mapping with mode, certificates, development, alpn, client_ca, client_crl, client_optional, client_allow and tickets, not a list`},
 	{"a mapping for a list", frame("listen: {}"), true, `levee.yaml:4:11: listeners[0].listen: must be a list of addresses such as 127.0.0.1:8080, not a mapping`},
 	{"an address for a list", frame("listen: 127.0.0.1:80"), true, `levee.yaml:4:11: listeners[0].listen: must be a list; write ["127.0.0.1:80"]`},
 	{"a port for a list", frame("listen: 8080"), true, `levee.yaml:4:11: listeners[0].listen: must be a list of addresses such as 127.0.0.1:8080, not 8080`},
@@ -126,7 +131,7 @@ levee.yaml:1:1: listeners: is missing; it takes a list of listeners, each with n
 	{"an empty list", frame("listen: []"), true, `levee.yaml:4:11: listeners[0].listen: is empty; it takes a list of addresses such as 127.0.0.1:8080`},
 	{"no listeners", "version: 1\nlisteners: []\n", true, `levee.yaml:2:12: listeners: is empty; it takes a list of listeners, each with name, listen and routes`},
 	{"lists for single values", frame("listen: [[\"127.0.0.1:80\"]]\ntls: {mode: [off]}\ntimeouts: {idle: [5m]}"), true, `levee.yaml:4:12: listeners[0].listen[0]: must be an address such as 127.0.0.1:8080, not a list
-levee.yaml:5:15: listeners[0].tls.mode: must be off, terminate or optional, not a list
+levee.yaml:5:15: listeners[0].tls.mode: must be off, terminate, optional or passthrough, not a list
 levee.yaml:6:20: listeners[0].timeouts.idle: must be a duration such as 10s, or off, not a list`},
 	{"a list for a drain", "drain: {timeout: []}\n" + frame(loopback), true, `levee.yaml:1:18: drain.timeout: must be a duration such as 10s, not a list`},
 	{"a number for a name", strings.Replace(frame(loopback), "main", "42", 1), true, `levee.yaml:3:9: listeners[0].name: must be text; put it in quotes: "42"`},
@@ -134,8 +139,8 @@ levee.yaml:6:20: listeners[0].timeouts.idle: must be a duration such as 10s, or 
 
 	// Words.
 	{"a misspelt word", frame(loopback + "\ntls: {mode: trminate}"), true, `levee.yaml:5:15: listeners[0].tls.mode: unknown mode "trminate"; did you mean "terminate"?`},
-	{"a word of no meaning", frame(loopback + "\ntls: {mode: passthrough}"), true, `levee.yaml:5:15: listeners[0].tls.mode: unknown mode "passthrough"; it takes off, terminate or optional`},
-	{"false for off", frame(loopback + "\ntls: {mode: false}"), true, `levee.yaml:5:15: listeners[0].tls.mode: must be off, terminate or optional, not false`},
+	{"a word of no meaning", frame(loopback + "\ntls: {mode: verbatim}"), true, `levee.yaml:5:15: listeners[0].tls.mode: unknown mode "verbatim"; it takes off, terminate, optional or passthrough`},
+	{"false for off", frame(loopback + "\ntls: {mode: false}"), true, `levee.yaml:5:15: listeners[0].tls.mode: must be off, terminate, optional or passthrough, not false`},
 	{"a log level", "telemetry: {logs: {level: warning, format: logfmt}}\n" + frame(loopback), true, `levee.yaml:1:27: telemetry.logs.level: unknown level "warning"; did you mean "warn"?
 levee.yaml:1:44: telemetry.logs.format: unknown format "logfmt"; it takes auto, text or json`},
 
@@ -206,13 +211,13 @@ levee.yaml:4:60: listeners[0].listen[4]: "example.com:84" can be reached from ot
 levee.yaml:5:44: listeners[0].listen[2]: [::]:80 cannot be bound beside localhost:80 (admin.listen); change one of them
 levee.yaml:5:55: listeners[0].listen[3]: [::ffff:127.0.0.2]:80 cannot be bound beside 127.0.0.2:80 (listeners[0].listen[1]); change one of them
 levee.yaml:9:12: listeners[1].listen[0]: 127.0.0.1:81 cannot be bound beside 127.0.0.1:81 (listeners[0].listen[4]); change one of them`},
-	{"no default route", routes("{match: {protocol: http}, handler: hello}"), false, `levee.yaml:5:19: listeners[0].routes[0]: has a match, and no route follows for the connections it leaves; add one without match, such as {handler: discard}`},
+	{"no default route", routes("{match: {protocol: http}, handler: hello}"), false, `levee.yaml:5:19: listeners[0].routes[0]: has a match, and no route follows for the connections it leaves; add one without match, such as {refuse: true}`},
 	{"a route behind the default", routes("{handler: echo}, {match: {protocol: http}, handler: hello}"), false, `levee.yaml:5:36: listeners[0].routes[1]: is never reached: routes[0] has no match and takes every connection; move that one to the end`},
 	{"a route twice", routes("{match: {protocol: http}, handler: hello}, {match: {protocol: http}, handler: echo}, {handler: echo}"), false, `levee.yaml:5:62: listeners[0].routes[1]: is never reached: routes[0] takes the same connections`},
-	{"a match of nothing", routes("{match: {}, handler: hello}"), true, `levee.yaml:5:27: listeners[0].routes[0].match: is empty; remove it, or give it protocol`},
-	{"a match of what is to come", routes("{match: {sni: [a]}, handler: hello}, {handler: echo}"), true, `levee.yaml:5:28: listeners[0].routes[0].match: unknown key "sni"; the keys here are protocol`},
+	{"a match of nothing", routes("{match: {}, handler: hello}"), true, `levee.yaml:5:27: listeners[0].routes[0].match: is empty; remove it, or give it sni, sni_regexp, alpn, protocol, prefix, source, local_port and client`},
+	{"a match of what there is not", routes("{match: {path: [a]}, handler: hello}, {handler: echo}"), true, `levee.yaml:5:28: listeners[0].routes[0].match: unknown key "path"; the keys here are sni, sni_regexp, alpn, protocol, prefix, source, local_port and client`},
 	{"no routes", routes(""), true, `levee.yaml:5:18: listeners[0].routes: is empty; it takes a list of routes such as {handler: echo} or {upstream: postgres}`},
-	{"a route to nobody", routes("{match: {protocol: tls}}, {handler: ecko}"), true, `levee.yaml:5:19: listeners[0].routes[0]: leads nowhere; add a handler such as echo, or the name of an upstream
+	{"a route to nobody", routes("{match: {protocol: tls}}, {handler: ecko}"), true, `levee.yaml:5:19: listeners[0].routes[0]: leads nowhere; add a handler such as echo, the name of an upstream, or refuse: true
 levee.yaml:5:55: listeners[0].routes[1].handler: unknown handler "ecko"; did you mean "echo"?`},
 
 	// The servers of an upstream.

@@ -109,8 +109,11 @@ func joinKey(path, name string) string {
 	return path + "." + name
 }
 
-// lastKey is what a message calls the value at path: "mode" for listeners[0].tls.mode.
-func lastKey(path string) string { return path[strings.LastIndexByte(path, '.')+1:] }
+// lastKey is what a message calls the value at path: "mode" for listeners[0].tls.mode, without the place in a list.
+func lastKey(path string) string {
+	key, _, _ := strings.Cut(path[strings.LastIndexByte(path, '.')+1:], "[")
+	return key
+}
 
 // quote shows a piece of the file: escaped, so that no byte of it reaches a terminal, and of bounded length.
 func quote(s string) string { return strconv.Quote(clip(s)) }

@@ -64,6 +64,10 @@ func (l list[T]) schema() *jsonschema.Schema {
 	return &jsonschema.Schema{Type: "array", MinItems: new(1), Items: l.item(new(T)).schema()}
 }
 
+func (s some[T]) schema() *jsonschema.Schema {
+	return &jsonschema.Schema{AnyOf: []*jsonschema.Schema{s.item(new(T)).schema(), s.list.schema()}}
+}
+
 func (t parsed[T]) schema() *jsonschema.Schema {
 	return &jsonschema.Schema{Type: "string", Pattern: t.pattern}
 }

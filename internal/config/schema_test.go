@@ -181,11 +181,12 @@ func TestTheSchemaTellsDefaults(t *testing.T) {
 	}
 }
 
-// snake turns MaxConnections into max_connections and TLS into tls.
+// snake turns MaxConnections into max_connections, TLS into tls and SNIRegexp into sni_regexp.
 func snake(name string) string {
 	var b strings.Builder
 	for i, c := range name {
-		if i > 0 && unicode.IsUpper(c) && unicode.IsLower(rune(name[i-1])) {
+		ends := i+1 < len(name) && unicode.IsLower(rune(name[i+1]))
+		if i > 0 && unicode.IsUpper(c) && (unicode.IsLower(rune(name[i-1])) || ends) {
 			b.WriteByte('_')
 		}
 		b.WriteRune(unicode.ToLower(c))

@@ -196,6 +196,45 @@ func (l list[T]) write() *yaml.Node {
 
 func (l list[T]) takes() string { return "a list of " + l.of }
 
+// some is a list that may also be written as its only entry.
+type some[T any] struct{ list[T] }
+
+func (s some[T]) read(r *reader, path string, n *yaml.Node) {
+	switch n.Kind {
+	case yaml.SequenceNode:
+		s.list.read(r, path, n)
+	case yaml.ScalarNode:
+		*s.p = make([]T, 1)
+		s.item(&(*s.p)[0]).read(r, path, n)
+	default:
+		r.mistaken(path, n, s)
+	}
+}
+
+func (s some[T]) takes() string { return s.list.takes() + ", or a single one" }
+
+// A Word is text with its place in the file.
+type Word struct {
+	Pos  Position
+	Text string
+}
+
+// wordsOf is one or several words. The function says what is wrong with one.
+func wordsOf(p *[]Word, of, wants string, wrong func(string) error) value {
+	return some[Word]{list[Word]{p: p, of: of, item: func(w *Word) value {
+		return parsed[Word]{
+			p: w, pos: &w.Pos, wants: wants, pattern: ".",
+			parse: func(text string) (Word, error) {
+				if text == "" {
+					return Word{}, fmt.Errorf("is empty; it takes %s", wants)
+				}
+				return Word{Text: text}, wrong(text)
+			},
+			format: func(w Word) string { return w.Text },
+		}
+	}}}
+}
+
 // parsed is text with a grammar of its own.
 type parsed[T any] struct {
 	p       *T

@@ -1,0 +1,374 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/levee-net/levee/certs"
+	"github.com/levee-net/levee/internal/config"
+	"github.com/levee-net/levee/internal/servername"
+)
+
+// A security is what becomes of TLS at a listener.
+type security struct {
+	terms    []*terms // each once
+	ofRoute  []*terms // nil where TLS does not end here
+	listener *terms   // what routes have that do not say otherwise; nil if none ends TLS with it
+}
+
+// Terms are what TLS ends by.
+type terms struct {
+	where  string // the listener, and the route if they are its own
+	cfg    config.TLS
+	config *tls.Config
+
+	getCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	files          *certs.Files // nil with the development CA
+	clients        *policy      // nil if clients are asked for no certificate
+}
+
+// A source is something in files that may be read again.
+type reloadable interface {
+	Load() error
+	Watch(ctx context.Context) error
+}
+
+// whole returns the terms if the same hold for all connections in TLS of the listener, so that they
+// need not be looked at first.
+func (s *security) whole(l *config.Listener) *terms {
+	if len(s.terms) != 1 || l.STARTTLS != "" || l.TLS.Mode != config.TLSTerminate && l.TLS.Mode != config.TLSOptional {
+		return nil
+	}
+	for i, of := range s.ofRoute {
+		r := &l.Routes[i]
+		if of == nil || r.Refuse || l.TLS.Mode == config.TLSOptional && r.TLS.Mode != "" {
+			return nil
+		}
+	}
+	return s.terms[0]
+}
+
+// A securing makes a listener's terms. What says the same is made once.
+type securing struct {
+	front    *front
+	listener *config.Listener
+	path     string
+
+	files    map[string]*certs.Files
+	tickets  map[config.Tickets]*certs.Tickets
+	policies map[string]*policy
+	terms    map[string]*terms
+}
+
+// secure loads what the listener ends TLS with.
+func (f *front) secure(l *config.Listener, path string) (*security, error) {
+	s := &securing{
+		front: f, listener: l, path: path,
+		files: make(map[string]*certs.Files), tickets: make(map[config.Tickets]*certs.Tickets),
+		policies: make(map[string]*policy), terms: make(map[string]*terms),
+	}
+	made := new(security)
+	for i := range l.Routes {
+		r := &l.Routes[i]
+		var of *terms
+		if l.Terminates(r) {
+			cfg := l.TLSOf(r)
+			where := l.Name
+			if r.TLS.Mode != "" {
+				where += "/" + routeName(l, i)
+			}
+			var err error
+			if of, err = s.make(cfg, where); err != nil {
+				return nil, err
+			}
+			if !slices.Contains(made.terms, of) {
+				made.terms = append(made.terms, of)
+			}
+			if r.TLS.Mode == "" {
+				made.listener = of
+			}
+			if err := s.checkNames(r, of, fmt.Sprintf("%s.routes[%d]", path, i)); err != nil {
+				return nil, err
+			}
+		}
+		made.ofRoute = append(made.ofRoute, of)
+	}
+	return made, nil
+}
+
+// make makes terms. Where they are tells the sessions of some from those of others.
+func (s *securing) make(cfg config.TLS, where string) (*terms, error) {
+	key := cfg.Terms()
+	if t, ok := s.terms[key]; ok {
+		return t, nil
+	}
+	t := &terms{where: where, cfg: cfg}
+	server := &certs.Server{ALPN: config.Texts(cfg.ALPN), Context: where}
+	if err := s.addCertificates(t); err != nil {
+		return nil, err
+	}
+	server.GetCertificate = t.getCertificate
+	if len(cfg.ClientCA) > 0 {
+		p, err := s.policy(&cfg)
+		if err != nil {
+			return nil, err
+		}
+		t.clients, server.Clients = p, p.clients
+	}
+	var err error
+	if server.Tickets, err = s.ticketsOf(cfg.Tickets); err != nil {
+		return nil, err
+	}
+	t.config = server.Config()
+	if t.clients != nil {
+		t.clients.configs = append(t.clients.configs, t.config)
+	}
+	s.terms[key] = t
+	return t, nil
+}
+
+func (s *securing) addCertificates(t *terms) error {
+	if t.cfg.Development {
+		ca, err := s.front.developmentCA()
+		if err != nil {
+			return err
+		}
+		t.getCertificate = ca.ServerConfig().GetCertificate
+		return nil
+	}
+	pairs := make([]certs.Pair, 0, len(t.cfg.Certificates))
+	for _, c := range t.cfg.Certificates {
+		pairs = append(pairs, certs.Pair{Cert: c.Cert, Key: c.Key, OCSP: c.OCSP})
+	}
+	key := fmt.Sprintf("%q", pairs)
+	if s.files[key] == nil {
+		files := &certs.Files{Pairs: pairs, Problem: s.problem, Changed: s.changed("certificates")}
+		if err := files.Load(); err != nil {
+			for i, c := range t.cfg.Certificates { // which of them is it?
+				if err := (&certs.Files{Pairs: pairs[i : i+1]}).Load(); err != nil {
+					return located(c.Pos, err)
+				}
+			}
+			return located(t.cfg.Pos, err)
+		}
+		s.files[key] = files
+		s.front.watch(files)
+		s.front.metrics.expiries.watch(s.listener.Name, files)
+	}
+	t.files = s.files[key]
+	t.getCertificate = t.files.GetCertificate
+	return nil
+}
+
+// policy returns the policy for clients.
+func (s *securing) policy(cfg *config.TLS) (*policy, error) {
+	made := func(cas, crls []string, allow config.ClientAllow) *certs.Clients {
+		return &certs.Clients{
+			CAs: cas, CRLs: crls, Optional: cfg.ClientOptional,
+			DNS: config.Texts(allow.DNS), URIs: config.Texts(allow.URI), Emails: config.Texts(allow.Email),
+			CommonNames: config.Texts(allow.CommonName), SPKIs: config.Texts(allow.SPKI),
+		}
+	}
+	cas, crls := config.Texts(cfg.ClientCA), config.Texts(cfg.ClientCRL)
+	clients := made(cas, crls, cfg.ClientAllow)
+	key := fmt.Sprintf("%q %q %t %q %q %q %q %q", cas, crls, clients.Optional,
+		clients.DNS, clients.URIs, clients.Emails, clients.CommonNames, clients.SPKIs)
+	if p := s.policies[key]; p != nil {
+		return p, nil
+	}
+	p := newPolicy(clients, s.front.log.With("listener", s.listener.Name))
+	clients.Problem = s.problem
+	changed := s.changed("client policy")
+	clients.Changed = func() {
+		changed()
+		p.changed()
+	}
+	if err := clients.Load(); err != nil {
+		for _, file := range cfg.ClientCA { // which of them is it?
+			if err := made([]string{file.Text}, nil, config.ClientAllow{}).Load(); err != nil {
+				return nil, located(file.Pos, err)
+			}
+		}
+		for _, file := range cfg.ClientCRL {
+			if err := made(cas, []string{file.Text}, config.ClientAllow{}).Load(); err != nil {
+				return nil, located(file.Pos, err)
+			}
+		}
+		for _, e := range entriesOf(&cfg.ClientAllow) {
+			if err := made(cas, nil, e.alone).Load(); err != nil {
+				return nil, located(e.Pos, err)
+			}
+		}
+		return nil, located(cfg.Pos, err)
+	}
+	s.policies[key] = p
+	s.front.watch(clients)
+	return p, nil
+}
+
+// An entry is one of client_allow's.
+type entry struct {
+	config.Word
+	alone config.ClientAllow // a list of nothing else
+}
+
+func entriesOf(a *config.ClientAllow) (entries []entry) {
+	for _, list := range []struct {
+		words []config.Word
+		alone func(one []config.Word) config.ClientAllow
+	}{
+		{a.DNS, func(one []config.Word) config.ClientAllow { return config.ClientAllow{DNS: one} }},
+		{a.URI, func(one []config.Word) config.ClientAllow { return config.ClientAllow{URI: one} }},
+		{a.Email, func(one []config.Word) config.ClientAllow { return config.ClientAllow{Email: one} }},
+		{a.CommonName, func(one []config.Word) config.ClientAllow { return config.ClientAllow{CommonName: one} }},
+		{a.SPKI, func(one []config.Word) config.ClientAllow { return config.ClientAllow{SPKI: one} }},
+	} {
+		for i := range list.words {
+			entries = append(entries, entry{list.words[i], list.alone(list.words[i : i+1])})
+		}
+	}
+	return entries
+}
+
+func (s *securing) ticketsOf(cfg config.Tickets) (*certs.Tickets, error) {
+	pos := cfg.Pos
+	cfg.Pos = config.Position{} // which is no part of what it says
+	if t := s.tickets[cfg]; t != nil {
+		return t, nil
+	}
+	t := &certs.Tickets{File: cfg.File, Rotate: cfg.Rotate, Problem: s.problem}
+	if err := t.Load(); err != nil {
+		return nil, located(pos, err)
+	}
+	s.tickets[cfg] = t
+	if t.File != "" {
+		s.front.watch(t)
+	}
+	return t, nil
+}
+
+// problem is told what is wrong with the files of a running levee.
+func (s *securing) problem(err error) {
+	s.front.metrics.problems.WithLabelValues(s.listener.Name).Inc()
+	if errors.Is(err, certs.ErrKept) {
+		s.front.metrics.reloaded(false)
+		s.front.log.Error("not reloaded; what was in force before is kept", "listener", s.listener.Name, "err", err)
+		return
+	}
+	s.front.log.Warn("certificates", "listener", s.listener.Name, "err", err)
+}
+
+// changed notes that files have been read again that had changed.
+func (s *securing) changed(what string) func() {
+	return func() {
+		s.front.metrics.reloaded(true)
+		s.front.log.Info("reloaded", "listener", s.listener.Name, "what", what)
+	}
+}
+
+// checkNames makes sure that there is a certificate for what the route matches: without one, the handshake
+// of whoever comes for it would be refused.
+func (s *securing) checkNames(r *config.Route, of *terms, path string) error {
+	if of.files == nil || r.Refuse {
+		return nil
+	}
+	var names []string
+	for _, info := range of.files.Certificates() {
+		names = append(names, info.Names...)
+	}
+	for i, word := range r.Match.SNI {
+		if !slices.ContainsFunc(names, func(name string) bool { return overlap(name, word.Text) }) {
+			return located(word.Pos, fmt.Errorf("%s.match.sni[%d]: no certificate is for %q; those that there are, are for %s", path, i, word.Text, strings.Join(names, ", ")))
+		}
+	}
+	return nil
+}
+
+// overlap reports whether a name may match both patterns.
+func overlap(a, b string) bool {
+	pa, errA := servername.ParsePattern(a)
+	pb, errB := servername.ParsePattern(b)
+	if errA != nil || errB != nil {
+		return false
+	}
+	return pa.String() == pb.String() || pa.Matches(pb.String()) || pb.Matches(pa.String())
+}
+
+// located puts a position before an error.
+func located(pos config.Position, err error) error { return fmt.Errorf("%s: %w", pos, err) }
+
+// watch has files read again when they change, once it runs.
+func (f *front) watch(r reloadable) { f.reloadables = append(f.reloadables, r) }
+
+// watchFiles watches them all, and keeps policies on live connections, until ctx ends.
+func (f *front) watchFiles(ctx context.Context, running *sync.WaitGroup) {
+	for _, r := range f.reloadables {
+		running.Go(func() { _ = r.Watch(ctx) }) // the problem is told
+	}
+	for _, p := range f.policies {
+		running.Go(func() { p.enforce(ctx) })
+	}
+}
+
+// reload reads certificates and the like again, at an operator's word.
+func (f *front) reload() {
+	var errs []error
+	for _, r := range f.reloadables {
+		errs = append(errs, r.Load())
+	}
+	for _, p := range f.policies {
+		p.changed()
+	}
+	err := errors.Join(errs...)
+	f.metrics.reloaded(err == nil)
+	if err != nil {
+		for line := range strings.Lines(err.Error()) {
+			f.log.Error("not reloaded; what was in force before is kept", "err", strings.TrimSuffix(line, "\n"))
+		}
+		return
+	}
+	f.log.Info("certificates, client policies and tickets are read again; a changed configuration needs a restart")
+}
+
+// developmentCA returns the development CA, the same for all listeners. Where there
+// is no folder to keep it in it lives as long as the process.
+func (f *front) developmentCA() (*certs.CA, error) {
+	if f.ca != nil {
+		return f.ca, nil
+	}
+	dir, err := f.env.developmentDir()
+	if err != nil {
+		f.log.Warn("the development CA is kept in memory only", "err", err)
+	}
+	if f.env.lookOnly && !certs.HasDevelopmentCA(dir) {
+		dir = ""
+	}
+	ca, err := certs.DevelopmentCA(dir)
+	if cannotKeep(err) {
+		f.log.Warn("the development CA is kept in memory only", "err", err)
+		ca, err = certs.DevelopmentCA("")
+	}
+	if err != nil {
+		return nil, err
+	}
+	f.ca = ca
+	return ca, nil
+}
+
+// cannotKeep reports whether the folder is of no use, as that of a service's user
+// often is; a CA in it that is no good is another matter.
+func cannotKeep(err error) bool {
+	for _, reason := range []error{os.ErrPermission, syscall.EROFS, syscall.ENOTDIR, syscall.ENOSPC} {
+		if errors.Is(err, reason) {
+			return true
+		}
+	}
+	return false
+}
