@@ -130,6 +130,7 @@ Exit codes: 0 all left in their own time; 1 some had to be cut; 2 bad usage or c
 			serveCommand(env),
 			proxyCommand(env),
 			checkCommand(env),
+			explainCommand(env),
 			benchCommand(env),
 			schemaCommand(env),
 			versionCommand(env),
