@@ -283,22 +283,45 @@ func (s *securing) checkNames(r *config.Route, of *terms, path string) error {
 	for _, info := range of.files.Certificates() {
 		names = append(names, info.Names...)
 	}
+	known := newNameSet(names)
 	for i, word := range r.Match.SNI {
-		if !slices.ContainsFunc(names, func(name string) bool { return overlap(name, word.Text) }) {
+		if !known.meets(word.Text) {
 			return located(word.Pos, fmt.Errorf("%s.match.sni[%d]: no certificate is for %q; those that there are, are for %s", path, i, word.Text, strings.Join(names, ", ")))
 		}
 	}
 	return nil
 }
 
-// overlap reports whether a name may match both patterns.
-func overlap(a, b string) bool {
-	pa, errA := servername.ParsePattern(a)
-	pb, errB := servername.ParsePattern(b)
-	if errA != nil || errB != nil {
+// A nameSet is names and patterns, and what lies above each: ".example.com" for both a.example.com and *.example.com.
+type nameSet struct{ names, above map[string]bool }
+
+func newNameSet(texts []string) nameSet {
+	set := nameSet{make(map[string]bool), make(map[string]bool)}
+	for _, text := range texts {
+		if p, err := servername.ParsePattern(text); err == nil {
+			set.names[p.String()] = true
+			set.above[above(p.String())] = true
+		}
+	}
+	return set
+}
+
+// meets reports whether a name may match both the pattern and something in the set.
+func (s nameSet) meets(text string) bool {
+	p, err := servername.ParsePattern(text)
+	if err != nil {
 		return false
 	}
-	return pa.String() == pb.String() || pa.Matches(pb.String()) || pb.Matches(pa.String())
+	name := p.String()
+	return s.names[name] || s.names["*"+above(name)] || strings.HasPrefix(name, "*") && s.above[above(name)]
+}
+
+// above returns a name without its first label.
+func above(name string) string {
+	if dot := strings.IndexByte(name, '.'); dot >= 0 {
+		return name[dot:]
+	}
+	return ""
 }
 
 // located puts a position before an error.

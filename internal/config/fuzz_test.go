@@ -23,6 +23,9 @@ func FuzzParse(f *testing.F) {
 		f.Add([]byte(c.doc))
 		f.Add(c.want.YAML())
 	}
+	for _, c := range acceptedTLS {
+		f.Add([]byte(listenerWith(c.keys, c.routes)))
+	}
 	for _, c := range rejected {
 		f.Add([]byte(c.doc))
 	}

@@ -429,6 +429,11 @@ func TestHostileDocumentsAreRefused(t *testing.T) {
 	for i := range 1_000 {
 		fmt.Fprintf(&upstreams, "{name: aaaaaaaaaaaaaaaaaaaaaaaaaa-%d, servers: [a:1]}, ", i)
 	}
+	var byName, manyNames strings.Builder
+	for i := range 15_000 {
+		fmt.Fprintf(&byName, "{match: {sni: a%d.example}, handler: echo}, ", i)
+		fmt.Fprintf(&manyNames, "a%d.example, ", i)
+	}
 	for _, c := range []struct{ name, doc, want string }{
 		{"too large", fill("# bytes\n") + "#", `levee.yaml:1:1: has more than 1048576 bytes`},
 		{"flow nesting", fill("["), `levee.yaml:1:33: is nested more than 32 levels deep`},
@@ -445,6 +450,10 @@ func TestHostileDocumentsAreRefused(t *testing.T) {
 		{"one duration", "drain: {timeout: " + strings.Repeat("1h", maxSize/4) + "}\n" + frame(loopback), `levee.yaml:1:18: drain.timeout: "` + strings.Repeat("1h", 30) + `..." is too long; the most is 24h`},
 		{"upstreams that do not exist", routes(strings.Repeat("{upstream: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa}, ", 1_000)) + "upstreams: [" + upstreams.String() + "]", `levee.yaml:5:19: listeners[0].routes[0].upstream: there is no upstream "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"; did you mean "aaaaaaaaaaaaaaaaaaaaaaaaaa-0"?`},
 		{"servers twice", front("db", "servers: ["+strings.Repeat("a:1, ", 20_000)+"]"), `levee.yaml:8:18: upstreams[0].servers[1]: "a:1" is servers[0] already; write each server once, and its share as its weight`},
+		{"routes by name", listenerWith("tls: {development: true}", byName.String()+"{match: {sni: A0.example}, handler: echo}, {match: {sni: x}, handler: echo}"), `levee.yaml:6:693952: listeners[0].routes[15001]: has a match, and no route follows for the connections it leaves; add one without match, such as {refuse: true}`},
+		{"routes by many names", listenerWith("tls: {development: true}", "{match: {sni: ["+manyNames.String()+"]}, handler: echo}, {match: {sni: ["+manyNames.String()+"]}, handler: echo}, {match: {sni: x}, handler: echo}"), `levee.yaml:6:457869: listeners[0].routes[2]: has a match, and no route follows for the connections it leaves; add one without match, such as {refuse: true}`},
+		{"application protocols", listenerWith("tls: {development: true, alpn: ["+manyNames.String()+"]}", "{match: {alpn: ["+manyNames.String()+" x]}, handler: echo}, {handler: echo}"), `levee.yaml:6:228926: listeners[0].routes[0].match.alpn[15000]: "x" is never agreed on; tls.alpn has "a0.example", "a1.example", "a2.example", "a3.example", ...`},
+		{"ports", listenerWith("tls: {development: true}", "{match: {local_port: ["+strings.Repeat("81, ", 100_000)+"]}, handler: echo}, {handler: echo}"), `levee.yaml:6:27: listeners[0].routes[0].match.local_port[0]: the listener has no port 81`},
 		{"addresses", frame("listen: [" + addresses.String() + "\":80\"]\ninsecure: true"), `levee.yaml:4:528924: listeners[0].listen[30000]: :80 cannot be bound beside 127.0.0.0:80 (listeners[0].listen[0]); change one of them`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -224,13 +224,28 @@ func (m Match) first() Match {
 	return m
 }
 
-// covers reports whether whatever matches the other matches m too. It may say no where a yes is hard to tell.
+// canonical is the match with its names and bytes in their one form.
+func (m Match) canonical() Match {
+	m.SNI, m.Prefix = slices.Clone(m.SNI), slices.Clone(m.Prefix)
+	for i := range m.SNI {
+		if p, err := servername.ParsePattern(m.SNI[i].Text); err == nil {
+			m.SNI[i].Text = p.String()
+		}
+	}
+	for i, p := range m.Prefixes() {
+		m.Prefix[i].Text = p
+	}
+	return m
+}
+
+// covers reports whether whatever matches the other matches m too, both of them canonical. It may say no where a yes is
+// hard to tell.
 func (m *Match) covers(other *Match) bool {
 	return coversAll(m.SNI, other.SNI, func(a, b Word) bool { return coversName(a.Text, b.Text) }) &&
 		(m.SNIRegexp == "" || m.SNIRegexp == other.SNIRegexp) &&
 		coversAll(m.ALPN, other.ALPN, func(a, b Word) bool { return a.Text == b.Text }) &&
 		coversAll(m.Protocol, other.Protocol, func(a, b Protocol) bool { return a == b }) &&
-		coversAll(m.Prefixes(), other.Prefixes(), func(a, b string) bool { return strings.HasPrefix(b, a) }) &&
+		coversAll(m.Prefix, other.Prefix, func(a, b Word) bool { return strings.HasPrefix(b.Text, a.Text) }) &&
 		coversAll(m.Source, other.Source, func(a, b netip.Prefix) bool { return a.Bits() <= b.Bits() && a.Contains(b.Addr()) }) &&
 		coversAll(m.LocalPort, other.LocalPort, func(a, b int) bool { return a == b }) &&
 		coversAll(m.Client, other.Client, func(a, b Word) bool { return a.Text == b.Text })
@@ -247,9 +262,14 @@ func coversAll[T any](those, others []T, covers func(a, b T) bool) bool {
 }
 
 func coversName(pattern, name string) bool {
-	a, errA := servername.ParsePattern(pattern)
-	b, errB := servername.ParsePattern(name)
-	return errA == nil && errB == nil && (a.String() == b.String() || a.Matches(b.String()))
+	rest, wildcard := strings.CutPrefix(pattern, "*")
+	first, ok := strings.CutSuffix(name, rest)
+	return pattern == name || wildcard && ok && first != "" && !strings.Contains(first, ".")
+}
+
+// entries is how many there are in all lists together.
+func (m *Match) entries() int {
+	return len(m.SNI) + len(m.ALPN) + len(m.Protocol) + len(m.Prefix) + len(m.Source) + len(m.LocalPort) + len(m.Client)
 }
 
 // checkRoutes makes sure that every connection finds a route and every route can be found.
@@ -259,6 +279,11 @@ func (l *Listener) checkRoutes(ps *Problems, listener string) {
 		return
 	}
 	names := make(map[string]int)
+	known := ps.keysKnown(listener) && ps.clean(listener+".tls") // else nothing can be told from it
+	var o *order
+	if known {
+		o = newOrder(l)
+	}
 	for i := range l.Routes {
 		r := &l.Routes[i]
 		at := fmt.Sprintf("%s[%d]", path, i)
@@ -267,14 +292,15 @@ func (l *Listener) checkRoutes(ps *Problems, listener string) {
 		} else if r.Name != "" {
 			names[r.Name] = i
 		}
-		if ps.keysKnown(listener) && ps.clean(listener+".tls") {
-			l.checkRouteTLS(ps, r, at)
-			l.checkMatch(ps, r, at+".match")
+		if !known {
+			continue
 		}
+		l.checkRouteTLS(ps, r, at)
+		l.checkMatch(ps, r, at+".match")
 		if !ps.clean(at) {
 			continue
 		}
-		if text, all := l.shadow(i); text != "" {
+		if text, all := o.shadow(i); text != "" {
 			ps.add(r.Pos, at, "is never reached: %s", text)
 			if all {
 				return // the routes after it are told the same when this has been put right
@@ -306,50 +332,83 @@ func (l *Listener) takes(k kind, r *Route) bool {
 	return l.TLS.Mode == TLSOptional && r.TLS.Mode != TLSTerminate && !r.Match.byHello() && len(r.Match.Client) == 0
 }
 
+// An order is a listener's routes as connections come to them.
+type order struct {
+	listener *Listener
+	matches  []Match  // canonical
+	terms    []string // what TLS ends by; empty where it does not end here
+	any      []int    // the routes that have no match
+	left     int      // comparisons that may still be made
+}
+
+// mostComparisons bounds what a file may cost: they take a fifth of a second, and are those of 2,000 routes by one name
+// each. Routes beyond them are not compared with those before, but for one that takes every connection.
+const mostComparisons = 4_000_000
+
+func newOrder(l *Listener) *order {
+	o := &order{listener: l, left: mostComparisons}
+	listeners := l.TLS.Terms()
+	for i := range l.Routes {
+		r := &l.Routes[i]
+		terms := ""
+		switch {
+		case !l.Terminates(r):
+		case r.TLS.Mode == "":
+			terms = listeners
+		default:
+			t := l.TLSOf(r)
+			terms = t.Terms()
+		}
+		if r.Match.Any() {
+			o.any = append(o.any, i)
+		}
+		o.matches, o.terms = append(o.matches, r.Match.canonical()), append(o.terms, terms)
+	}
+	return o
+}
+
 // shadow says why no connection gets as far as the route, if none does, and whether that goes for all routes after it.
-func (l *Listener) shadow(i int) (why string, all bool) {
+func (o *order) shadow(i int) (why string, all bool) {
 	for _, k := range []kind{inTLS, inPlaintext} {
-		if !l.takes(k, &l.Routes[i]) {
+		if !o.listener.takes(k, &o.listener.Routes[i]) {
 			continue
 		}
-		if why, all = l.shadowOf(k, i); why == "" {
+		if why, all = o.shadowOf(k, i); why == "" {
 			return "", false
 		}
 	}
 	return why, all
 }
 
-func (l *Listener) shadowOf(k kind, i int) (why string, all bool) {
-	r := &l.Routes[i]
-	for j := range l.Routes[:i] {
-		before := &l.Routes[j]
-		match, decides := before.Match, false
-		if k == inTLS && l.Terminates(before) && !l.alike(before, r) {
+func (o *order) shadowOf(k kind, i int) (why string, all bool) {
+	for _, j := range o.any {
+		if j < i && o.listener.takes(k, &o.listener.Routes[j]) {
+			return fmt.Sprintf("routes[%d] has no match and takes every connection; move that one to the end", j), true
+		}
+	}
+	for j := range o.matches[:i] {
+		match, decides := o.matches[j], false
+		if o.left -= 1 + match.entries()*o.matches[i].entries(); o.left < 0 {
+			break
+		}
+		if !o.listener.takes(k, &o.listener.Routes[j]) {
+			continue
+		}
+		if k == inTLS && o.terms[j] != "" && o.terms[j] != o.terms[i] {
 			match, decides = match.first(), true // the first that may match by the hello decides what becomes of TLS
 		}
 		if k == inTLS && slices.Contains(match.Protocol, ProtocolTLS) {
 			match.Protocol = nil
 		}
 		switch {
-		case !l.takes(k, before) || !match.covers(&r.Match):
-		case before.Match.Any():
-			return fmt.Sprintf("routes[%d] has no match and takes every connection; move that one to the end", j), true
-		case decides && !before.Match.covers(&r.Match):
+		case !match.covers(&o.matches[i]):
+		case decides && !o.matches[j].covers(&o.matches[i]):
 			return fmt.Sprintf("routes[%d] decides for the same connections what becomes of their TLS, before what it carries is known; give both the same tls", j), false
 		default:
 			return fmt.Sprintf("routes[%d] takes the same connections", j), false
 		}
 	}
 	return "", false
-}
-
-// alike reports whether the same becomes of TLS on both routes.
-func (l *Listener) alike(a, b *Route) bool {
-	if !l.Terminates(a) || !l.Terminates(b) {
-		return l.Terminates(a) == l.Terminates(b)
-	}
-	ta, tb := l.TLSOf(a), l.TLSOf(b)
-	return ta.Terms() == tb.Terms()
 }
 
 // checkMatch finds what no connection of the listener can look like.
@@ -374,8 +433,12 @@ func (l *Listener) checkMatch(ps *Problems, r *Route, path string) {
 	} else if !off {
 		checkALPN(ps, m, &whole, path)
 	}
+	if len(m.LocalPort) == 0 {
+		return
+	}
+	ports, free := l.ports()
 	for i, port := range m.LocalPort {
-		if !l.listensOn(port) {
+		if !free && !ports[port] {
 			ps.add(m.Pos, fmt.Sprintf("%s.local_port[%d]", path, i), "the listener has no port %d", port)
 		}
 	}
@@ -410,10 +473,14 @@ func (l *Listener) checkPassed(ps *Problems, m *Match, path string) {
 func checkALPN(ps *Problems, m *Match, t *TLS, path string) {
 	agreed := Texts(t.ALPN)
 	for i, w := range m.ALPN {
-		at := fmt.Sprintf("%s.alpn[%d]", path, i)
-		near := nearest(w.Text, agreed)
+		if slices.Contains(agreed, w.Text) {
+			continue
+		}
+		at, near := fmt.Sprintf("%s.alpn[%d]", path, i), ""
+		if len(ps.List) < maxProblems { // else it is only counted
+			near = nearest(w.Text, agreed)
+		}
 		switch {
-		case slices.Contains(agreed, w.Text):
 		case len(agreed) == 0:
 			ps.add(w.Pos, at, "%s is never agreed on, as tls has no alpn; add alpn: [%s] there", quote(w.Text), w.Text)
 		case near != "":
@@ -424,10 +491,14 @@ func checkALPN(ps *Problems, m *Match, t *TLS, path string) {
 	}
 }
 
-// listensOn reports whether connections may come in on the port.
-func (l *Listener) listensOn(port int) bool {
-	return slices.ContainsFunc(l.Listen, func(a Address) bool {
-		_, listened, err := net.SplitHostPort(a.Address)
-		return err != nil || listened == "0" || listened == strconv.Itoa(port) // err: could not be read
-	})
+// ports returns the ports that connections come in on, and whether there may be others.
+func (l *Listener) ports() (ports map[int]bool, others bool) {
+	ports = make(map[int]bool)
+	for _, a := range l.Listen {
+		_, text, err := net.SplitHostPort(a.Address)
+		port, _ := strconv.Atoi(text)
+		others = others || err != nil || port == 0 // could not be read, or is a free one
+		ports[port] = true
+	}
+	return ports, others
 }

@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -384,10 +383,13 @@ func (t *TLS) check(ps *Problems, path string) {
 		name string
 		of   []Word
 	}{{"alpn", t.ALPN}, {"client_ca", t.ClientCA}, {"client_crl", t.ClientCRL}} {
+		first := make(map[string]int)
 		for i, w := range twice.of {
-			if j := slices.IndexFunc(twice.of, func(other Word) bool { return other.Text == w.Text }); j < i {
+			if j, taken := first[w.Text]; taken {
 				ps.add(w.Pos, fmt.Sprintf("%s.%s[%d]", path, twice.name, i), "%s is %s[%d] already; remove it", quote(w.Text), twice.name, j)
+				continue
 			}
+			first[w.Text] = i
 		}
 	}
 }
@@ -421,10 +423,15 @@ func Texts(words []Word) []string {
 	return texts
 }
 
+// quoteAll shows some pieces of the file.
 func quoteAll(texts []string) string {
-	quoted := make([]string, len(texts))
-	for i, t := range texts {
-		quoted[i] = quote(t)
+	const most = 4
+	var quoted []string
+	for _, t := range texts[:min(len(texts), most)] {
+		quoted = append(quoted, quote(t))
+	}
+	if len(texts) > most {
+		quoted = append(quoted, "...")
 	}
 	return strings.Join(quoted, ", ")
 }
