@@ -10,8 +10,8 @@
 //		serve(l)
 //	}
 //
-// The decoder, the JSON schema and the normal form all read one table: the keys methods in this file. A new setting is
-// a field, a line in its struct's table, and, when it depends on another setting, a rule in check.go.
+// The decoder, the JSON schema and the normal form all read one table: the keys methods beside the structs. A new
+// setting is a field, a line in its struct's table, and, when it depends on another setting, a rule in a check method.
 package config
 
 import (
