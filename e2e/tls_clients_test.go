@@ -20,13 +20,20 @@ func TestARevokedClientLosesItsConnectionsAndOthersLiveOn(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	s.put("others.pem", s.client.PEM())
-	p := s.serve(mutual, "{match: {sni: b.example}, tls: {client_ca: others.pem}, handler: echo}", "{handler: echo}")
+	path := s.config(mutual, "{match: {sni: b.example}, tls: {client_ca: others.pem}, handler: echo}", "{match: {sni: c.example}, upstream: behind}", "{handler: echo}")
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.put("levee.yaml", append(content, []byte("upstreams: [{name: behind, servers: [\""+answering(t, echoing)+"\"]}]\n")...))
+	p := start(t, "serve", "-c", path)
 	address := p.address()
 	alice, bob := s.client.ClientCertificate("alice"), s.client.ClientCertificate("bob")
 	good, elsewhere := s.lives(address, s.as("a.example", alice)), s.lives(address, s.as("b.example", bob))
+	proxied := s.lives(address, s.as("c.example", alice))
 	bad := make([]*tls.Conn, 50)
 	for i := range bad {
-		bad[i] = s.lives(address, s.as("a.example", bob))
+		bad[i] = s.lives(address, s.as([]string{"a.example", "c.example"}[i%2], bob))
 	}
 	began := time.Now()
 	s.put("clients.crl", s.client.CRL(bob))
@@ -38,7 +45,7 @@ func TestARevokedClientLosesItsConnectionsAndOthersLiveOn(t *testing.T) {
 	if took := time.Since(began); took < 400*time.Millisecond { // at 100 a second
 		t.Errorf("50 connections were ended within %v", took)
 	}
-	if err := errors.Join(echoesOn(good), echoesOn(elsewhere)); err != nil {
+	if err := errors.Join(echoesOn(good), echoesOn(proxied), echoesOn(elsewhere)); err != nil {
 		t.Error(err)
 	}
 	refused(t, address, s.as("a.example", bob), "bad certificate")

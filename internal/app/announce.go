@@ -81,7 +81,7 @@ func (f *front) report() []reportLine {
 		server := f.servers[i]
 		most := server.Stats().MaxConns
 		files += max(most, 0) * filesPerConn(&f.cfg.Listeners[i])
-		say(false, "%s: %s; %s; %s", l.Name, tlsInWords(l.TLS), connsInWords(most), timeoutsInWords(l.Timeouts))
+		say(false, "%s: %s; %s; %s", l.Name, tlsInWords(&l), connsInWords(most), timeoutsInWords(l.Timeouts))
 		if l.TLS.Mode == config.TLSOff || l.TLS.Mode == config.TLSOptional {
 			say(!allLoopback(l.Listen), "%s: plaintext is accepted (tls.mode: %s)", l.Name, l.TLS.Mode)
 		}
@@ -113,8 +113,10 @@ func (s *security) report(l *config.Listener, say func(warning bool, format stri
 		say(true, "%s: limits.handshakes is off: a flood of handshakes takes the processors from the connections that are there", l.Name)
 	}
 	for _, t := range s.terms {
-		for _, line := range t.inWords() {
-			say(false, "%s: %s", t.where, line)
+		for _, line := range append(t.inWords(), ticketsInWords(t.cfg.Tickets)) {
+			if line != "" {
+				say(false, "%s: %s", t.where, line)
+			}
 		}
 	}
 	for i := range l.Routes {
@@ -122,6 +124,17 @@ func (s *security) report(l *config.Listener, say func(warning bool, format stri
 			say(false, "%s/%s: TLS is passed through: who is behind asks for client certificates, if anybody does", l.Name, routeName(l, i))
 		}
 	}
+}
+
+// ticketsInWords says nothing of the default.
+func ticketsInWords(cfg config.Tickets) string {
+	switch {
+	case cfg.Rotate < 0:
+		return "no session tickets: who comes back makes a full handshake"
+	case cfg.File != "":
+		return "session tickets are shared with whoever has " + cfg.File
+	}
+	return ""
 }
 
 // inWords says whom the terms let in.
@@ -201,16 +214,17 @@ func breakerInWords(b *config.Breaker) string {
 	return "breaker opens at " + strings.Join(limits, " or ")
 }
 
-func tlsInWords(t config.TLS) string {
-	switch t.Mode {
-	case config.TLSTerminate:
-		return "TLS required"
-	case config.TLSOptional:
-		return "TLS optional"
-	case config.TLSPassthrough:
-		return "TLS required, and passed through"
+func tlsInWords(l *config.Listener) string {
+	words := map[config.TLSMode]string{
+		config.TLSOff:         "no TLS",
+		config.TLSTerminate:   "TLS required",
+		config.TLSOptional:    "TLS optional",
+		config.TLSPassthrough: "TLS required, and passed through",
+	}[l.TLS.Mode]
+	if l.STARTTLS != "" {
+		words += ", at once or as clients of " + string(l.STARTTLS) + " ask for it"
 	}
-	return "no TLS"
+	return words
 }
 
 func connsInWords(n int) string {

@@ -185,10 +185,10 @@ func (s *securing) policy(cfg *config.TLS) (*policy, error) {
 	}
 	p := newPolicy(clients, s.front.log.With("listener", s.listener.Name))
 	clients.Problem = s.problem
-	changed := s.changed("client policy")
+	told := s.changed("client policy")
 	clients.Changed = func() {
-		changed()
-		p.changed()
+		p.changed() // first: who reads the log may rely on it
+		told()
 	}
 	if err := clients.Load(); err != nil {
 		for _, file := range cfg.ClientCA { // which of them is it?

@@ -252,18 +252,19 @@ func TestCheckSaysWhomTLSLetsIn(t *testing.T) {
 	s := newSite(t)
 	path := s.config(three+", client_ca: clients.pem, client_crl: clients.crl",
 		"{match: {sni: p.example}, tls: passthrough, handler: discard}",
-		"{name: b, match: {sni: b.example}, tls: {client_ca: clients.pem, client_optional: true, client_allow: {dns: [x.example, y.example], email: a@b}}, handler: echo}",
+		"{name: b, match: {sni: b.example}, tls: {client_ca: clients.pem, client_optional: true, client_allow: {dns: [x.example, y.example], email: a@b}, tickets: {rotate: off}}, handler: echo}",
 		"{handler: echo}")
 	content, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.put("levee.yaml", []byte(strings.Replace(string(content), "    routes:", "    limits: {max_connections: 10, handshakes: off}\n    routes:", 1)))
+	s.put("levee.yaml", []byte(strings.Replace(string(content), "    routes:", "    starttls: postgres\n    limits: {max_connections: 10, handshakes: off}\n    routes:", 1)))
 	code, stdout, stderr := result(t, app.Env{}, "check", "-c", path)
-	want := strings.ReplaceAll(`main: TLS required; up to 10 connections; arrival 10s, proxy_header 5s, sniff 5s, idle 5m, half_closed 1m, write_stall 30s, lifetime off
+	want := strings.ReplaceAll(`main: TLS required, at once or as clients of postgres ask for it; up to 10 connections; arrival 10s, proxy_header 5s, sniff 5s, idle 5m, half_closed 1m, write_stall 30s, lifetime off
 warning: main: limits.handshakes is off: a flood of handshakes takes the processors from the connections that are there
 main/b: clients may show a certificate of DIR/clients.pem that is on a list of 3
 main/b: no client_crl: a client's certificate that is lost is good until it expires
+main/b: no session tickets: who comes back makes a full handshake
 main: clients need a certificate of DIR/clients.pem
 main/routes[0]: TLS is passed through: who is behind asks for client certificates, if anybody does
 not limited: connections and rate per client
