@@ -17,10 +17,11 @@ func (s *stream) arrive() (Handler, error) {
 	if err := s.meetProxy(); err != nil {
 		return nil, s.failed(ProxyHeaderInvalid, err)
 	}
-	if err := s.secure(); err != nil {
+	var sniff time.Time
+	if err := s.secure(&sniff); err != nil {
 		return nil, s.failed(TLSFailed, err)
 	}
-	h, err := s.route(s.conn.server.Handler)
+	h, err := s.route(s.conn.server.Handler, &sniff)
 	if err != nil {
 		return nil, s.failed(NoRoute, err)
 	}
@@ -80,14 +81,14 @@ func (s *stream) meetProxy() error {
 
 // secure makes the TLS handshake, or in a server that allows plaintext looks at
 // the first byte to tell which of the two it is.
-func (s *stream) secure() error {
+func (s *stream) secure(sniff *time.Time) error {
 	server := s.conn.server
 	config := server.TLSConfig
 	if config == nil {
 		return nil
 	}
 	if server.AllowPlaintext {
-		s.enter(server.limits.sniff)
+		s.enterSniff(sniff)
 		if err := s.wire.await(); err != nil {
 			return err
 		}
@@ -97,17 +98,18 @@ func (s *stream) secure() error {
 		}
 	}
 	s.enter(0)
+	*sniff = time.Time{} // what TLS carries is looked at anew
 	return s.handshake(config)
 }
 
 // route follows Routers until one names a handler that is none.
-func (s *stream) route(h Handler) (Handler, error) {
+func (s *stream) route(h Handler, sniff *time.Time) (Handler, error) {
 	for {
 		router, ok := h.(Router)
 		if !ok {
 			return h, nil
 		}
-		s.enter(s.conn.server.limits.sniff)
+		s.enterSniff(sniff)
 		next, err := router.Route(s.context(), s.conn)
 		if err != nil {
 			return nil, err
@@ -132,4 +134,18 @@ func (s *stream) enter(limit time.Duration) {
 		end = earliest(end, time.Now().Add(limit))
 	}
 	s.wire.setPhase(end)
+}
+
+// enterSniff begins to look at the first bytes, or goes on with that: whoever looks at them,
+// one after the other, has one limit, which ends at until.
+func (s *stream) enterSniff(until *time.Time) {
+	limit := s.conn.server.limits.sniff
+	if limit <= 0 {
+		s.enter(0)
+		return
+	}
+	if until.IsZero() {
+		*until = time.Now().Add(limit)
+	}
+	s.enter(max(1, time.Until(*until))) // not 0, which is no limit
 }

@@ -104,3 +104,28 @@ func TestSilentStrangersHoldNoBuffer(t *testing.T) {
 		t.Errorf("a stranger and the test's end of the connection cost %d bytes", cost)
 	}
 }
+
+// A client that gives each of those who look at its first bytes another one has no more time
+// than any other.
+func TestAllWhoLookAtTheFirstBytesHaveOneLimit(t *testing.T) {
+	ca := leveetest.NewCA(t)
+	synctest.Test(t, func(t *testing.T) {
+		second := router(func(c *levee.Conn) (levee.Handler, error) {
+			_, err := c.Peek(3)
+			return echoing, err
+		})
+		first := router(func(c *levee.Conn) (levee.Handler, error) {
+			_, err := c.Peek(2)
+			return second, err
+		})
+		dial, ends := inMemory(t, &levee.Server{TLSConfig: ca.ServerConfig("localhost"), AllowPlaintext: true, SniffTimeout: 4 * time.Second, Handler: first})
+		client := dial()
+		for range 2 {
+			time.Sleep(1500 * time.Millisecond) // virtual time
+			send(t, client, "x")
+		}
+		if end := <-ends; end.Reason != levee.ArrivalTimeout || end.Duration != 4*time.Second {
+			t.Errorf("%v after %v", end.Reason, end.Duration)
+		}
+	})
+}

@@ -59,24 +59,29 @@ func (s *stream) readProxyHeader() error {
 	return nil
 }
 
-// proxyHeaderSize peeks just far enough to tell where the header ends.
+// proxyHeaderSize peeks just far enough to tell where the header ends. What is none shows
+// by its first byte that differs.
 func (w *wire) proxyHeaderSize() (int, error) {
-	b, err := w.peek(len(v1Signature))
-	switch {
-	case err != nil && !bytes.HasPrefix(v1Signature, b) && !bytes.HasPrefix(v2Signature, b):
-		return 0, errProxyHeaderMissing
-	case err != nil:
-		return 0, err
-	case bytes.HasPrefix(b, v1Signature):
-		return w.v1Size()
-	case !bytes.HasPrefix(v2Signature, b):
-		return 0, errProxyHeaderMissing
+	for n := 1; ; n++ {
+		b, err := w.peek(n)
+		v1, v2 := bytes.HasPrefix(v1Signature, b), bytes.HasPrefix(v2Signature, b)
+		switch {
+		case !v1 && !v2:
+			return 0, errProxyHeaderMissing
+		case err != nil:
+			return 0, err
+		case v1 && n == len(v1Signature):
+			return w.v1Size()
+		case v2 && n == len(v2Signature):
+			return w.v2Size()
+		}
 	}
-	if b, err = w.peek(v2Prefix); err != nil {
+}
+
+func (w *wire) v2Size() (int, error) {
+	b, err := w.peek(v2Prefix)
+	if err != nil {
 		return 0, err
-	}
-	if !bytes.HasPrefix(b, v2Signature) {
-		return 0, errProxyHeaderMissing
 	}
 	size := v2Prefix + int(binary.BigEndian.Uint16(b[v2Prefix-2:]))
 	if size > maxProxyHeader {

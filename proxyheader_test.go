@@ -436,3 +436,27 @@ func checkUnlisted(t *testing.T, sent []byte, got *account, end levee.End) {
 		t.Fatalf("of %q the handler read %q, and the connection ended as %v", sent, got.message, end.Reason)
 	}
 }
+
+// Garbage in the place of a header is refused by its byte, not when the time for one is up.
+func TestWhatIsNoHeaderIsRefusedByTheByteThatShowsIt(t *testing.T) {
+	for _, garbage := range []string{"G", "PX", "PROX_", "PROXY_", "\r\r", "\r\n\r\n\x00\r\nQUIT\r", "\x16"} {
+		synctest.Test(t, func(t *testing.T) {
+			l := leveetest.Listen()
+			_, ends := accounts(t, l)
+			client, err := l.DialFrom(t.Context(), netip.MustParseAddrPort(proxyAddress))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.Close()
+			for i := range garbage {
+				if synctest.Wait(); len(ends) > 0 {
+					t.Errorf("%q: it ended after %d bytes", garbage, i)
+				}
+				send(t, client, garbage[i:i+1])
+			}
+			if end := <-ends; end.Reason != levee.ProxyHeaderInvalid || end.Duration != 0 {
+				t.Errorf("%q: %v after %v", garbage, end.Reason, end.Duration)
+			}
+		})
+	}
+}
