@@ -38,8 +38,9 @@ import (
 type Joiner interface {
 	Handler
 
-	// Join returns what c is to be joined to. It may look at c, and [Conn.Peek] if c
-	// has arrived by way of a Router that did, but takes no bytes of it. ctx ends when
+	// Join returns what c is to be joined to. It may look at c; if c has arrived by way of
+	// a Router that did [Conn.Peek], so may Join, and it may read and write what is not for
+	// the upstream. ctx ends when
 	// the connection does, and may end when Join has returned; how long Join may take is
 	// for itself to limit. An error ends the connection with reason upstream_unavailable.
 	Join(ctx context.Context, c *Conn) (Upstream, error)
@@ -87,7 +88,11 @@ func (c *Conn) upstreamOf(ctx context.Context, j Joiner) (u Upstream, ok bool, _
 	case err == nil:
 		err = errNoUpstream
 	}
-	if c.closing.Load() || !c.ends(UpstreamUnavailable, err) {
+	reason := UpstreamUnavailable
+	if s := c.stream.Load(); s != nil && s.wire.eof.Load() && isEOF(err) {
+		reason = ClientAborted // in the middle of what Join had to talk about with it
+	}
+	if c.closing.Load() || !c.ends(reason, err) {
 		err = nil // it is not the Joiner's to report that it was called off
 	}
 	return Upstream{}, false, err

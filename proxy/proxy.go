@@ -43,6 +43,17 @@ type Proxy struct {
 
 	// Header is the PROXY header that the upstream gets.
 	Header Header
+
+	// Meet, if not nil, deals with each upstream before c is joined to it. It is for servers
+	// that speak first, to a client that has heard their part already: of clients that begin
+	// TLS by a command, as [github.com/levee-net/levee/route.MeetSMTP] says. It takes what
+	// is not for the client from upstream, and not a byte more; from c it may read only if
+	// a Router has looked at that, and is bound by nothing but ctx. An error ends both.
+	Meet func(ctx context.Context, c *levee.Conn, upstream net.Conn) error
+
+	// MeetTimeout is how long Meet may take, after which its ctx ends. Zero means 10
+	// seconds; negative means no limit.
+	MeetTimeout time.Duration
 }
 
 var _ levee.Joiner = (*Proxy)(nil)
@@ -58,7 +69,39 @@ func (p *Proxy) Join(ctx context.Context, c *levee.Conn) (levee.Upstream, error)
 	if err != nil {
 		return levee.Upstream{}, err
 	}
-	return p.Dial(ctx, c, header)
+	u, err := p.Dial(ctx, c, header)
+	if err != nil || u.Conn == nil || p.Meet == nil {
+		return u, err
+	}
+	if err := p.meet(ctx, c, u.Conn); err != nil {
+		_ = u.Conn.Close()
+		if u.Ended != nil {
+			u.Ended(levee.UpstreamEnd{Reason: levee.UpstreamUnavailable, Err: err})
+		}
+		return levee.Upstream{}, err
+	}
+	return u, nil
+}
+
+// meetTimeout is what dialling has at most, too: some servers keep strangers waiting for
+// their greeting, to see whether those wait for it.
+const meetTimeout = 10 * time.Second
+
+// meet meets the upstream in time.
+func (p *Proxy) meet(ctx context.Context, c *levee.Conn, upstream net.Conn) error {
+	limit := p.MeetTimeout
+	if limit == 0 {
+		limit = meetTimeout
+	}
+	if limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	if err := p.Meet(ctx, c, upstream); err != nil {
+		return fmt.Errorf("meet: %w", err)
+	}
+	return nil
 }
 
 // dialTimeout is what To gives a connection to come about.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/pires/go-proxyproto"
@@ -302,5 +304,135 @@ func TestTheErrorOfDialIsTheConnections(t *testing.T) {
 	front(t, srv, nil)()
 	if end := <-ends; end.Reason != levee.UpstreamUnavailable || !errors.Is(end.Err, full) {
 		t.Errorf("it ended as %v, %v", end.Reason, end.Err)
+	}
+}
+
+// greeting is what a server says that speaks first.
+const greeting = "220 hi\r\n"
+
+// swallow takes it, and no byte more.
+func swallow(_ context.Context, _ *levee.Conn, upstream net.Conn) error {
+	got := make([]byte, len(greeting))
+	if _, err := io.ReadFull(upstream, got); err != nil || string(got) != greeting {
+		return fmt.Errorf("greeted with %q: %w", got, err)
+	}
+	return nil
+}
+
+func TestMeetTakesWhatIsNotForTheClient(t *testing.T) {
+	ca := leveetest.NewCA(t)
+	for _, perConn := range []bool{false, true} {
+		for _, secure := range []bool{false, true} {
+			upstream := listen(t, "127.0.0.1:0")
+			p := proxy.To(upstream.Addr().String())
+			p.Header, p.Meet = proxy.V1, swallow
+			srv := &levee.Server{Handler: p, GoroutinePerConn: perConn}
+			if secure {
+				srv.TLSConfig = ca.ServerConfig("localhost")
+			}
+			client, _ := front(t, srv, nil)()
+			if secure {
+				sealed := tls.Client(client, ca.ClientConfig("localhost"))
+				if err := sealed.Handshake(); err != nil {
+					t.Fatal(err)
+				}
+				client = sealed
+			}
+			server := accept(t, upstream)
+			_, _ = io.WriteString(server, greeting+"and ")
+			_, _ = io.WriteString(client, "hello")
+			r := bufio.NewReader(server)
+			if _, err := proxyproto.Read(r); err != nil {
+				t.Fatal(err)
+			}
+			got := make([]byte, 5)
+			if _, err := io.ReadFull(r, got); err != nil || string(got) != "hello" {
+				t.Errorf("the server read %q, %v", got, err)
+			}
+			_, _ = io.WriteString(server, "welcome")
+			server.Close()
+			if got, err := io.ReadAll(client); string(got) != "and welcome" || err != nil {
+				t.Errorf("a goroutine each %t, TLS %t: the client read %q, %v", perConn, secure, got, err)
+			}
+		}
+	}
+}
+
+// met serves a Proxy with Meet in memory, and returns how its connection ended and what its
+// Dial was told. The client leaves if it is to.
+func met(t *testing.T, p proxy.Proxy, leaves bool) (end levee.End, told []levee.UpstreamEnd) {
+	t.Helper()
+	far, server := leveetest.Pipe()
+	defer server.Close()
+	p.Dial = func(context.Context, *levee.Conn, []byte) (levee.Upstream, error) {
+		return levee.Upstream{Conn: far, Ended: func(end levee.UpstreamEnd) { told = append(told, end) }}, nil
+	}
+	ends := make(chan levee.End, 1)
+	srv := &levee.Server{Handler: &p, Trace: &levee.Trace{Closed: func(_ *levee.Conn, end levee.End) { ends <- end }}}
+	l := leveetest.Listen()
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = srv.Serve(context.Background(), l)
+	}()
+	client, err := l.Dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if leaves {
+		client.Close()
+	}
+	end = <-ends
+	if _, err := server.Read(make([]byte, 1)); err == nil {
+		t.Error("the upstream is not closed")
+	}
+	_ = srv.Close()
+	<-served
+	return end, told
+}
+
+func TestAMeetThatFailsEndsBoth(t *testing.T) {
+	unwelcome := errors.New("unwelcome")
+	synctest.Test(t, func(t *testing.T) {
+		end, told := met(t, proxy.Proxy{Meet: func(context.Context, *levee.Conn, net.Conn) error { return unwelcome }}, false)
+		if end.Reason != levee.UpstreamUnavailable || !errors.Is(end.Err, unwelcome) {
+			t.Errorf("it ended as %v, %v", end.Reason, end.Err)
+		}
+		if len(told) != 1 || told[0].Reason != levee.UpstreamUnavailable || !errors.Is(told[0].Err, unwelcome) {
+			t.Errorf("Ended was told %+v", told)
+		}
+	})
+}
+
+// It is not the upstream that is at fault when its client leaves in the middle.
+func TestAClientThatLeavesInMeetHasAborted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		end, _ := met(t, proxy.Proxy{Meet: func(_ context.Context, c *levee.Conn, _ net.Conn) error {
+			_, err := c.Read(make([]byte, 1))
+			return err
+		}}, true)
+		if end.Reason != levee.ClientAborted || !errors.Is(end.Err, io.EOF) {
+			t.Errorf("it ended as %v, %v", end.Reason, end.Err)
+		}
+	})
+}
+
+func TestMeetHasItsTime(t *testing.T) {
+	waits := func(ctx context.Context, _ *levee.Conn, _ net.Conn) error {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(time.Hour):
+			return errors.New("an hour")
+		}
+	}
+	for limit, want := range map[time.Duration]time.Duration{0: 10 * time.Second, time.Second: time.Second, -1: time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			end, _ := met(t, proxy.Proxy{Meet: waits, MeetTimeout: limit}, false)
+			if end.Duration.Round(10*time.Millisecond) != want || errors.Is(end.Err, context.DeadlineExceeded) != (limit >= 0) {
+				t.Errorf("MeetTimeout %v: it ended after %v with %v", limit, end.Duration, end.Err)
+			}
+		})
 	}
 }
