@@ -1,10 +1,12 @@
 package route_test
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/levee-net/levee"
@@ -120,4 +122,45 @@ func ExamplePostgresTLS() {
 	orders, err := io.ReadAll(tls.Client(c, ca.ClientConfig("orders.db.example.com")))
 	fmt.Printf("%s, %s, %v\n", answer, orders, err)
 	// Output: S, orders, <nil>
+}
+
+// A port for SMTP clients. The handler here speaks SMTP itself; before a server that does,
+// it would be a proxy.Proxy with [route.MeetSMTP] as its Meet.
+func ExampleSMTPTLS() {
+	t := new(testing.T) // in a program, certificates come from package certs
+	ca := leveetest.NewCA(t)
+
+	srv := &levee.Server{Handler: &route.Router{
+		StartTLS: route.SMTPTLS("mx.example.com"),
+		TLS:      ca.ServerConfig("mx.example.com"),
+		Routes: []route.Route{
+			{Handler: levee.HandlerFunc(func(_ context.Context, c *levee.Conn) error {
+				_, err := fmt.Fprintf(c, "250 hello over %s", tls.VersionName(c.TLS().Version))
+				return err
+			})},
+		},
+	}}
+	l := leveetest.Listen()
+	go srv.Serve(context.Background(), l)
+	defer srv.Close()
+
+	c, err := l.Dial(context.Background())
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer c.Close()
+	lines := bufio.NewReader(c)
+	for _, command := range []string{"", "MAIL FROM:<a@example.com>\r\n", "STARTTLS\r\n"} {
+		io.WriteString(c, command)
+		line, _ := lines.ReadString('\n')
+		fmt.Println(strings.TrimSpace(line))
+	}
+	hello, err := io.ReadAll(tls.Client(c, ca.ClientConfig("mx.example.com")))
+	fmt.Printf("%s, %v\n", hello, err)
+	// Output:
+	// 220 mx.example.com ESMTP
+	// 530 5.7.0 Must issue a STARTTLS command first
+	// 220 2.0.0 Ready to start TLS
+	// 250 hello over TLS 1.3, <nil>
 }

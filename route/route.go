@@ -12,6 +12,13 @@
 //		},
 //	}
 //
+// Protocols that begin TLS by a command have a [Dialogue], and where the server speaks
+// first a function for proxy.Proxy.Meet, which deals with the upstream's part of it:
+//
+//	front := proxy.To("10.0.0.7:25")
+//	front.Meet = route.MeetSMTP
+//	router := &route.Router{StartTLS: route.SMTPTLS("mx.example.com"), TLS: config, Routes: []route.Route{{Handler: front}}}
+//
 // Its secret is how to decide from a stream that arrives in pieces: a matcher
 // says yes, no, or that it has not seen enough, and the first route in order that
 // says yes is taken, however the bytes were cut. It is one decision that holds: who
@@ -98,7 +105,8 @@ type Router struct {
 	RequireTLS bool
 
 	// StartTLS talks to clients that begin TLS by a command, before anything else is
-	// looked at. Nil is for clients that begin with their hello.
+	// looked at: [SMTPTLS], [IMAPTLS], [MySQLTLS], [LDAPTLS], [PostgresTLS] or one's own.
+	// Nil is for clients that begin with their hello.
 	StartTLS Dialogue
 }
 
@@ -107,8 +115,8 @@ type Router struct {
 // it is: then it has read nothing that the handler would have to see.
 //
 // Where TLS is required, the connection will be refused in plaintext: so the dialogue may
-// tell the client in the protocol's words, and return [ErrPlaintext]. It runs within
-// the arrival's deadline, and must bound what it reads.
+// tell the client in the protocol's words, and return [ErrPlaintext]. It has, with all
+// else that a router does, the server's SniffTimeout, and must bound what it reads.
 type Dialogue func(ctx context.Context, c *levee.Conn, required bool) (startTLS bool, err error)
 
 // Route returns one of these, perhaps wrapped, or what went wrong with the connection.
