@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -212,22 +213,25 @@ type machine struct {
 	C          string `json:"c,omitempty"`
 	Nginx      string `json:"nginx,omitempty"`
 	HAProxy    string `json:"haproxy,omitempty"`
+	OpenSSL    string `json:"openssl,omitempty"` // which nginx and HAProxy use
+	Rustls     string `json:"rustls,omitempty"`
 	Commit     string `json:"commit"`
 	Load       string `json:"load_before"`
 }
 
 func (m machine) String() string {
-	parts := []string{m.Processor, fmt.Sprintf("%d cores", m.Cores), "Linux " + m.Kernel, m.Go, "Tokio " + m.Tokio, m.Rust, m.C, m.Nginx, m.HAProxy}
+	parts := []string{m.Processor, fmt.Sprintf("%d cores", m.Cores), "Linux " + m.Kernel, m.Go, "Tokio " + m.Tokio, m.Rust, m.C, m.Nginx, m.HAProxy, m.OpenSSL, "rustls " + m.Rustls}
 	known := slices.DeleteFunc(parts, func(part string) bool { return part == "" })
 	return fmt.Sprintf("%s; commit %s; load %s", strings.Join(known, ", "), m.Commit, m.Load)
 }
 
 func inspect(ctx context.Context) machine {
 	m := machine{
-		Cores: runtime.NumCPU(), Go: runtime.Version(), Tokio: tokioVersion(),
+		Cores: runtime.NumCPU(), Go: runtime.Version(), Tokio: cmp.Or(crateVersion("tokio", "tokio"), crateVersion("tokiotls", "tokio")),
 		Kernel: firstLine("/proc/sys/kernel/osrelease"), Congestion: firstLine("/proc/sys/net/ipv4/tcp_congestion_control"),
 		Rust: says(ctx, "rustc", "--version"), C: says(ctx, "cc", "--version"),
-		Nginx: says(ctx, buildFolder+"/proxy-nginx", "-v"), HAProxy: says(ctx, buildFolder+"/proxy-haproxy", "-v"),
+		Nginx: saysInstalled(ctx, "nginx"), HAProxy: saysInstalled(ctx, "haproxy"),
+		OpenSSL: says(ctx, "openssl", "version"), Rustls: crateVersion("tokiotls", "rustls"),
 		Commit: says(ctx, "git", "rev-parse", "--short", "HEAD"), Load: loadAverage(),
 	}
 	if says(ctx, "git", "status", "--porcelain", "--untracked-files=no") != "" {
@@ -251,6 +255,12 @@ func says(ctx context.Context, name string, arguments ...string) string {
 	}
 	line, _, _ := strings.Cut(string(out), "\n")
 	return line
+}
+
+// saysInstalled is what a program that was found, for one suite or another, says of its
+// version.
+func saysInstalled(ctx context.Context, key string) string {
+	return cmp.Or(says(ctx, buildFolder+"/proxy-"+key, "-v"), says(ctx, buildFolder+"/tls-"+key, "-v"))
 }
 
 func firstLine(file string) string {

@@ -3,7 +3,8 @@
 // Command bench measures levee beside its peers, in one go on the reader's own
 // machine: make bench.
 //
-// There are two suites: servers that echo, and proxies with a backend behind them.
+// There are three suites: servers that echo, proxies with a backend behind them, and
+// such proxies that end TLS.
 //
 // Server and load are pinned to a core each, so that neither takes from the other; a
 // backend is part of the load.

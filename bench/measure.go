@@ -130,6 +130,8 @@ func (s sample) headline() string {
 		return fmt.Sprintf("%.4f", s[allocate])
 	case s.has(rate):
 		return fmt.Sprintf("%.0f/s", s[rate])
+	case s.has(sniff):
+		return fmt.Sprintf("%.1f µs", s[sniff])
 	}
 	return fmt.Sprintf("%.2f KiB", s[memory])
 }
@@ -150,6 +152,8 @@ func (b *bench) measure(ctx context.Context, s *suite, it server, w work) (got s
 		return b.hold(ctx, p, w)
 	case mallocs:
 		return b.countAllocations(ctx, p, w)
+	case sniffing:
+		return b.sniffs(ctx)
 	default:
 		return b.burden(ctx, p, w)
 	}

@@ -17,8 +17,9 @@ import (
 // kernel chooses, with the same socket options.
 //
 // In a command and a configuration stand $program, its executable; $config, the file
-// with the configuration; $listen, where it listens, if it inherits that; and
-// $backend, the address of what is behind it.
+// with the configuration; $listen, where it listens, if it inherits that; $backend, the
+// address of what is behind it; and for TLS $certificate, $key and $bundle, which is both,
+// the files.
 type peer struct {
 	key        string
 	name       string
@@ -43,6 +44,14 @@ const buildFolder = ".build"
 // build builds the suite. A peer that cannot be built is left out, with the reason;
 // without its backends there is no suite.
 func (s *suite) build(ctx context.Context) error {
+	if err := os.MkdirAll(buildFolder, 0o755); err != nil {
+		return err
+	}
+	if s.prepare != nil {
+		if err := s.prepare(buildFolder); err != nil {
+			return err
+		}
+	}
 	s.behind = map[string]server{}
 	for _, p := range s.backends {
 		backend, err := p.make(ctx, s.key+"-behind-"+p.key)
@@ -68,9 +77,6 @@ func (p peer) make(ctx context.Context, name string) (server, error) {
 	fmt.Printf("building %s\n", p.name)
 	out, err := filepath.Abs(filepath.Join(buildFolder, name))
 	if err != nil {
-		return server{}, err
-	}
-	if err := os.MkdirAll(buildFolder, 0o755); err != nil {
 		return server{}, err
 	}
 	return server{p, out}, p.build(ctx, out)
@@ -144,13 +150,13 @@ func link(how func(from, to string) error, from, to string) error {
 	return how(from, to)
 }
 
-// tokioVersion reads it from what cargo has resolved.
-func tokioVersion() string {
-	lock, err := os.ReadFile("peers/tokio/Cargo.lock")
+// crateVersion reads it from what cargo has resolved for a peer.
+func crateVersion(peer, crate string) string {
+	lock, err := os.ReadFile("peers/" + peer + "/Cargo.lock")
 	if err != nil {
 		return ""
 	}
-	_, after, _ := strings.Cut(string(lock), "name = \"tokio\"\nversion = \"")
+	_, after, _ := strings.Cut(string(lock), "name = \""+crate+"\"\nversion = \"")
 	version, _, _ := strings.Cut(after, "\"")
 	return version
 }

@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
@@ -134,6 +135,9 @@ func (p *process) startWithSocket(ctx context.Context, core int) error {
 // prepare writes the configuration and makes the command.
 func (p *process) prepare(ctx context.Context, core int) error {
 	meaning := map[string]string{"program": p.program, "config": p.program + ".conf", "listen": p.address}
+	for name, file := range secrets {
+		meaning[name] = filepath.Join(filepath.Dir(p.program), file)
+	}
 	if p.backend != nil {
 		meaning["backend"] = p.backend.address
 	}

@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,11 +36,11 @@ func TestAServerIsToldWhereThingsAre(t *testing.T) {
 
 // TestEveryNameInAConfigurationHasAMeaning: one without would vanish in silence.
 func TestEveryNameInAConfigurationHasAMeaning(t *testing.T) {
-	known := []string{"program", "config", "listen", "backend"}
+	known := append([]string{"program", "config", "listen", "backend"}, slices.Collect(maps.Keys(secrets))...)
 	for _, s := range suites {
 		for _, p := range s.peers {
 			os.Expand(p.command+"\n"+p.config+"\n"+p.bulkConfig, func(name string) string {
-				if !slices.Contains(known, name) || name == "listen" && !p.inherits || name == "backend" && len(s.backends) == 0 {
+				if !slices.Contains(known, name) || name == "listen" && !p.inherits || name == "backend" && len(s.backends) == 0 || secrets[name] != "" && s.prepare == nil {
 					t.Errorf("%s, %s: $%s", s.key, p.key, name)
 				}
 				return ""

@@ -73,7 +73,10 @@ var proxies = suite{
 // module wherever it comes from: Debian's is loaded by the file that is included.
 // With buffers of 64 KiB instead of 16 bulk takes two thirds of the CPU, and nothing
 // else takes more.
-const nginxConfig = `daemon off;
+const nginxConfig = nginxTop + "\t\tlisten $listen;\n" + nginxRest
+
+const (
+	nginxTop = `daemon off;
 worker_processes 1;
 pid $program.pid;
 error_log stderr crit;
@@ -88,11 +91,12 @@ stream {
 	proxy_buffer_size 64k;
 	proxy_timeout 1h;
 	server {
-		listen $listen;
-		proxy_pass $backend;
+`
+	nginxRest = `		proxy_pass $backend;
 	}
 }
 `
+)
 
 // HAProxy has the configuration that suits the work, as someone who knows his traffic
 // would give it. For messages that is splice-auto, which costs them nothing, whereas
@@ -117,7 +121,8 @@ defaults
 `
 	haproxyRest = `frontend bench
 	bind fd@3
-	default_backend backend
+` + haproxyBackend
+	haproxyBackend = `	default_backend backend
 backend backend
 	server backend $backend
 `
@@ -131,7 +136,9 @@ listeners:
     listen: ["127.0.0.1:0"]
     limits: {max_connections: 10000}
     routes: [{upstream: backend}]
-upstreams:
+` + leveeBackend
+
+const leveeBackend = `upstreams:
   - name: backend
     servers: ["$backend"]
 `

@@ -46,7 +46,7 @@ func (b *bench) printThroughput(w io.Writer, s *suite) {
 	}
 	titles := units(func(u unit) string { return "/" + u.title })
 	for _, work := range s.works {
-		if work.kind == idle || work.kind == mallocs || len(b.samples[work.key]) == 0 {
+		if !work.kind.hasRate() || len(b.samples[work.key]) == 0 {
 			continue
 		}
 		fmt.Fprintf(w, "\n%s\n%-18s %10s%s  %7s%s  %10s %10s %10s  %6s %6s\n", work.name, "",

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// made is a bench with figures that were made up, of both suites.
+// made is a bench with figures that were made up, of all suites.
 func made(samples map[string]map[string][]sample) *bench {
 	b := &bench{samples: samples, failed: map[task]error{}}
 	for _, s := range suites {
@@ -218,7 +218,7 @@ func TestChooseTakesWhatTheListsName(t *testing.T) {
 	for _, c := range []struct{ only, peers, want string }{
 		{"echo64", "", "echo: echo64; c tokio gonet netpoll levee sequential"},
 		{"echo64,proxy64", "levee", "echo: echo64; levee | proxy: proxy64; levee"},
-		{"", "nginx", "proxy: proxy64 proxy500 proxy16k down4 down64 up4 up64 proxychurn pairs pairs9000; nginx"},
+		{"", "nginx", "proxy: proxy64 proxy500 proxy16k down4 down64 up4 up64 proxychurn pairs pairs9000; nginx | tls: handshake resume tls64 tlsdown tlsup tlsidle sniff; nginx"},
 		{"proxy", "tokio,c", "proxy: proxy64 proxy500 proxy16k down4 down64 up4 up64 proxychurn pairs pairs9000; tokio"},
 	} {
 		chosen, err := choose(suites, c.only, c.peers)

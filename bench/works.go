@@ -15,18 +15,19 @@ type suite struct {
 	name     string
 	works    []work
 	peers    []peer
-	backends []peer  // for proxies: what is behind them, on the load's core
-	units    []unit  // of the ratios in the table
-	bars     []bar   // all are about works and servers of this suite
-	panels   []panel // of the picture
-	picture  string  // its file
-	caption  string  // and what to know about it
+	backends []peer                    // for proxies: what is behind them, on the load's core
+	prepare  func(folder string) error // makes what configurations speak of, where there is any
+	units    []unit                    // of the ratios in the table
+	bars     []bar                     // all are about works and servers of this suite
+	panels   []panel                   // of the picture
+	picture  string                    // its file
+	caption  string                    // and what to know about it
 
 	servers []server          // the peers that were built
 	behind  map[string]server // the backends that were built, by key
 }
 
-var suites = []suite{echoes, proxies}
+var suites = []suite{echoes, proxies, terminations}
 
 // A work is what the servers are asked to do. Its key is its own in all suites.
 type work struct {
@@ -36,8 +37,9 @@ type work struct {
 	size    int // bytes of a message; of bulk, up or down, a mebibyte
 	depth   int // messages under way on a connection
 	kind    kind
-	backend string // the key of what is behind the server, if it is a proxy
-	only    string // the key of the one server that is asked; none for all
+	session session // how its connections begin
+	backend string  // the key of what is behind the server, if it is a proxy
+	only    string  // the key of the one server that is asked; none for all
 }
 
 type kind int
@@ -47,14 +49,18 @@ const (
 	bulkDown             // the same, of long answers to short messages
 	bulkUp               // and of short answers to long messages
 	pace                 // an echo, but nobody is ever busy: its figure is the latency
-	churn                // a connection for every message, reset by the client, which leaves no TIME_WAIT behind
+	churn                // a connection for every message, closed by the client; in plaintext reset, which leaves no TIME_WAIT behind
 	idle                 // hold connections: memory and files; and then drain them, where the server knows how to
 	mallocs              // count Go's allocations, where the server has metrics
+	sniffing             // ask a benchmark what a TLS client's hello costs until its route is known
 )
 
 // isBusy reports whether the work is as much as the server can do, so that its
 // figure is the throughput.
 func (k kind) isBusy() bool { return k == echo || k.isBulk() }
+
+// hasRate reports whether it is messages that are measured.
+func (k kind) hasRate() bool { return k != idle && k != mallocs && k != sniffing }
 
 func (k kind) isBulk() bool { return k == bulkDown || k == bulkUp }
 
@@ -82,7 +88,7 @@ func (w work) load(address string, d time.Duration) (load.Load, error) {
 	protocol, err := w.protocol()
 	return load.Load{
 		Addr: address, Protocol: protocol, Connections: w.conns, Depth: w.depth,
-		Reconnect: w.kind == churn, Warmup: d / 4, Duration: d,
+		Reconnect: w.kind == churn, TLS: w.session.config(), Warmup: d / 4, Duration: d,
 	}, err
 }
 
@@ -102,6 +108,7 @@ const (
 	files    metric = "files_per_connection"
 	drain    metric = "drain_ms"
 	allocate metric = "allocations_per_message"
+	sniff    metric = "us_per_hello"
 )
 
 // moreIsBetter reports what is the best of several figures.

@@ -1,6 +1,7 @@
 package load_test
 
 import (
+	"crypto/tls"
 	"io"
 	"net"
 	"net/http"
@@ -14,16 +15,18 @@ import (
 )
 
 func TestReconnectOpensAConnectionForEveryMessage(t *testing.T) {
-	var n atomic.Int64
-	result, err := load.Load{
-		Addr: serve(t, opened(&n, echo)), Protocol: mustEcho(t, 64), Connections: 4, Reconnect: true, Duration: 50 * time.Millisecond,
-	}.Run(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if result.Messages == 0 || n.Load() < result.Messages {
-		t.Errorf("%d messages over %d connections", result.Messages, n.Load())
-	}
+	withEach(t, func(t *testing.T, run engine) {
+		var n atomic.Int64
+		result, err := run(load.Load{
+			Addr: serve(t, opened(&n, echo)), Protocol: mustEcho(t, 64), Connections: 4, Reconnect: true, Duration: 50 * time.Millisecond,
+		}, t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if result.Messages == 0 || n.Load() < result.Messages {
+			t.Errorf("%d messages over %d connections", result.Messages, n.Load())
+		}
+	})
 }
 
 func TestHTTPGoesOnAfterAServerHasEndedAConnection(t *testing.T) {
@@ -47,21 +50,30 @@ func TestHTTPGoesOnAfterAServerHasEndedAConnection(t *testing.T) {
 }
 
 func TestHoldOpensEveryConnectionAndLeavesWithTheServer(t *testing.T) {
-	const conns = 300
-	var n atomic.Int64
-	leave := make(chan struct{})
-	address := serve(t, opened(&n, echoUntil(1, 64, func(net.Conn) { <-leave })))
-	held, err := load.Load{Addr: address, Protocol: mustEcho(t, 64), Connections: conns}.Hold(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer held.Close()
-	if n.Load() != conns {
-		t.Errorf("%d connections; want %d", n.Load(), conns)
-	}
-	close(leave)
-	if err := held.Leave(t.Context()); err != nil {
-		t.Error(err)
+	plain := func(handle func(net.Conn)) func(net.Conn) { return handle }
+	for name, way := range map[string]struct {
+		conns int
+		tls   *tls.Config
+		serve func(handle func(net.Conn)) func(net.Conn)
+	}{
+		"plaintext": {300, nil, plain},
+		"TLS":       {20, newGuest().Config, func(handle func(net.Conn)) func(net.Conn) { return secured(t, handle) }},
+	} {
+		var n atomic.Int64
+		leave := make(chan struct{})
+		address := serve(t, opened(&n, way.serve(echoUntil(1, 64, func(net.Conn) { <-leave }))))
+		held, err := load.Load{Addr: address, TLS: way.tls, Protocol: mustEcho(t, 64), Connections: way.conns}.Hold(t.Context())
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		defer held.Close()
+		if n.Load() != int64(way.conns) {
+			t.Errorf("%s: %d connections; want %d", name, n.Load(), way.conns)
+		}
+		close(leave)
+		if err := held.Leave(t.Context()); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ package load
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math"
@@ -27,13 +28,18 @@ import (
 // from when it could at last be sent. A server that stalls for a second then
 // shows a second, in every message that had to wait for it (Gil Tene calls its
 // loss "coordinated omission").
+//
+// With TLS the load is dearer: two goroutines for each connection, and Go's crypto/tls,
+// which works about as hard as a server does. The connections are opened one after the
+// other, so that with a ClientSessionCache only the first of all has no session to resume.
 type Load struct {
 	Addr        string         // host:port
 	Protocol    Protocol       // what is sent, and what is an answer to it
 	Connections int            // open at once; 0 means 1
 	Depth       int            // messages under way on a connection at once; 0 means 1
 	Rate        float64        // messages a second over all connections; 0 means a closed loop
-	Reconnect   bool           // a new connection for every message, reset once it is answered
+	Reconnect   bool           // a new connection for every message, closed once it is answered (by a reset, if it is plaintext)
+	TLS         *tls.Config    // if set, connections are TLS, by way of goroutines: see below
 	Warmup      time.Duration  // at the start, not measured
 	Duration    time.Duration  // measured
 	Progress    func(Interval) // if set, is told about every second that was measured; must not block
@@ -73,6 +79,9 @@ func (l Load) Run(ctx context.Context) (*Result, error) {
 	l, err := l.checked()
 	if err != nil {
 		return nil, err
+	}
+	if l.TLS != nil {
+		return l.runTwin(ctx)
 	}
 	return l.run(ctx)
 }

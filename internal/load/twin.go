@@ -2,6 +2,7 @@ package load
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -12,9 +13,10 @@ import (
 )
 
 // A twin does what the engine does, with two goroutines for each connection: where
-// there is no epoll, and in the tests.
+// there is no epoll, over TLS, and in the tests.
 type twin struct {
 	Load
+	dialer net.Dialer
 	began time.Time
 	fail  context.CancelCauseFunc
 
@@ -23,9 +25,9 @@ type twin struct {
 	rec       *recorder
 }
 
-// A line is one connection of a twin.
+// A line is one connection of a twin, or with Reconnect one after the other.
 type line struct {
-	net.Conn
+	net.Conn // replaced under the twin's mu
 	index    int
 	reply    reply
 	slots    chan struct{}      // one for each message under way
@@ -33,20 +35,25 @@ type line struct {
 	answered int64              // guarded by the twin's mu
 }
 
+func newTwin(l Load) *twin {
+	t := &twin{Load: l, rec: newRecorder(l.Progress), dialer: net.Dialer{Timeout: l.openBudget}}
+	t.dialer.SetMultipathTCP(false)
+	return t
+}
+
 func (l Load) runTwin(ctx context.Context) (*Result, error) {
-	if l.Reconnect {
-		return nil, errors.New("a new connection for every message: only on Linux")
-	}
-	t := &twin{Load: l, rec: newRecorder(l.Progress)}
+	t := newTwin(l)
 	lines, err := t.open(ctx)
-	defer hangUp(lines)
+	defer t.hangUp(lines)
 	if err != nil {
 		return nil, err
 	}
 	return t.measure(ctx, lines)
 }
 
-func hangUp(lines []*line) {
+func (t *twin) hangUp(lines []*line) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	for _, c := range lines {
 		_ = c.Close()
 	}
@@ -59,11 +66,9 @@ func (t *twin) failed(index int, err error) error {
 // open opens the connections, one after the other, with one message there and back
 // on each.
 func (t *twin) open(ctx context.Context) ([]*line, error) {
-	dialer := net.Dialer{Timeout: t.openBudget}
-	dialer.SetMultipathTCP(false)
 	var lines []*line
 	for i := range t.Connections {
-		conn, err := dialer.DialContext(ctx, "tcp", t.Addr)
+		conn, err := t.dial(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return lines, ctx.Err()
@@ -80,6 +85,15 @@ func (t *twin) open(ctx context.Context) ([]*line, error) {
 		}
 	}
 	return lines, nil
+}
+
+// dial leaves a handshake to the first Write.
+func (t *twin) dial(ctx context.Context) (net.Conn, error) {
+	conn, err := t.dialer.DialContext(ctx, "tcp", t.Addr)
+	if err != nil || t.TLS == nil {
+		return conn, err
+	}
+	return tls.Client(conn, t.TLS), nil
 }
 
 var errGreeted = errors.New("greeted")
@@ -142,12 +156,16 @@ func (t *twin) measure(ctx context.Context, lines []*line) (*Result, error) {
 	}
 	var all sync.WaitGroup
 	for _, c := range lines {
+		if t.Reconnect {
+			all.Go(func() { t.askAnew(ctx, c) })
+			continue
+		}
 		all.Go(func() { t.ask(ctx, c) })
 		all.Go(func() { t.hear(c) })
 	}
 	result, err := t.keepTime(ctx, lines)
 	t.fail(nil) // what fails from here on does so because of the next line
-	hangUp(lines)
+	t.hangUp(lines)
 	all.Wait()
 	return result, err
 }
@@ -182,6 +200,49 @@ func (t *twin) ask(ctx context.Context, c *line) {
 			return
 		}
 	}
+}
+
+// askAnew sends each message on a connection of its own.
+func (t *twin) askAnew(ctx context.Context, c *line) {
+	for ctx.Err() == nil {
+		sentAt := t.now()
+		err := t.dialAnew(ctx, c)
+		if err == nil {
+			_, err = c.Write(t.Protocol.request)
+		}
+		if err == nil {
+			err = c.listen(func(state replyState) error {
+				t.count(c, state, sentAt)
+				return errGreeted
+			})
+		}
+		if !errors.Is(err, errGreeted) {
+			t.fail(t.failed(c.index, err))
+			return
+		}
+	}
+}
+
+// dialAnew replaces the connection. In plaintext the old one is reset: a FIN would keep
+// its port in TIME_WAIT for a minute.
+func (t *twin) dialAnew(ctx context.Context, c *line) error {
+	if sock, ok := c.Conn.(*net.TCPConn); ok {
+		_ = sock.SetLinger(0)
+	}
+	_ = c.Close()
+	conn, err := t.dial(ctx)
+	if err != nil {
+		return err
+	}
+	_ = conn.SetDeadline(time.Now().Add(t.openBudget))
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if ctx.Err() != nil { // nobody will hang this one up
+		_ = conn.Close()
+		return ctx.Err()
+	}
+	c.Conn = conn
+	return nil
 }
 
 // hear counts the answers on a connection.
