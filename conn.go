@@ -152,7 +152,12 @@ func (c *Conn) TLS() *tls.ConnectionState {
 	if !c.secured.Load() { // anybody may ask, also during the arrival
 		return nil
 	}
-	state := c.stream.Load().tls.ConnectionState()
+	var state tls.ConnectionState
+	if s := c.stream.Load(); s != nil {
+		state = s.tls.ConnectionState()
+	} else {
+		state = c.looped.tls().ConnectionState()
+	}
 	return &state
 }
 

@@ -27,6 +27,7 @@ import (
 type engine struct {
 	name    string
 	loop    bool // serves on an event loop, where there are any
+	joins   bool // does so for connections that are joined
 	bare    bool // its sockets are accepted without an arrival
 	routed  bool // looks at a connection's first byte: a client that says nothing is not served yet
 	tls     bool // the same goes for its handshake
@@ -42,7 +43,7 @@ var engines = []engine{
 	{name: "loop, Unix socket", loop: true, network: "unix", listen: listenUnix},
 	{name: "goroutine, TCP", alone: true, network: "tcp", listen: listenTCP},
 	{name: "goroutine, memory", network: "memory", listen: func(testing.TB) net.Listener { return leveetest.Listen() }},
-	{name: "goroutine, TLS", tls: true, network: "tcp", listen: listenTCP},
+	{name: "goroutine, TLS", joins: true, tls: true, network: "tcp", listen: listenTCP},
 }
 
 // servesTheSilent reports whether a client is served before it has said anything.
@@ -54,8 +55,15 @@ func (e engine) overTCP() bool { return e.network == "tcp" && !e.tls }
 // onLoop reports whether connections are to be found on an event loop.
 func (e engine) onLoop() bool { return e.loop && runtime.GOOS == "linux" }
 
+// joinsOnLoop reports whether those are that are joined.
+func (e engine) joinsOnLoop() bool { return (e.loop || e.joins) && runtime.GOOS == "linux" }
+
 // onEveryEngine runs a test in real time, with a leak check.
 func onEveryEngine(t *testing.T, test func(t *testing.T, e engine)) {
+	onEach(t, engines, test)
+}
+
+func onEach(t *testing.T, engines []engine, test func(t *testing.T, e engine)) {
 	for _, e := range engines {
 		t.Run(e.name, func(t *testing.T) {
 			leveetest.CheckLeaks(t)

@@ -18,10 +18,11 @@ import (
 
 // A Joiner is a Handler that joins its connection to another one, its upstream: what
 // the client sends goes there, what comes from there goes to the client, and so do
-// the ends of both. Where both are plaintext TCP or Unix sockets an event loop does
-// that (on Linux, and unless [Server.GoroutinePerConn] is set): the pair has no
-// goroutine, no buffer while it is idle, and bulk stays inside the kernel. Any other
-// connection gets ServeTCP, which is one line, [ServeJoined], and behaves the same.
+// the ends of both. Where both are TCP or Unix sockets, and the upstream's is in plaintext,
+// an event loop does that (on Linux, and unless [Server.GoroutinePerConn] is set): the pair
+// has no goroutine, no buffer while it is idle but what crypto/tls keeps, and bulk that is
+// not encrypted stays inside the kernel. Any other connection gets ServeTCP, which is one
+// line, [ServeJoined], and behaves the same.
 //
 // Each side gets what the other has sent, in full and before its end. A half-close is
 // passed on, and a reset as a reset; what the server ends in the middle of something is

@@ -65,9 +65,9 @@ func (c *Conn) joinOnLoop(u Upstream) (moved bool) {
 	if far < 0 {
 		return false
 	}
-	p := &pair{conn: c, ended: u.Ended}
+	p := c.newPair(u.Ended)
 	if _, ok := u.Conn.(*bare.Conn); ok {
-		p.far.MayLast() // who dialled otherwise has set the options that he wants
+		p.itself().far.MayLast() // who dialled otherwise has set the options that he wants
 	}
 	if !c.handPairTo(loops, near, far, uneven, p) {
 		giveBack(far)
@@ -98,7 +98,7 @@ func isUnixConn(conn net.Conn) bool {
 
 // handPairTo has the loops join the connection and its upstream under descriptors of
 // their own.
-func (c *Conn) handPairTo(loops *reactor.Reactor, near, far int, uneven bool, p *pair) bool {
+func (c *Conn) handPairTo(loops *reactor.Reactor, near, far int, uneven bool, p owner) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.over() {
@@ -112,11 +112,14 @@ func (c *Conn) handPairTo(loops *reactor.Reactor, near, far int, uneven bool, p 
 	s := c.stream.Load()
 	if s != nil {
 		c.looped.SetTraffic(c.Traffic())
-		first = bytes.Clone(s.wire.held.bytes())
+		first = p.takeOver(s)
 		c.stream.Store(nil)
 	}
-	if loops.Join(&c.looped.Conn, &p.far, near, far, first, p, limits) != nil {
+	if loops.Join(&c.looped.Conn, &p.itself().far, near, far, first, p, limits) != nil {
 		c.stream.Store(s)
+		if s != nil {
+			s.wire.veil = nil
+		}
 		return false
 	}
 	if s != nil {
@@ -130,6 +133,27 @@ func (c *Conn) handPairTo(loops *reactor.Reactor, near, far int, uneven bool, p 
 	c.loopHasItLocked()
 	return true
 }
+
+// An owner is a pair, or a sealedPair.
+type owner interface {
+	reactor.Owner
+	itself() *pair
+
+	// takeOver takes the stream's bytes that were read ahead, and returns those of them that
+	// are for the upstream.
+	takeOver(s *stream) (first []byte)
+}
+
+func (c *Conn) newPair(ended func(UpstreamEnd)) owner {
+	if s := c.stream.Load(); s != nil && s.tls != nil {
+		return &sealedPair{pair: pair{conn: c, ended: ended}, tls: s.tls}
+	}
+	return &pair{conn: c, ended: ended}
+}
+
+func (p *pair) itself() *pair { return p }
+
+func (p *pair) takeOver(s *stream) (first []byte) { return bytes.Clone(s.wire.held.bytes()) }
 
 // Step, Slow and Slowed are not called of a pair.
 func (*pair) Step([]byte, int, []byte) (n int, reply []byte, err error) { return 0, nil, net.ErrClosed }

@@ -353,3 +353,38 @@ func TestAnEndOverTLSWaitsForASlowReader(t *testing.T) {
 	}
 	all.Wait()
 }
+
+// A router has had a look at what was decrypted, and crypto/tls has read records behind it.
+func TestWhatWasReadAheadOverTLSGoesToTheLoopFirst(t *testing.T) {
+	leveetest.CheckLeaks(t)
+	e := engine{joins: true, routed: true, tls: true, network: "tcp", listen: listenTCP}
+	s := e.join(t, &levee.Server{}, tcpUpstream)
+	for _, size := range []int{1, 100, 5000, 100_000} {
+		b, near := payload(size), s.dial()
+		written := make(chan error, 1)
+		go func() { // ends with the reading, or the connection
+			_, err := near.Write(b)
+			written <- err
+		}()
+		far, got := s.accept(), make([]byte, size)
+		if _, err := io.ReadFull(far, got); err != nil {
+			t.Fatal(err)
+		}
+		wantBytes(t, got, b)
+		if err := receive(t, written); err != nil {
+			t.Error(err)
+		}
+		c := receive(t, s.joined)
+		isKnown := func(when string) {
+			if state := c.TLS(); state == nil || !state.HandshakeComplete || state.ServerName != "localhost" {
+				t.Errorf("%s: TLS is %+v", when, state)
+			}
+		}
+		isKnown("on the loop")
+		near.Close()
+		wantEOF(t, far)
+		far.Close()
+		s.end(levee.ClientClosed)
+		isKnown("at the end")
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -138,7 +139,7 @@ func (s *joins) Join(ctx context.Context, c *levee.Conn) (levee.Upstream, error)
 }
 
 // onLoop reports whether the pairs are to be found on an event loop.
-func (s *joins) onLoop() bool { return s.by.onLoop() && s.upstream.loop }
+func (s *joins) onLoop() bool { return s.by.joinsOnLoop() && s.upstream.loop }
 
 // closed checks what holds for the end of every connection that was joined.
 func (s *joins) closed(t testing.TB, c *levee.Conn, end levee.End) {
@@ -301,9 +302,11 @@ func (e engine) itsUpstream() upstreamKind {
 	return tcpUpstream
 }
 
-// onEveryJoint runs a test on every engine and with every upstream.
+// onEveryJoint runs a test on every engine and with every upstream. Clients that speak TLS
+// are joined by goroutines too.
 func onEveryJoint(t *testing.T, test func(t *testing.T, e engine, to upstreamKind)) {
-	onEveryEngine(t, func(t *testing.T, e engine) {
+	alone := engine{name: "goroutine, TLS, alone", alone: true, tls: true, network: "tcp", listen: listenTCP}
+	onEach(t, append(slices.Clip(engines), alone), func(t *testing.T, e engine) {
 		for _, to := range upstreams {
 			t.Run("to "+to.name, func(t *testing.T) { test(t, e, to) })
 		}

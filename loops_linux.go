@@ -3,6 +3,7 @@ package levee
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -85,7 +86,11 @@ type service struct {
 	stepper Stepper
 	joiner  Joiner
 	base    context.Context // parent of those that Joins see
+	tls     *tls.Conn       // of this one connection, which is joined; nil in plaintext
 }
+
+// tls returns what the event loop ends TLS with.
+func (l *looped) tls() *tls.Conn { return l.by.tls }
 
 // beginsOnLoop reports whether the connection was accepted to be stepped.
 func (c *Conn) beginsOnLoop() bool { return c.stream.Load() == nil && c.looped.by.stepper != nil }
@@ -117,7 +122,7 @@ func (l *looped) control(f func(fd uintptr)) error {
 func (s *stream) moveToLoop(h Handler) bool {
 	c := s.conn
 	stepper, ok := h.(Stepper)
-	if !ok {
+	if !ok || s.tls != nil {
 		return false
 	}
 	fd, ok := s.loopSocket()
@@ -169,9 +174,9 @@ func (c *Conn) loopHasItLocked() {
 	}
 }
 
-// canLoop reports whether an event loop can have the connection.
+// canLoop reports whether an event loop can have the socket.
 func (s *stream) canLoop() bool {
-	if s.tls != nil || s.wire.screening.Load() {
+	if s.wire.screening.Load() {
 		return false
 	}
 	_, ok := s.wire.socket()

@@ -4,6 +4,7 @@ package levee
 
 import (
 	"context"
+	"crypto/tls"
 	"net"
 )
 
@@ -31,6 +32,7 @@ func (*stream) joinOnLoop(Upstream) bool { return false }
 type looped struct{}
 
 func (looped) traffic() (read, written int64) { return 0, 0 }
+func (looped) tls() *tls.Conn                 { return nil }
 func (looped) askToLeave()                    {}
 func (looped) kill()                          {}
 func (looped) close()                         {}

@@ -39,6 +39,7 @@ type wire struct {
 	waiting, leaving      atomic.Bool // in a wait that a request to leave may interrupt; asked to leave
 	screening             atomic.Bool // a PROXY header would be an intrusion: look before the first byte is used
 	sealed                bool        // TLS lies above: what is written are records
+	veil                  *veil       // crypto/tls's, once an event loop has the socket; nil until then
 	impatient             bool        // reads return errWouldBlock instead of waiting; the reader's own
 
 	turn  turn       // of those that write
@@ -80,6 +81,9 @@ var errAskedToLeave = errors.New("asked to leave")
 func (w *wire) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil // nil has a meaning of its own to readSocket
+	}
+	if w.veil != nil {
+		return w.veil.read(p)
 	}
 	if w.held.some.Load() {
 		n, ok, err := w.held.take(p)
@@ -243,6 +247,9 @@ func (w *wire) armReadLocked() error {
 
 // Write writes all of p, as long as the peer takes some of it now and then.
 func (w *wire) Write(p []byte) (int, error) {
+	if w.veil != nil {
+		return w.veil.write(p)
+	}
 	if w.sealed {
 		return w.writeSealed(p)
 	}
@@ -325,6 +332,9 @@ func (w *wire) SetReadDeadline(t time.Time) error {
 
 // SetWriteDeadline sets the handler's own write deadline; levee's stay in force.
 func (w *wire) SetWriteDeadline(t time.Time) error {
+	if w.veil != nil { // crypto/tls's own, around a close_notify
+		return nil
+	}
 	w.mu.Lock()
 	w.userWrite = t
 	w.mu.Unlock()

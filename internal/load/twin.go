@@ -17,8 +17,8 @@ import (
 type twin struct {
 	Load
 	dialer net.Dialer
-	began time.Time
-	fail  context.CancelCauseFunc
+	began  time.Time
+	fail   context.CancelCauseFunc
 
 	mu        sync.Mutex
 	measuring bool

@@ -76,6 +76,7 @@ const (
 	parting // says goodbye: only what comes is read, and dropped
 	told    // its peer's end of stream has been passed on to it
 	broken  // its socket has failed
+	sealed  // the owner is a Sealer
 	gone    // closed, or released
 )
 

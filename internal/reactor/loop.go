@@ -48,6 +48,7 @@ type loop struct {
 	again  []*Conn // the same for the next batch
 	wheel  wheel
 	pipes  pipes
+	bench  workbench
 	doubt  int // that calls are quick; see feed
 	stop   bool
 

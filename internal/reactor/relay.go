@@ -22,6 +22,7 @@ import (
 // What the bits of calls, which a pair has none of, mean for one.
 const (
 	bulk       = slow    // a read has filled its buffer: the next bytes go through a pipe
+	unopened   = slow    // of a near connection that is sealed: there may be bytes from before
 	endedFirst = proven  // or failed first, before its peer did either
 	deaf       = refused // broken, as it takes no more; but it may have more to say
 	young      = killed  // Options.Lasting has not been told of it
@@ -41,18 +42,23 @@ const (
 // the caller's.
 //
 // The owner's End is told of the near connection, and is the only one of its methods
-// that is called. Both sockets are closed then. Limits.WriteStall, Idle and HalfClosed
-// hold for the pair; MaxMessage means nothing, and Uneven is for both. Leave, Kill and
-// the others are for the near connection, and go for both; a pair cannot be released.
+// that is called, but for those of a Sealer. Both sockets are closed then.
+// Limits.WriteStall, Idle and HalfClosed hold for the pair; MaxMessage means nothing, and
+// Uneven is for both. Leave, Kill and the others are for the near connection, and go for
+// both; a pair cannot be released.
 func (r *Reactor) Join(near, far *Conn, nearFD, farFD int, first []byte, owner Owner, limits *Limits) error {
 	turn := r.turn.Add(1)
 	l := r.loops[turn%uint32(len(r.loops))] //nolint:gosec // there are not so many
 	near.fd, near.gen, near.limits, near.loop = int32(nearFD), turn, limits, l
 	far.fd, far.gen, far.limits, far.loop = int32(farFD), turn, limits, l
 	near.owner, near.peer, far.peer = owner, far, near
+	if _, ok := owner.(Sealer); ok {
+		near.set(sealed | unopened)
+	}
 	err := l.join(near, first)
 	if err != nil {
 		near.peer, far.peer = nil, nil // the near one may yet be adopted
+		near.clear(sealed | unopened)
 	}
 	return err
 }
@@ -115,12 +121,7 @@ func (l *loop) relay(c *Conn) bool {
 			l.again = append(l.again, c)
 			return true
 		}
-		n, err := l.move(c, p)
-		if n > 0 {
-			c.active = max(l.now, p.active+1) // who has sent last is told apart within a batch too
-			c.read.Add(int64(n))
-		}
-		switch err {
+		switch err := l.move(c, p); err {
 		case nil:
 		case unix.EAGAIN:
 			c.clear(readable)
@@ -147,78 +148,95 @@ func (l *loop) relay(c *Conn) bool {
 	return l.settlePair(c.near())
 }
 
+// sent notes that c has sent something, now.
+func (l *loop) sent(c *Conn) {
+	c.active = max(l.now, c.peer.active+1) // who has sent last is told apart within a batch too
+}
+
 // move makes one read from c, and writes to p what it got. Its error is c's; p's shows
 // in p's state.
-func (l *loop) move(c, p *Conn) (n int, err error) {
-	if c.is(bulk) {
-		if n, ok, err := l.moveByPipe(c, p); ok {
-			return n, err
+func (l *loop) move(c, p *Conn) error {
+	switch {
+	case c.is(sealed):
+		return l.moveOpened(c, p)
+	case p.is(sealed):
+		return l.moveSealed(c, p)
+	case c.is(bulk):
+		if ok, err := l.moveByPipe(c, p); ok {
+			return err
 		}
 		c.clear(bulk)
 	}
 	buffer := l.in[:relaySize]
-	n, err = readSocket(int(c.fd), buffer)
+	n, err := readSocket(int(c.fd), buffer)
 	switch {
 	case err == unix.EAGAIN || err == io.EOF:
-		return 0, err
+		return err
 	case err != nil:
-		return 0, os.NewSyscallError("read", err)
+		return os.NewSyscallError("read", err)
 	case n == relaySize && !c.limits.Uneven:
 		c.set(bulk)
 	case n < relaySize && !c.is(uneven):
 		c.clear(readable) // a short read: the socket is empty, and the next byte a new edge
 	}
+	c.read.Add(int64(n))
+	l.sent(c)
 	if err := l.pass(p, buffer[:n]); err != nil {
 		l.failed(p, err)
 	}
-	return n, nil
+	return nil
 }
 
 // moveByPipe is move through a pipe. It is not ok if the kernel cannot do that, or there
 // is no pipe, or it was not worth it.
-func (l *loop) moveByPipe(c, p *Conn) (n int, ok bool, err error) {
+func (l *loop) moveByPipe(c, p *Conn) (ok bool, err error) {
 	pipe := l.pipes.take()
 	if pipe == nil {
-		return 0, false, nil
+		return false, nil
 	}
-	n, err = pipe.fill(int(c.fd))
+	n, err := pipe.fill(int(c.fd))
 	switch {
 	case err == unix.EINVAL:
 		l.pipes.give(pipe)
-		return 0, false, nil
+		return false, nil
 	case err == unix.EAGAIN:
 		l.pipes.give(pipe)
 		c.clear(bulk)
-		return 0, !c.is(uneven), err // splice does not get past urgent data, as a read does
+		return !c.is(uneven), err // splice does not get past urgent data, as a read does
 	case err != nil:
 		l.pipes.give(pipe)
-		return 0, true, os.NewSyscallError("splice", err)
+		return true, os.NewSyscallError("splice", err)
 	case n == 0:
 		l.pipes.give(pipe)
-		return 0, false, nil // the end, or urgent data with the end behind it: a read tells them apart
+		return false, nil // the end, or urgent data with the end behind it: a read tells them apart
 	case n < bulkLeast:
 		c.clear(bulk)
 	}
+	c.read.Add(int64(n))
+	l.sent(c)
 	moved, err := pipe.drain(int(p.fd))
 	p.written.Add(int64(moved))
 	switch {
 	case err == unix.EAGAIN:
 		p.needRest().pipe = pipe
 		l.waitFor(p)
-		return n, true, nil
+		return true, nil
 	case err != nil:
 		l.pipes.give(pipe)
 		l.failed(p, err)
-		return n, true, nil
+		return true, nil
 	}
 	l.pipes.give(pipe)
-	return n, true, nil
+	return true, nil
 }
 
 // pass writes b to p and keeps what p does not take.
 func (l *loop) pass(p *Conn, b []byte) error {
-	n, err := writeSocket(int(p.fd), b)
-	p.written.Add(int64(max(n, 0)))
+	n, err := 0, error(nil)
+	if !p.owes() {
+		n, err = writeSocket(int(p.fd), b)
+		p.written.Add(int64(max(n, 0)))
+	}
 	if err != nil && err != unix.EAGAIN {
 		return err
 	}
@@ -372,6 +390,9 @@ func (l *loop) settlePair(near *Conn) bool {
 		case c.is(broken):
 			return l.passReset(c)
 		case !p.is(told | broken):
+			if !l.sealEnd(p) {
+				return true
+			}
 			p.set(told)
 			_ = unix.Shutdown(int(p.fd), unix.SHUT_WR) // fails if p has been reset, which shows by itself
 			l.touch(near)                              // as if the end were a byte
@@ -413,7 +434,9 @@ func (l *loop) endPair(near *Conn, cause Cause, err error) bool {
 	case Stalled, FarStalled: // what is not taken is not kept
 		stalled = true
 	default:
-		cut = l.restsAt(near) > l.now // which asks the kernel
+		if cut = l.restsAt(near) > l.now; !cut { // which asks the kernel
+			l.sealLast(near)
+		}
 	}
 	for _, c := range [...]*Conn{near, near.peer} {
 		if stalled || cut && !c.is(told) {

@@ -39,19 +39,19 @@ func join(t testing.TB, r *reactor.Reactor, limits reactor.Limits, first string)
 
 func joinSockets(t testing.TB, r *reactor.Reactor, limits reactor.Limits, first string, nearFD, farFD int, near, far net.Conn) *joint {
 	t.Helper()
-	return joinAs(t, r, limits, first, false, nearFD, farFD, near, far)
+	return joinAs(t, r, limits, first, (*joint).itsOwner, nearFD, farFD, near, far)
 }
 
-func joinAs(t testing.TB, r *reactor.Reactor, limits reactor.Limits, first string, mayLast bool, nearFD, farFD int, near, far net.Conn) *joint {
+func (j *joint) itsOwner() reactor.Owner { return j.owner }
+
+// joinAs joins them as the owner's that is returned by made.
+func joinAs(t testing.TB, r *reactor.Reactor, limits reactor.Limits, first string, made func(*joint) reactor.Owner, nearFD, farFD int, near, far net.Conn) *joint {
 	t.Helper()
 	j := &joint{owner: newOwner(t, func([]byte, []byte) (int, []byte, error) {
 		t.Error("a pair is stepped")
 		return 0, nil, io.EOF
 	}), near: near, far: far}
-	if mayLast {
-		j.farConn.MayLast()
-	}
-	must(t, r.Join(&j.Conn, &j.farConn, nearFD, farFD, []byte(first), j.owner, &limits))
+	must(t, r.Join(&j.Conn, &j.farConn, nearFD, farFD, []byte(first), made(j), &limits))
 	t.Cleanup(func() {
 		j.Kill()
 		receive(t, j.over, "the end of a pair that was killed")
@@ -170,7 +170,13 @@ func TestOnlyAMarkedPairThatLastsIsToldOfAsLasting(t *testing.T) {
 	pair := func(mark bool, limits reactor.Limits) (j *joint, farFD int) {
 		nearFD, near := tcp(t)
 		farFD, far := tcp(t)
-		return joinAs(t, r, limits, "", mark, nearFD, farFD, near, far), farFD
+		made := func(j *joint) reactor.Owner {
+			if mark {
+				j.farConn.MayLast()
+			}
+			return j.owner
+		}
+		return joinAs(t, r, limits, "", made, nearFD, farFD, near, far), farFD
 	}
 	brief, _ := pair(true, reactor.Limits{})
 	brief.near.Close()
