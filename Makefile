@@ -54,7 +54,7 @@ fuzz: ## run every fuzz target for FUZZTIME (30s) each
 
 # BENCH="--quick" takes about a minute; BENCH="--help" lists what else there is.
 .PHONY: bench
-bench: ## run levee beside its peers on this machine, which takes about twenty minutes
+bench: ## run levee beside its peers on this machine, which takes about half an hour
 	@scripts/install-debian-packages bench
 	go build -C bench -o .build/bench .
 	@cd bench && .build/bench $(BENCH)
