@@ -13,6 +13,8 @@ var rooms = []room{
 	{".", &heart},
 
 	{"certs", &leaf},
+	{"certs/acme", &leaf},
+	{"certs/acme/redisstorage", &leaf},
 	{"frame", &neighbour},
 	{"httpserve", &neighbour},
 	{"leveetest", &bench},
@@ -131,8 +133,23 @@ var heavyDependencies = []dependency{
 	},
 	{
 		path:  "github.com/redis",
-		rooms: []string{"internal/app", "cmd/levee", "e2e"},
+		rooms: []string{"certs/acme/redisstorage", "internal/app", "cmd/levee", "e2e"},
 		why:   "most servers run alone; sharing between machines is a package that its users ask for",
+	},
+	{
+		path:  "github.com/caddyserver",
+		rooms: []string{"certs/acme", "certs/acme/redisstorage", "internal/app"},
+		why:   "it brings an ACME client, a DNS client and a logger along, which only those need who have certificates issued",
+	},
+	{
+		path:  "github.com/mholt",
+		rooms: []string{"certs/acme"},
+		why:   "it is certmagic's ACME client",
+	},
+	{
+		path:  "go.uber.org/zap",
+		rooms: []string{"certs/acme"},
+		why:   "it is certmagic's logger; ours is log/slog",
 	},
 	{
 		path:  "github.com/hashicorp",
