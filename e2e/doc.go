@@ -5,5 +5,7 @@
 //
 //	go test ./...
 //
+// The exception is ACME: there the library is tested, against a real authority.
+//
 // A test whose client is not installed is skipped, and says so.
 package e2e
