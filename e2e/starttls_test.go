@@ -18,15 +18,15 @@ import (
 	"github.com/levee-net/levee/route"
 )
 
-// A front ends TLS before a server that speaks plaintext. It is of the library, in this
+// A tlsFront ends TLS before a server that speaks plaintext. It is of the library, in this
 // process.
-type front struct {
+type tlsFront struct {
 	address string
 	ca      string // a file
 }
 
 // fronting serves a front whose clients begin TLS by a command.
-func fronting(t *testing.T, server string, dialogue route.Dialogue, meet func(context.Context, *library.Conn, net.Conn) error) front {
+func fronting(t *testing.T, server string, dialogue route.Dialogue, meet func(context.Context, *library.Conn, net.Conn) error) tlsFront {
 	t.Helper()
 	p := proxy.To(server)
 	p.Meet = meet
@@ -34,7 +34,7 @@ func fronting(t *testing.T, server string, dialogue route.Dialogue, meet func(co
 }
 
 // beginning serves clients that begin TLS by a command.
-func beginning(t *testing.T, dialogue route.Dialogue, h library.Handler) front {
+func beginning(t *testing.T, dialogue route.Dialogue, h library.Handler) tlsFront {
 	t.Helper()
 	ca := leveetest.NewCA(t)
 	l, err := library.Listen(t.Context(), "127.0.0.1:0")
@@ -58,7 +58,7 @@ func beginning(t *testing.T, dialogue route.Dialogue, h library.Handler) front {
 		srv.Close()
 		<-served
 	})
-	return front{l.Addr().String(), write(t, "ca.pem", string(ca.PEM()))}
+	return tlsFront{l.Addr().String(), write(t, "ca.pem", string(ca.PEM()))}
 }
 
 func TestMariaDBsClientsLogInThroughTLSThatEndsHere(t *testing.T) {
@@ -318,4 +318,43 @@ func TestOpenSSLAndGnuTLSBeginTLSByACommand(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestAConfigurationBeginsTLSByACommand(t *testing.T) {
+	t.Parallel()
+	ca := leveetest.NewCA(t)
+	cert, key := ca.WriteFiles(t.TempDir(), "localhost")
+	serve := func(t *testing.T, word, server string) (port string) {
+		t.Helper()
+		p := start(t, "serve", "-c", write(t, "levee.yaml", `version: 1
+admin: {listen: off}
+listeners:
+  - name: main
+    listen: ["127.0.0.1:0"]
+    tls: {certificates: [{cert: `+cert+`, key: `+key+`}]}
+    starttls: `+word+`
+    routes: [{upstream: behind}]
+upstreams:
+  - name: behind
+    servers: ["`+server+`"]
+`))
+		return portOf(t, p.address())
+	}
+	t.Run("smtp", func(t *testing.T) {
+		server, _ := exim(t)
+		out, err := client(t, "NOOP\r\nQUIT\r\n", "openssl", "s_client", "-starttls", "smtp", "-crlf", "-quiet", "-verify_return_error",
+			"-CAfile", write(t, "ca.pem", string(ca.PEM())), "-servername", "localhost", "-connect", "127.0.0.1:"+serve(t, "smtp", server))
+		if err != nil || !strings.Contains(out, "250 OK") || !strings.Contains(out, "221 mx.test closing connection") {
+			t.Errorf("%s, %v", out, err)
+		}
+	})
+	t.Run("mysql", func(t *testing.T) {
+		need(t, "mariadb")
+		_, socket := mariaDB(t)
+		out, err := client(t, "", "mariadb", "--no-defaults", "-h", "localhost", "--protocol=tcp", "-P", serve(t, "mysql", "unix:"+socket),
+			"--ssl-ca="+write(t, "ca.pem", string(ca.PEM())), "--ssl-verify-server-cert", "-N", "-B", "-u", "levee", "-e", "SELECT CURRENT_USER()")
+		if err != nil || out != "levee@localhost\n" {
+			t.Errorf("%s, %v", out, err)
+		}
+	})
 }

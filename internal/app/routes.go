@@ -3,16 +3,28 @@ package app
 import (
 	"context"
 	"fmt"
+	"net"
 
 	"github.com/levee-net/levee"
 	"github.com/levee-net/levee/internal/config"
 	"github.com/levee-net/levee/internal/handlers"
+	"github.com/levee-net/levee/proxy"
 	"github.com/levee-net/levee/route"
 )
 
-// dialogues are what protocols say before TLS: one for each of config.Dialogues.
-var dialogues = map[config.Dialogue]route.Dialogue{
-	"postgres": route.PostgresTLS,
+// A dialogue is what a protocol says before TLS, and to an upstream whose part has been said.
+type dialogue struct {
+	route.Dialogue
+	meet func(ctx context.Context, c *levee.Conn, upstream net.Conn) error // nil where the client speaks first
+}
+
+// dialogues has one for each of config.Dialogues.
+var dialogues = map[config.Dialogue]dialogue{
+	config.DialogueIMAP:     {route.IMAPTLS, route.MeetIMAP},
+	config.DialogueLDAP:     {route.LDAPTLS, nil},
+	config.DialogueMySQL:    {route.MySQLTLS(""), route.MeetMySQL},
+	config.DialoguePostgres: {route.PostgresTLS, nil},
+	config.DialogueSMTP:     {route.SMTPTLS(""), route.MeetSMTP},
 }
 
 var protocols = map[config.Protocol]route.Matcher{
@@ -31,7 +43,7 @@ func handlerOf(l *config.Listener, s *security, serve func(i int) levee.Handler)
 	if len(l.Routes) == 1 && !l.Routes[0].Refuse && (whole || l.TLS.Mode == config.TLSOff) {
 		return serve(0)
 	}
-	router := &route.Router{StartTLS: dialogues[l.STARTTLS]}
+	router := &route.Router{StartTLS: dialogues[l.STARTTLS].Dialogue}
 	router.RequireTLS = !whole && (l.TLS.Mode == config.TLSTerminate || l.TLS.Mode == config.TLSPassthrough)
 	if !whole && s.listener != nil {
 		router.TLS = s.listener.config
@@ -120,7 +132,7 @@ func (f *front) handler(l *config.Listener, i int, hello levee.Handler) levee.Ha
 	}
 	for _, b := range f.backends {
 		if b.cfg.Name == r.Upstream {
-			return b.proxy
+			return &proxy.Proxy{Dial: b.dial, Header: b.header, Meet: dialogues[l.STARTTLS].meet}
 		}
 	}
 	return nil

@@ -9,7 +9,7 @@ import (
 
 func TestEveryWordOfTheConfigurationHasItsMatcherOrDialogue(t *testing.T) {
 	for _, d := range config.Dialogues() {
-		if dialogues[d] == nil {
+		if dialogues[d].Dialogue == nil {
 			t.Errorf("starttls: %s has no dialogue", d)
 		}
 	}

@@ -27,10 +27,10 @@ import (
 // A backend is a configured upstream come to life: a pool, and those who tell it where
 // its servers are.
 type backend struct {
-	cfg   *config.Upstream
-	log   *slog.Logger
-	pool  *upstream.Pool
-	proxy *proxy.Proxy
+	cfg    *config.Upstream
+	log    *slog.Logger
+	pool   *upstream.Pool
+	header proxy.Header
 
 	sources []*lookout
 
@@ -96,7 +96,7 @@ func newBackend(cfg *config.Upstream, log *slog.Logger, metrics *upstreamMetrics
 		Trace:            b.trace(metrics.of(cfg.Name)),
 	}
 	metrics.watch(cfg.Name, b.pool)
-	b.proxy = &proxy.Proxy{Dial: b.dial, Header: header}
+	b.header = header
 	b.sources = b.sourcesOf(cfg.Servers)
 	return b, nil
 }

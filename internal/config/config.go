@@ -216,7 +216,7 @@ func (l *Listener) keys() []key {
 		{
 			"starttls", optional,
 			choice[Dialogue]{p: &l.STARTTLS, options: words(Dialogues()...)},
-			"The protocol in which clients ask for TLS before they begin it. Clients that begin with TLS at once are served as well.",
+			"The protocol in which clients ask for TLS before they begin it. With ldap and postgres, clients that begin with TLS at once are served as well.",
 		},
 		{
 			"limits", optional,

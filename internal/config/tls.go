@@ -41,11 +41,24 @@ const (
 // Dialogue is a protocol in which clients ask for TLS before they begin it.
 type Dialogue string
 
-// Dialogues returns the protocols in which clients may ask for TLS.
+// The protocols in which clients ask for TLS before they begin it.
+const (
+	DialogueIMAP     Dialogue = "imap"
+	DialogueLDAP     Dialogue = "ldap"
+	DialogueMySQL    Dialogue = "mysql"
+	DialoguePostgres Dialogue = "postgres"
+	DialogueSMTP     Dialogue = "smtp"
+)
+
+// Dialogues returns all of them.
 func Dialogues() []Dialogue {
-	return []Dialogue{
-		"postgres",
-	}
+	return []Dialogue{DialogueIMAP, DialogueLDAP, DialogueMySQL, DialoguePostgres, DialogueSMTP}
+}
+
+// serverFirst reports whether the server speaks first, and so levee in its place: then it has to end TLS, as a client
+// that went on otherwise would have been greeted by another than it talks to.
+func (d Dialogue) serverFirst() bool {
+	return d == DialogueIMAP || d == DialogueMySQL || d == DialogueSMTP
 }
 
 func (t *TLS) keys() []key {
@@ -361,6 +374,8 @@ func (l *Listener) checkTLS(ps *Problems, listener string) {
 		ps.add(l.TLS.Pos, path, "mode is off, yet there is %s; remove it, or set mode: terminate", setting)
 	case l.TLS.Mode == TLSOff && l.STARTTLS != "":
 		ps.add(l.Pos, listener+".starttls", "there is starttls, yet tls.mode is off; remove it, or set mode: terminate")
+	case l.STARTTLS.serverFirst() && l.TLS.Mode != TLSTerminate:
+		ps.add(l.Pos, listener+".starttls", "levee speaks first in the place of an %s server, so TLS has to end here, yet tls.mode is %s; set mode: terminate", l.STARTTLS, l.TLS.Mode)
 	case l.TLS.Mode == TLSPassthrough && setting != "" && !ends:
 		ps.add(l.TLS.Pos, path, "mode is passthrough, yet there is %s; remove it, or set mode: terminate", setting)
 	case (l.TLS.Mode == TLSTerminate || l.TLS.Mode == TLSOptional) && wanted && !l.TLS.certified():
@@ -405,6 +420,8 @@ func (l *Listener) checkRouteTLS(ps *Problems, r *Route, path string) {
 	whole := l.TLSOf(r)
 	switch {
 	case !ps.clean(path):
+	case r.TLS.Mode == TLSPassthrough && l.STARTTLS.serverFirst():
+		ps.add(r.TLS.Pos, path, "levee speaks first in the place of an %s server, so TLS has to end here; remove this, or the listener's starttls", l.STARTTLS)
 	case l.TLS.Mode == TLSOff:
 		ps.add(r.TLS.Pos, path, "the listener's tls.mode is off, so no TLS is looked at; set that to terminate, optional or passthrough, or remove this")
 	case r.TLS.Mode == TLSPassthrough && setting != "":
