@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -110,12 +109,7 @@ frontend receiver
 		}
 	}
 
-	ca, err := os.ReadFile(p.find(&p.stderr, `clients need (\S+) to trust them`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(ca)
+	roots := rootsOf(t, p.find(&p.stderr, `clients need (\S+) to trust them`))
 	body, header, local, err := askFrom(t, addresses[4], &tls.Config{RootCAs: roots, ServerName: "localhost"})
 	if body != local || header.Get("authority") != "localhost" || err != nil {
 		t.Errorf("over TLS: %q of %q, want %s (%v)", body, header.Get("authority"), local, err)

@@ -28,6 +28,7 @@ func (b bytewise) Step(_ *levee.Conn, in []byte, _ int, _ []byte) (n int, reply 
 // Hello greets every HTTP request.
 var Hello http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.Header().Set("X-Content-Type-Options", "nosniff") // it is plain text whatever it looks like
 	security := "in plaintext"
 	if r.TLS != nil {
 		security = "over TLS"

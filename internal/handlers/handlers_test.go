@@ -135,7 +135,8 @@ func TestHelloSaysWhetherItIsOverTLS(t *testing.T) {
 		r, w := httptest.NewRequest("GET", "/any/path?x", nil), httptest.NewRecorder()
 		r.TLS = state
 		handlers.Hello.ServeHTTP(w, r)
-		if w.Code != 200 || w.Body.String() != want || w.Header().Get("Content-Type") != "text/plain; charset=utf-8" {
+		if w.Code != 200 || w.Body.String() != want || w.Header().Get("Content-Type") != "text/plain; charset=utf-8" ||
+			w.Header().Get("X-Content-Type-Options") != "nosniff" {
 			t.Errorf("%d %v %q", w.Code, w.Header(), w.Body)
 		}
 	}
