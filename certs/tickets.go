@@ -1,6 +1,8 @@
 package certs
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/hkdf"
 	"crypto/rand"
@@ -21,8 +23,8 @@ import (
 // taken for twice as long after that; none longer than 7 days. A ticket is good for one
 // server name, under one [Server.Context] and one policy for clients.
 //
-// The zero value has random keys of its own. With a File there must be a Load; until
-// then there are no tickets. The fields must not be changed after that. Methods may be
+// The zero value has random keys of its own. With a File or Secret there must be a Load;
+// until then there are no tickets. The fields must not be changed after that. Methods may be
 // called from several goroutines.
 type Tickets struct {
 	// File is a secret that several processes share, so that a client may resume at any
@@ -37,24 +39,29 @@ type Tickets struct {
 	// before are not taken any more, which costs their clients a full handshake.
 	File string
 
+	// Secret, if it is set, takes the place of File: it returns what several processes
+	// share, from wherever they do, as it is now. Load calls it and, every Interval, Watch.
+	// It has 5 seconds.
+	Secret func(ctx context.Context) ([]byte, error)
+
 	// Rotate is for how long a key makes tickets. Zero means 8 hours; negative means that
 	// there are no tickets.
 	Rotate time.Duration
 
 	// Interval is how often Watch reads the file when nothing seems to happen in its
-	// folder. Zero means 10 seconds, negative never.
+	// folder, or asks Secret. Zero means 10 seconds, negative never.
 	Interval time.Duration
 
 	// Problem, if it is set, is told what is wrong, once: again only when it has
-	// been right meanwhile. What keeps Watch from loading the file is an [ErrKept].
+	// been right meanwhile. What keeps Watch from loading the secret is an [ErrKept].
 	Problem func(error)
 
 	problems news
-	secret   atomic.Pointer[[]byte] // the file's
+	secret   atomic.Pointer[[]byte] // the shared one
 
 	current atomic.Pointer[period]
 	mu      sync.Mutex
-	random  map[int64][]byte // seeds, without a file
+	random  map[int64][]byte // seeds, if nothing is shared
 }
 
 const (
@@ -62,11 +69,18 @@ const (
 	keptKeys      = 2 // that make no tickets any more
 	minSecret     = 32
 	maxSecret     = 64 << 10
+
+	secretTimeout  = 5 * time.Second // of Secret
+	secretInterval = 10 * time.Second
 )
 
-// Load reads the file. If it is missing or too short, the secret stays what it was.
+// share reports whether the keys are not this process's alone.
+func (t *Tickets) share() bool { return t.File != "" || t.Secret != nil }
+
+// Load reads the file, or asks Secret. If that is missing or too short, the secret stays
+// what it was.
 func (t *Tickets) Load() error {
-	if t.File == "" {
+	if !t.share() {
 		return nil
 	}
 	warnings, err := t.read()
@@ -77,34 +91,68 @@ func (t *Tickets) Load() error {
 	return err
 }
 
-// Watch reads the file again whenever it may have changed, until ctx ends; it returns
-// ctx's error.
+// Watch reads the file again whenever it may have changed, or asks Secret, until ctx ends;
+// it returns ctx's error.
 func (t *Tickets) Watch(ctx context.Context) error {
-	if t.File == "" {
-		<-ctx.Done()
-		return ctx.Err()
-	}
 	tell := func(err error) { t.problems.tell(t.Problem, err) }
-	return watch.Run(ctx, []string{t.File}, t.Interval, tell, func() error { return kept(t.Load()) })
+	load := func() error { return kept(t.Load()) }
+	switch {
+	case t.Secret != nil:
+		return ask(ctx, t.Interval, func() { tell(load()) })
+	case t.File != "":
+		return watch.Run(ctx, []string{t.File}, t.Interval, tell, load)
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// ask calls look, and again every interval until ctx ends; it returns ctx's error.
+func ask(ctx context.Context, interval time.Duration, look func()) error {
+	var again <-chan time.Time
+	if interval >= 0 {
+		ticker := time.NewTicker(cmp.Or(interval, secretInterval))
+		defer ticker.Stop()
+		again = ticker.C
+	}
+	for {
+		look()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-again:
+		}
+	}
 }
 
 func (t *Tickets) read() (warnings []error, err error) {
-	secret, err := watch.ReadFile(t.File, maxSecret)
+	secret, where, err := t.shared()
 	switch {
 	case err != nil:
 		return nil, err
 	case len(secret) < minSecret:
-		return nil, fmt.Errorf("%s: %d bytes, where there should be at least %d", t.File, len(secret), minSecret)
+		return nil, fmt.Errorf("%s: %d bytes, where there should be at least %d", where, len(secret), minSecret)
 	case !varied(secret):
-		return nil, fmt.Errorf("%s: not random", t.File)
+		return nil, fmt.Errorf("%s: not random", where)
 	}
-	if info, err := os.Stat(t.File); err == nil && readableByAll(info) {
+	if info, err := os.Stat(t.File); err == nil && t.Secret == nil && readableByAll(info) {
 		warnings = append(warnings, fmt.Errorf("session ticket secret %s can be read by every user (mode %04o)", t.File, info.Mode().Perm()))
 	}
 	if last := t.secret.Load(); last == nil || string(*last) != string(secret) {
 		t.secret.Store(&secret)
 	}
 	return warnings, nil
+}
+
+// shared returns the shared secret, and what errors call the place it is from.
+func (t *Tickets) shared() (secret []byte, where string, err error) {
+	if t.Secret == nil {
+		secret, err = watch.ReadFile(t.File, maxSecret)
+		return secret, t.File, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), secretTimeout)
+	defer cancel()
+	secret, err = t.Secret(ctx)
+	return bytes.Clone(secret), "the shared secret", err
 }
 
 // varied reports whether there are 8 different bytes: that 32 random hex digits are
@@ -134,7 +182,7 @@ func (t *Tickets) at(now time.Time) *period {
 		rotate = defaultRotate
 	}
 	secret := t.secret.Load()
-	if t.off() || t.File != "" && secret == nil {
+	if t.off() || t.share() && secret == nil {
 		return nil
 	}
 	epoch := now.UnixNano() / int64(rotate)

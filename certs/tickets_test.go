@@ -2,9 +2,13 @@ package certs_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/tls"
+	"errors"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -87,6 +91,58 @@ func TestServersWithTheSameSecretResumeEachOthersSessions(t *testing.T) {
 			v.visits(a, false)
 			v.visits(a, true)
 			v.visits(same, false)
+		})
+	})
+}
+
+func TestASecretMayComeFromAnywhere(t *testing.T) {
+	each(t, func(t *testing.T, version uint16) {
+		synctest.Test(t, func(t *testing.T) {
+			ca := newAuthority(t, "ca")
+			get := fixed(ca.server("a.test"))
+			var shared atomic.Pointer[[]byte] // nil when it is out of reach
+			share := func(secret []byte) { shared.Store(&secret) }
+			share(secret(t))
+			ask := func(ctx context.Context) ([]byte, error) {
+				if _, bounded := ctx.Deadline(); !bounded {
+					t.Error("it may take for ever")
+				}
+				if s := shared.Load(); s != nil {
+					return *s, nil
+				}
+				return nil, errors.New("out of reach")
+			}
+			var problems []string
+			begin := func() (server *tls.Config, tickets *certs.Tickets) {
+				tickets = &certs.Tickets{Secret: ask, Interval: time.Minute, Problem: func(err error) { problems = append(problems, err.Error()) }}
+				if err := tickets.Load(); err != nil {
+					t.Fatal(err)
+				}
+				return (&certs.Server{GetCertificate: get, Tickets: tickets}).Config(), tickets
+			}
+			one, watched := begin()
+			other, _ := begin()
+			v := newVisitor(t, ca, version, "a.test")
+			v.visits(one, false)
+			v.visits(other, true)
+
+			ctx, stop := context.WithCancel(t.Context())
+			ended := make(chan error)
+			go func() { ended <- watched.Watch(ctx) }()
+			synctest.Wait()
+			shared.Store(nil)
+			time.Sleep(2 * time.Minute) // virtual time
+			synctest.Wait()
+			if want := []string{"session ticket secret: out of reach"}; !slices.Equal(problems, want) {
+				t.Errorf("told %q, want %q once", problems, want)
+			}
+			v.visits(one, true) // by what is in force
+			share(secret(t))
+			time.Sleep(time.Minute) // virtual time
+			synctest.Wait()
+			v.visits(one, false)
+			stop()
+			<-ended
 		})
 	})
 }
