@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/levee-net/levee"
+	"github.com/levee-net/levee/certs/acme"
 	"github.com/levee-net/levee/internal/config"
 )
 
@@ -113,6 +114,9 @@ func (s *security) report(l *config.Listener, say func(warning bool, format stri
 		say(true, "%s: limits.handshakes is off: a flood of handshakes takes the processors from the connections that are there", l.Name)
 	}
 	for _, t := range s.terms {
+		if t.cfg.ACME.Given() {
+			say(false, "%s: %s", t.where, issuedInWords(&t.cfg.ACME))
+		}
 		for _, line := range append(t.inWords(), ticketsInWords(t.cfg.Tickets)) {
 			if line != "" {
 				say(false, "%s: %s", t.where, line)
@@ -135,6 +139,26 @@ func ticketsInWords(cfg config.Tickets) string {
 		return "session tickets are shared with whoever has " + cfg.File
 	}
 	return ""
+}
+
+// issuedInWords says who issues certificates, and how he is convinced.
+func issuedInWords(a *config.ACME) string {
+	by := a.Directory
+	switch {
+	case by != "":
+	case a.Staging:
+		by = acme.LetsEncryptStaging
+	default:
+		by = acme.LetsEncrypt
+	}
+	where := "whose handshakes on port 443 have to come here"
+	switch {
+	case !a.By(config.ChallengeTLSALPN):
+		where = "whose requests on port 80 have to come to handler: acme"
+	case a.By(config.ChallengeHTTP):
+		where += ", and whose requests on port 80 to handler: acme"
+	}
+	return fmt.Sprintf("certificates for %s are issued by %s, %s", strings.Join(config.Texts(a.Domains), ", "), by, where)
 }
 
 // inWords says whom the terms let in.

@@ -291,8 +291,11 @@ func (q query) inWords() string {
 // endInWords says how TLS ended.
 func (a *answer) endInWords() string {
 	text := "ends here"
-	if a.terms.cfg.Development {
+	switch {
+	case a.terms.cfg.Development:
 		text += ", with a certificate of the development CA"
+	case a.terms.cfg.ACME.Given():
+		text += ", with a certificate by ACME"
 	}
 	if c := a.certificate(); c != nil {
 		text += ", with " + c.Cert

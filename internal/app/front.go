@@ -39,7 +39,9 @@ type front struct {
 	admin       *admin.Server // nil when off
 	adminSocket net.Listener
 
-	ca          *certs.CA // nil when no listener asks for it
+	ca          *certs.CA    // nil when no listener asks for it
+	shared      *sharedStore // nil when no Redis is configured
+	issuers     []*issuer
 	reloadables []reloadable
 	policies    []*policy
 	policyOf    map[*tls.Config]*policy // of what TLS ends with
@@ -65,7 +67,14 @@ func assemble(cfg *config.Config, env Env) (*front, error) {
 		}
 		f.backends = append(f.backends, b)
 	}
-	hello := httpserve.Handler(f.helloServer())
+	var err error
+	if f.shared, err = newSharedStore(&cfg.Redis); err != nil {
+		return nil, exit(exitUsage, err)
+	}
+	web := webHandlers{
+		hello:     httpserve.Handler(f.httpServer(handlers.Hello)),
+		challenge: httpserve.Handler(f.httpServer(http.HandlerFunc(f.answerChallenge))),
+	}
 	shares := shareConns(cfg.Listeners)
 	for i := range cfg.Listeners {
 		l := &cfg.Listeners[i]
@@ -75,7 +84,7 @@ func assemble(cfg *config.Config, env Env) (*front, error) {
 		}
 		server := &levee.Server{
 			Name:               l.Name,
-			Handler:            handlerOf(l, secured, func(i int) levee.Handler { return f.handler(l, i, hello) }),
+			Handler:            handlerOf(l, secured, func(i int) levee.Handler { return f.handler(l, i, &web) }),
 			MaxHandshakes:      l.Limits.Handshakes,
 			ProxyFrom:          l.ProxyProtocol.From,
 			MaxConns:           shares[i],
@@ -157,9 +166,9 @@ func shareConns(listeners []config.Listener) []int {
 	return shares
 }
 
-func (f *front) helloServer() *http.Server {
+func (f *front) httpServer(h http.Handler) *http.Server {
 	return &http.Server{
-		Handler:           handlers.Hello,
+		Handler:           h,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       30 * time.Second,
 		WriteTimeout:      30 * time.Second,
@@ -218,11 +227,13 @@ func (f *front) closeSockets() {
 // drains. What it started has ended when it returns.
 func (f *front) run(ctx context.Context) error {
 	var running sync.WaitGroup
+	defer f.shared.close()
 	defer running.Wait()
 	beside, stop := context.WithCancel(context.Background())
 	defer stop()
 	f.startBackends(beside, &running)
 	f.watchFiles(beside, &running)
+	f.issue(beside, &running)
 	broken := make(chan error, len(f.servers))
 	for i, server := range f.servers {
 		running.Go(func() { // ends with the server, which drain sees to

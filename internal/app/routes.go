@@ -119,8 +119,11 @@ func matcherOf(m *config.Match) route.Matcher {
 	return route.All(all...)
 }
 
+// webHandlers are the built-in handlers that net/http serves.
+type webHandlers struct{ hello, challenge levee.Handler }
+
 // handler returns what serves a route's connections.
-func (f *front) handler(l *config.Listener, i int, hello levee.Handler) levee.Handler {
+func (f *front) handler(l *config.Listener, i int, web *webHandlers) levee.Handler {
 	r := &l.Routes[i]
 	switch r.Handler {
 	case config.HandlerEcho:
@@ -128,7 +131,9 @@ func (f *front) handler(l *config.Listener, i int, hello levee.Handler) levee.Ha
 	case config.HandlerDiscard:
 		return handlers.Discard
 	case config.HandlerHello:
-		return helloFor(l, r, hello)
+		return helloFor(l, r, web.hello)
+	case config.HandlerACME:
+		return web.challenge
 	}
 	for _, b := range f.backends {
 		if b.cfg.Name == r.Upstream {

@@ -30,7 +30,8 @@ type terms struct {
 	config *tls.Config
 
 	getCertificate func(*tls.ClientHelloInfo) (*tls.Certificate, error)
-	files          *certs.Files // nil with the development CA
+	files          *certs.Files // nil where certificates are not from files
+	issuer         *issuer      // nil where no authority issues them
 	clients        *policy      // nil if clients are asked for no certificate
 }
 
@@ -127,6 +128,9 @@ func (s *securing) make(cfg config.TLS, where string) (*terms, error) {
 		return nil, err
 	}
 	t.config = server.Config()
+	if t.issuer != nil && cfg.ACME.By(config.ChallengeTLSALPN) {
+		t.config = t.issuer.Answering(t.config)
+	}
 	if t.clients != nil {
 		t.clients.configs = append(t.clients.configs, t.config)
 	}
@@ -135,6 +139,9 @@ func (s *securing) make(cfg config.TLS, where string) (*terms, error) {
 }
 
 func (s *securing) addCertificates(t *terms) error {
+	if t.cfg.ACME.Given() {
+		return s.addIssued(t)
+	}
 	if t.cfg.Development {
 		ca, err := s.front.developmentCA()
 		if err != nil {
@@ -160,7 +167,7 @@ func (s *securing) addCertificates(t *terms) error {
 		}
 		s.files[key] = files
 		s.front.watch(files)
-		s.front.metrics.expiries.watch(s.listener.Name, files)
+		s.front.metrics.expiries.watch(s.listener.Name, func() []expiry { return expiriesOf(files) })
 	}
 	t.files = s.files[key]
 	t.getCertificate = t.files.GetCertificate
@@ -244,10 +251,15 @@ func (s *securing) ticketsOf(cfg config.Tickets) (*certs.Tickets, error) {
 		return t, nil
 	}
 	t := &certs.Tickets{File: cfg.File, Rotate: cfg.Rotate, Problem: s.problem}
+	s.tickets[cfg] = t
+	if t.File == "" && t.Rotate >= 0 && s.front.shared != nil {
+		t.Secret, t.Interval = s.front.shared.ticketSecret, sharedInterval
+		s.front.watch(t) // which asks for it: until it is reached there are no tickets, and that is no reason not to serve
+		return t, nil
+	}
 	if err := t.Load(); err != nil {
 		return nil, located(pos, err)
 	}
-	s.tickets[cfg] = t
 	if t.File != "" {
 		s.front.watch(t)
 	}
@@ -276,12 +288,18 @@ func (s *securing) changed(what string) func() {
 // checkNames makes sure that there is a certificate for what the route matches: without one, the handshake
 // of whoever comes for it would be refused.
 func (s *securing) checkNames(r *config.Route, of *terms, path string) error {
-	if of.files == nil || r.Refuse {
-		return nil
-	}
 	var names []string
-	for _, info := range of.files.Certificates() {
-		names = append(names, info.Names...)
+	switch {
+	case r.Refuse:
+		return nil
+	case of.cfg.ACME.Given():
+		names = config.Texts(of.cfg.ACME.Domains)
+	case of.files == nil:
+		return nil
+	default:
+		for _, info := range of.files.Certificates() {
+			names = append(names, info.Names...)
+		}
 	}
 	known := newNameSet(names)
 	for i, word := range r.Match.SNI {

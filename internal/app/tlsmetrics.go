@@ -51,23 +51,29 @@ func (m *tlsMetrics) reloaded(ok bool) {
 
 // expiries tells at each scrape when the certificates in force expire.
 type expiries struct {
-	mu    sync.Mutex
-	files []listenerFiles
+	mu  sync.Mutex
+	all []listenerExpiries
 }
 
-type listenerFiles struct {
+type listenerExpiries struct {
 	listener string
-	files    *certs.Files
+	inForce  func() []expiry
+}
+
+// An expiry is when a certificate expires.
+type expiry struct {
+	name string
+	at   time.Time
 }
 
 var expiryDesc = prometheus.NewDesc("levee_certificate_expiry_timestamp_seconds",
 	"When a certificate in force expires, in Unix time. The name is the first that it is for; of several with the same, the one that expires first.",
 	[]string{"listener", "name"}, nil)
 
-func (e *expiries) watch(listener string, files *certs.Files) {
+func (e *expiries) watch(listener string, inForce func() []expiry) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.files = append(e.files, listenerFiles{listener, files})
+	e.all = append(e.all, listenerExpiries{listener, inForce})
 }
 
 // Describe implements prometheus.Collector.
@@ -78,11 +84,11 @@ func (e *expiries) Collect(ch chan<- prometheus.Metric) {
 	type label struct{ listener, name string }
 	first := make(map[label]time.Time)
 	e.mu.Lock()
-	for _, f := range e.files {
-		for _, info := range f.files.Certificates() {
-			l := label{f.listener, nameOf(info)}
-			if t, ok := first[l]; !ok || info.NotAfter.Before(t) {
-				first[l] = info.NotAfter
+	for _, of := range e.all {
+		for _, expiry := range of.inForce() {
+			l := label{of.listener, expiry.name}
+			if t, ok := first[l]; !ok || expiry.at.Before(t) {
+				first[l] = expiry.at
 			}
 		}
 	}
@@ -90,6 +96,13 @@ func (e *expiries) Collect(ch chan<- prometheus.Metric) {
 	for l, t := range first {
 		ch <- prometheus.MustNewConstMetric(expiryDesc, prometheus.GaugeValue, float64(t.Unix()), l.listener, l.name)
 	}
+}
+
+func expiriesOf(files *certs.Files) (all []expiry) {
+	for _, info := range files.Certificates() {
+		all = append(all, expiry{nameOf(info), info.NotAfter})
+	}
+	return all
 }
 
 func nameOf(info certs.Info) string {

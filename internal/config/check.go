@@ -17,6 +17,7 @@ func (c *Config) Check() error {
 
 func (c *Config) check(ps *Problems) {
 	c.checkAdmin(ps)
+	c.Redis.check(ps, "redis")
 	c.checkNames(ps)
 	own := c.checkOverlaps(ps)
 	c.checkTargets(ps)
@@ -29,6 +30,7 @@ func (c *Config) check(ps *Problems) {
 		}
 		l.checkRoutes(ps, path)
 	}
+	c.checkChallenges(ps)
 	for i := range c.Upstreams {
 		c.Upstreams[i].check(ps, fmt.Sprintf("upstreams[%d]", i), own)
 	}
@@ -138,7 +140,7 @@ func (cs claims) ending(server ServerAddress) (own claim, ok bool) {
 // checkPlaintext keeps what is not encrypted on this machine, unless the file says that it means it.
 func (l *Listener) checkPlaintext(ps *Problems, path string) {
 	switch {
-	case l.Insecure || l.TLS.Mode == TLSTerminate || l.TLS.Mode == TLSPassthrough:
+	case l.Insecure || l.TLS.Mode == TLSTerminate || l.TLS.Mode == TLSPassthrough || l.onlyChallenges():
 		return
 	case !ps.clean(path+".insecure") || !ps.clean(path+".tls.mode") || !ps.keysKnown(path+".tls"):
 		return
@@ -149,6 +151,45 @@ func (l *Listener) checkPlaintext(ps *Problems, path string) {
 		}
 		ps.add(a.Pos, fmt.Sprintf("%s.listen[%d]", path, j),
 			"%s can be reached from other machines and tls.mode %s lets plaintext in; set tls.mode: terminate, or insecure: true if that is meant", quote(a.String()), l.TLS.Mode)
+	}
+}
+
+// onlyChallenges reports whether the listener is for an ACME authority, which comes in plaintext.
+func (l *Listener) onlyChallenges() bool {
+	for i := range l.Routes {
+		if r := &l.Routes[i]; r.Handler != HandlerACME && !r.Refuse {
+			return false
+		}
+	}
+	return len(l.Routes) > 0
+}
+
+// checkChallenges makes sure that an authority that comes by http-01 is answered, and that who answers has a question.
+func (c *Config) checkChallenges(ps *Problems) {
+	var asks, answers *Position
+	for i := range c.Listeners {
+		l := &c.Listeners[i]
+		if !ps.keysKnown(fmt.Sprintf("listeners[%d]", i)) || !ps.clean(fmt.Sprintf("listeners[%d]", i)) {
+			return
+		}
+		all := []*TLS{&l.TLS}
+		for j := range l.Routes {
+			all = append(all, &l.Routes[j].TLS)
+			if l.Routes[j].Handler == HandlerACME {
+				answers = &l.Routes[j].Pos
+			}
+		}
+		for _, t := range all {
+			if t.ACME.Given() && t.ACME.By(ChallengeHTTP) {
+				asks = &t.ACME.Pos
+			}
+		}
+	}
+	switch {
+	case asks != nil && answers == nil:
+		ps.add(*asks, "listeners", "an acme has challenges: http-01, which nobody answers; add a listener on port 80 with routes: [{handler: acme}]")
+	case asks == nil && answers != nil:
+		ps.add(*answers, "listeners", "handler: acme answers http-01, which no acme has among its challenges; add challenges: http-01 there, or remove this")
 	}
 }
 

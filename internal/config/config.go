@@ -37,6 +37,7 @@ type Config struct {
 	Admin     Admin
 	Drain     Drain
 	Telemetry Telemetry
+	Redis     Redis
 	Listeners []Listener
 	Upstreams []Upstream
 }
@@ -62,6 +63,11 @@ func (c *Config) keys() []key {
 			"telemetry", optional,
 			object{of: &c.Telemetry},
 			"What levee says about itself.",
+		},
+		{
+			"redis", optional,
+			whole{object{of: &c.Redis, pos: &c.Redis.Pos, filled: true}, c.Redis.Given},
+			"What several machines share: certificates that ACME brings, and the secret of session tickets.",
 		},
 		{
 			"listeners", required,

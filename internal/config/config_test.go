@@ -426,7 +426,7 @@ func TestTheExamplesInTheDefaultWork(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v in:\n%s", err, text)
 	}
-	if len(got.Listeners) != 3 || len(got.Upstreams) != 2 || len(got.Listeners[1].ProxyProtocol.From) == 0 || !filepath.IsAbs(got.Listeners[1].TLS.Certificates[0].Key) {
+	if len(got.Listeners) != 5 || len(got.Upstreams) != 2 || len(got.Listeners[1].ProxyProtocol.From) == 0 || !filepath.IsAbs(got.Listeners[1].TLS.Certificates[0].Key) {
 		t.Errorf("the examples say:\n%s", got.YAML())
 	}
 	for path := range schemaKeys(t) {

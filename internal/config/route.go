@@ -37,6 +37,7 @@ const (
 	HandlerEcho    Handler = "echo"
 	HandlerDiscard Handler = "discard"
 	HandlerHello   Handler = "hello"
+	HandlerACME    Handler = "acme"
 )
 
 func (r *Route) keys() []key {
@@ -62,8 +63,8 @@ func (r *Route) keys() []key {
 		},
 		{
 			"handler", optional,
-			choice[Handler]{p: &r.Handler, options: words(HandlerEcho, HandlerDiscard, HandlerHello)},
-			"echo sends back what it reads, discard throws it away, hello answers HTTP requests with a greeting. Excludes upstream.",
+			choice[Handler]{p: &r.Handler, options: words(HandlerEcho, HandlerDiscard, HandlerHello, HandlerACME)},
+			"echo sends back what it reads, discard throws it away, hello answers HTTP requests with a greeting, acme answers an authority's http-01 challenges and sends other requests to https. Excludes upstream.",
 		},
 		{
 			"upstream", optional,

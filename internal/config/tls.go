@@ -16,6 +16,7 @@ type TLS struct {
 
 	Certificates []Certificate
 	Development  bool
+	ACME         ACME
 
 	ALPN []Word
 
@@ -98,6 +99,11 @@ func (t *TLS) settings() []key {
 			"development", optional,
 			boolean{&t.Development},
 			"Use a certificate from this machine's own development CA, which is made at first use. Excludes certificates.",
+		},
+		{
+			"acme", optional,
+			whole{object{of: &t.ACME, pos: &t.ACME.Pos, filled: true}, t.ACME.Given},
+			"Have an authority such as Let's Encrypt issue certificates, and renew them. Excludes certificates.",
 		},
 		{
 			"alpn", optional,
@@ -279,9 +285,11 @@ func (t *TLS) resolvePaths(resolve func(*string)) {
 		}
 	}
 	resolve(&t.Tickets.File)
+	resolve(&t.ACME.CA)
+	resolve(&t.ACME.Folder)
 }
 
-func (t *TLS) certified() bool { return len(t.Certificates) > 0 || t.Development }
+func (t *TLS) certified() bool { return len(t.Certificates) > 0 || t.Development || t.ACME.Given() }
 
 // clientSetting names a setting for clients' certificates that there is, if there is any.
 func (t *TLS) clientSetting() string {
@@ -322,7 +330,7 @@ func (l *Listener) TLSOf(r *Route) TLS {
 		return own
 	}
 	if !own.certified() {
-		own.Certificates, own.Development = l.TLS.Certificates, l.TLS.Development
+		own.Certificates, own.Development, own.ACME = l.TLS.Certificates, l.TLS.Development, l.TLS.ACME
 	}
 	if len(own.ALPN) == 0 {
 		own.ALPN = l.TLS.ALPN
@@ -385,9 +393,15 @@ func (l *Listener) checkTLS(ps *Problems, listener string) {
 
 // check judges what needs no other key to be wrong.
 func (t *TLS) check(ps *Problems, path string) {
-	if len(t.Certificates) > 0 && t.Development {
+	switch {
+	case len(t.Certificates) > 0 && t.Development:
 		ps.add(t.Pos, path, "has both certificates and development: true; keep one of them")
+	case t.ACME.Given() && len(t.Certificates) > 0:
+		ps.add(t.Pos, path, "has both certificates and acme; keep one of them")
+	case t.ACME.Given() && t.Development:
+		ps.add(t.Pos, path, "has both acme and development: true; keep one of them")
 	}
+	t.ACME.check(ps, path+".acme")
 	if setting := t.clientSetting(); setting != "" && len(t.ClientCA) == 0 {
 		ps.add(t.Pos, path, "has %s without client_ca, by which no client's certificate could be verified; add client_ca: clients.pem", setting)
 	}

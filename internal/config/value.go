@@ -144,6 +144,19 @@ func (o object) write() *yaml.Node {
 	return out
 }
 
+// whole is an object that is there as a whole or not at all.
+type whole struct {
+	object
+	given func() bool
+}
+
+func (w whole) write() *yaml.Node {
+	if !w.given() {
+		return nil
+	}
+	return w.object.write()
+}
+
 func (o object) takes() string { return "a mapping with " + keyNames(o.of.keys()) }
 
 func keyList(keys []key) []string {

@@ -1,0 +1,130 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/levee-net/levee/certs"
+	"github.com/levee-net/levee/certs/acme"
+	"github.com/levee-net/levee/internal/config"
+	"github.com/levee-net/levee/internal/servername"
+)
+
+// An issuer is an ACME authority that issues certificates, the same for all who say the same of it.
+type issuer struct {
+	*acme.Source
+	key     string // what is said of it
+	names   []string
+	answers http.Handler // its challenges by http-01
+}
+
+// addIssued has an authority's certificates shown. Who only looks is shown some made for the moment, and nothing is
+// written or ordered.
+func (s *securing) addIssued(t *terms) error {
+	cfg := &t.cfg.ACME
+	roots, err := rootsOf(cfg.CA)
+	if err != nil {
+		return located(cfg.Pos, fmt.Errorf("acme.ca: %w", err))
+	}
+	if s.front.env.lookOnly {
+		ca, err := certs.DevelopmentCA("")
+		if err != nil {
+			return err
+		}
+		t.getCertificate = ca.ServerConfig().GetCertificate
+		return nil
+	}
+	alike := *cfg
+	alike.Pos = config.Position{} // which is no part of what it says
+	alike.Domains = nil
+	key := fmt.Sprintf("%q %+v", config.Texts(cfg.Domains), alike)
+	for _, i := range s.front.issuers {
+		if i.key == key {
+			t.issuer, t.getCertificate = i, i.GetCertificate
+			return nil
+		}
+	}
+	source := &acme.Source{
+		Domains: config.Texts(cfg.Domains), Email: cfg.Email, Agreed: cfg.AgreeToTerms, Directory: cfg.Directory,
+		Staging: cfg.Staging, Roots: roots, Folder: cfg.Folder,
+		Problem: s.problem, Changed: s.changed("certificates by ACME"), Logger: s.front.log,
+	}
+	for _, c := range cfg.Challenges {
+		source.Challenges = append(source.Challenges, acme.Challenge(c))
+	}
+	if cfg.EAB.KeyID != "" {
+		source.EAB = &acme.EAB{KeyID: cfg.EAB.KeyID, Key: cfg.EAB.Key}
+	}
+	if err := s.store(source); err != nil {
+		return located(cfg.Pos, fmt.Errorf("acme: %w", err))
+	}
+	if err := source.Load(); err != nil {
+		return located(cfg.Pos, fmt.Errorf("acme: %w", err))
+	}
+	i := &issuer{Source: source, key: key, answers: source.HTTPHandler()}
+	for _, domain := range source.Domains {
+		name, err := servername.Normalize(domain)
+		if err != nil {
+			return located(cfg.Pos, fmt.Errorf("acme: %w", err)) // not after Load
+		}
+		i.names = append(i.names, name)
+	}
+	s.front.issuers = append(s.front.issuers, i)
+	s.front.metrics.expiries.watch(s.listener.Name, i.expiries)
+	t.issuer, t.getCertificate = i, i.GetCertificate
+	return nil
+}
+
+// store says where the source keeps what it gets, if the file does not.
+func (s *securing) store(source *acme.Source) error {
+	switch {
+	case source.Folder != "":
+	case s.front.shared != nil:
+		source.Storage = s.front.shared.certificates()
+	default:
+		dir, err := s.front.env.developmentDir()
+		if err != nil {
+			return fmt.Errorf("no place for certificates and keys: %w; name a folder", err)
+		}
+		source.Folder = filepath.Join(dir, "acme")
+	}
+	return nil
+}
+
+// expiries tells when which certificate expires.
+func (i *issuer) expiries() (all []expiry) {
+	for _, info := range i.Certificates() {
+		if !info.NotAfter.IsZero() {
+			all = append(all, expiry{info.Name, info.NotAfter})
+		}
+	}
+	return all
+}
+
+// issue has certificates ordered and renewed, until ctx ends.
+func (f *front) issue(ctx context.Context, running *sync.WaitGroup) {
+	for _, i := range f.issuers {
+		running.Go(func() { _ = i.Run(ctx) }) // problems are told
+	}
+}
+
+// answerChallenge answers an authority that comes by http-01, and sends all others to https.
+func (f *front) answerChallenge(w http.ResponseWriter, r *http.Request) {
+	host := r.Host
+	if at := strings.LastIndexByte(host, ':'); at >= 0 {
+		host = host[:at]
+	}
+	name, _ := servername.Normalize(host) // what is no name is nobody's
+	for _, i := range f.issuers {
+		if slices.Contains(i.names, name) {
+			i.answers.ServeHTTP(w, r)
+			return
+		}
+	}
+	http.Error(w, "not one of ours", http.StatusMisdirectedRequest)
+}
