@@ -100,8 +100,8 @@ func (a *pebble) issued() int   { return a.count("Issued certificate serial") }
 func (a *pebble) orders() int   { return a.count("Added order") }
 func (a *pebble) accounts() int { return a.count("accounts in memory") }
 
-// roots returns what clients have to trust.
-func (a *pebble) roots(t *testing.T) *x509.CertPool {
+// rootPEM returns the certificate that clients have to trust.
+func (a *pebble) rootPEM(t *testing.T) []byte {
 	t.Helper()
 	client := &http.Client{Timeout: patience, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: a.trusted}, DisableKeepAlives: true}}
 	answer, err := client.Get("https://127.0.0.1:" + a.management + "/roots/0")
@@ -113,6 +113,13 @@ func (a *pebble) roots(t *testing.T) *x509.CertPool {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return text
+}
+
+// roots returns what clients have to trust.
+func (a *pebble) roots(t *testing.T) *x509.CertPool {
+	t.Helper()
+	text := a.rootPEM(t)
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(text) {
 		t.Fatalf("no certificate in %s", text)

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"path/filepath"
 	"slices"
@@ -52,7 +53,10 @@ func (s *securing) addIssued(t *terms) error {
 	source := &acme.Source{
 		Domains: config.Texts(cfg.Domains), Email: cfg.Email, Agreed: cfg.AgreeToTerms, Directory: cfg.Directory,
 		Staging: cfg.Staging, Roots: roots, Folder: cfg.Folder,
-		Problem: s.problem, Changed: s.changed("certificates by ACME"), Logger: s.front.log,
+		Problem: s.problem, Changed: s.changed("certificates by ACME"),
+	}
+	if s.front.cfg.Telemetry.Logs.Level <= slog.LevelDebug {
+		source.Logger = s.front.log // every step, a screenful for each certificate
 	}
 	for _, c := range cfg.Challenges {
 		source.Challenges = append(source.Challenges, acme.Challenge(c))
