@@ -3,6 +3,7 @@ package config
 import (
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -114,12 +115,7 @@ func (a *ACME) By(c Challenge) bool {
 	if len(a.Challenges) == 0 {
 		return c == ChallengeTLSALPN
 	}
-	for _, has := range a.Challenges {
-		if has == c {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(a.Challenges, c)
 }
 
 func (a *ACME) check(ps *Problems, path string) {
