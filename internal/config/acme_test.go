@@ -1,10 +1,6 @@
 package config
 
-import (
-	"testing"
-
-	"github.com/google/go-cmp/cmp"
-)
+import "testing"
 
 // challenges is a listener for an authority that comes in plaintext.
 const challenges = "- name: challenges\n  listen: [\":80\"]\n  routes: [{handler: acme}]\n"
@@ -31,20 +27,7 @@ func TestAuthoritiesAndSharedStoresReadBackAsTheyWereWritten(t *testing.T) {
 	doc := "redis: {address: \"10.0.0.5:6379\", username: levee, password: p, tls: true, ca: ca.pem}\n" +
 		frame(loopback+"\ntls: {acme: {domains: [a.example.com, b.example.com], agree_to_terms: true, email: ops@example.com, directory: \"https://acme.example.com/dir\", "+
 			"ca: ca.pem, eab: {key_id: k, key: c2VjcmV0}, challenges: [tls-alpn-01, http-01], folder: acme}}") + challenges
-	cfg, err := Parse("levee.yaml", []byte(doc))
-	if err != nil {
-		t.Fatal(err)
-	}
-	again, err := Parse("levee.yaml", cfg.YAML())
-	if err != nil {
-		t.Fatalf("%v in:\n%s", err, cfg.YAML())
-	}
-	if diff := cmp.Diff(cfg, again, sameConfig); diff != "" {
-		t.Errorf("the normal form means something else:\n%s", diff)
-	}
-	if err := validate(t, schemaValidator(t), doc); err != nil {
-		t.Errorf("the schema: %v", err)
-	}
+	cfg := readBack(t, doc)
 	if a := &cfg.Listeners[0].TLS.ACME; !a.By(ChallengeTLSALPN) || !a.By(ChallengeHTTP) || (&ACME{}).By(ChallengeHTTP) || !(&ACME{}).By(ChallengeTLSALPN) {
 		t.Errorf("challenges of %+v", a)
 	}

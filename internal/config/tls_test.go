@@ -59,22 +59,29 @@ func listenerWith(keys, list string) string {
 func TestTLSMayBeOtherwiseOnRoutes(t *testing.T) {
 	for _, c := range acceptedTLS {
 		t.Run(c.name, func(t *testing.T) {
-			cfg, err := Parse("levee.yaml", []byte(listenerWith(c.keys, c.routes)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			again, err := Parse("levee.yaml", cfg.YAML())
-			if err != nil {
-				t.Fatalf("%v in:\n%s", err, cfg.YAML())
-			}
-			if diff := cmp.Diff(cfg, again, sameConfig); diff != "" {
-				t.Errorf("the normal form means something else:\n%s", diff)
-			}
-			if err := validate(t, schemaValidator(t), listenerWith(c.keys, c.routes)); err != nil {
-				t.Errorf("the schema: %v", err)
-			}
+			readBack(t, listenerWith(c.keys, c.routes))
 		})
 	}
+}
+
+// readBack reads a document that is right, also to the schema, and its normal form, which has to mean the same.
+func readBack(t *testing.T, doc string) *Config {
+	t.Helper()
+	cfg, err := Parse("levee.yaml", []byte(doc))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Parse("levee.yaml", cfg.YAML())
+	if err != nil {
+		t.Fatalf("%v in:\n%s", err, cfg.YAML())
+	}
+	if diff := cmp.Diff(cfg, again, sameConfig); diff != "" {
+		t.Errorf("the normal form means something else:\n%s", diff)
+	}
+	if err := validate(t, schemaValidator(t), doc); err != nil {
+		t.Errorf("the schema: %v", err)
+	}
+	return cfg
 }
 
 func TestWhatARouteLeavesOutIsTheListeners(t *testing.T) {
