@@ -153,7 +153,7 @@ func TestSIGHUPDoesNotEndIt(t *testing.T) {
 	p := start(t, free...)
 	p.address()
 	p.signal(syscall.SIGHUP)
-	p.logged("SIGHUP ignored: this version does not reload, restart it to apply a new configuration")
+	p.logged("certificates, client policies and tickets are read again; a changed configuration needs a restart")
 	if err := echoes(p.address()); err != nil {
 		t.Error(err)
 	}
