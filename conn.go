@@ -152,13 +152,18 @@ func (c *Conn) TLS() *tls.ConnectionState {
 	if !c.secured.Load() { // anybody may ask, also during the arrival
 		return nil
 	}
-	var state tls.ConnectionState
-	if s := c.stream.Load(); s != nil {
-		state = s.tls.ConnectionState()
-	} else {
-		state = c.looped.tls().ConnectionState()
-	}
+	secure, _ := c.secure()
+	state := secure.ConnectionState()
 	return &state
+}
+
+// secure returns the TLS that is in place, wherever the connection is served, and what it
+// was made with.
+func (c *Conn) secure() (secure *tls.Conn, terms *tls.Config) {
+	if s := c.stream.Load(); s != nil {
+		return s.tls, s.terms
+	}
+	return c.looped.secure()
 }
 
 // TLSConfig returns what the handshake was made with, or nil for a plaintext
@@ -169,7 +174,8 @@ func (c *Conn) TLSConfig() *tls.Config {
 	if !c.secured.Load() {
 		return nil
 	}
-	return c.stream.Load().terms
+	_, terms := c.secure()
+	return terms
 }
 
 // SyscallConn returns access to the socket, to set options on it or to ask the

@@ -24,7 +24,7 @@ func (p *sealedPair) takeOver(s *stream) (first []byte) {
 	p.in = bytes.Clone(s.wire.held.bytes())
 	s.wire.veil = &p.veil
 	s.wire.ready, s.ctx = nil, nil // the stream lives on, as crypto/tls holds it
-	s.conn.looped.by = &service{tls: s.tls}
+	s.conn.looped.by = &service{tls: s.tls, terms: s.terms}
 	return bytes.Clone(s.plain.bytes())
 }
 

@@ -379,6 +379,9 @@ func TestWhatWasReadAheadOverTLSGoesToTheLoopFirst(t *testing.T) {
 			if state := c.TLS(); state == nil || !state.HandshakeComplete || state.ServerName != "localhost" {
 				t.Errorf("%s: TLS is %+v", when, state)
 			}
+			if c.TLSConfig() != s.TLSConfig {
+				t.Errorf("%s: the handshake is said to have been made with another configuration", when)
+			}
 		}
 		isKnown("on the loop")
 		near.Close()

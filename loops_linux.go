@@ -87,10 +87,11 @@ type service struct {
 	joiner  Joiner
 	base    context.Context // parent of those that Joins see
 	tls     *tls.Conn       // of this one connection, which is joined; nil in plaintext
+	terms   *tls.Config     // what it was made with
 }
 
-// tls returns what the event loop ends TLS with.
-func (l *looped) tls() *tls.Conn { return l.by.tls }
+// secure returns what the event loop ends TLS with.
+func (l *looped) secure() (*tls.Conn, *tls.Config) { return l.by.tls, l.by.terms }
 
 // beginsOnLoop reports whether the connection was accepted to be stepped.
 func (c *Conn) beginsOnLoop() bool { return c.stream.Load() == nil && c.looped.by.stepper != nil }

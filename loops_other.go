@@ -31,14 +31,14 @@ func (*stream) joinOnLoop(Upstream) bool { return false }
 
 type looped struct{}
 
-func (looped) traffic() (read, written int64) { return 0, 0 }
-func (looped) tls() *tls.Conn                 { return nil }
-func (looped) askToLeave()                    {}
-func (looped) kill()                          {}
-func (looped) close()                         {}
-func (looped) discard()                       {}
-func (looped) control(func(fd uintptr)) error { return net.ErrClosed }
-func (*Conn) enterLoopLocked()                {}
+func (looped) traffic() (read, written int64)   { return 0, 0 }
+func (looped) secure() (*tls.Conn, *tls.Config) { return nil, nil }
+func (looped) askToLeave()                      {}
+func (looped) kill()                            {}
+func (looped) close()                           {}
+func (looped) discard()                         {}
+func (looped) control(func(fd uintptr)) error   { return net.ErrClosed }
+func (*Conn) enterLoopLocked()                  {}
 
 type bareListener struct{}
 
