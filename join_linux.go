@@ -3,6 +3,7 @@ package levee
 import (
 	"bytes"
 	"context"
+	"io"
 	"net"
 	"os"
 	"time"
@@ -170,6 +171,7 @@ func (p *pair) End(cause reactor.Cause, err error) {
 		o.eof = true
 	case reactor.IOError:
 		o.err, o.broken = c.networkError(err), reasonOf(err)
+		o.eof = err == io.ErrUnexpectedEOF // within a TLS record
 	case reactor.FarEOF:
 		c.ends(UpstreamClosed, nil)
 	case reactor.FarIOError:

@@ -278,7 +278,7 @@ func TestAConnectionThatCannotBeJoinedForWantOfFilesIsClosedOnce(t *testing.T) {
 // A loop may refuse a pair, for want of memory or as the server ends. Its only descriptor
 // is needed then.
 func TestAPairThatNoLoopTakesIsJoinedByGoroutines(t *testing.T) {
-	for _, e := range engines[:2] {
+	for _, e := range []engine{engines[0], engines[1], tlsOnLoop} {
 		t.Run(e.name, func(t *testing.T) {
 			leveetest.CheckLeaks(t)
 			srv := &levee.Server{}

@@ -175,9 +175,10 @@ func (c *Conn) loopHasItLocked() {
 	}
 }
 
-// canLoop reports whether an event loop can have the socket.
+// canLoop reports whether an event loop can have the socket. It cannot while a part of a
+// record waits to be written, which only the next write here does.
 func (s *stream) canLoop() bool {
-	if s.wire.screening.Load() {
+	if s.wire.screening.Load() || s.wire.cutShort() != nil {
 		return false
 	}
 	_, ok := s.wire.socket()
