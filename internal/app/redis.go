@@ -33,9 +33,16 @@ const (
 type sharedStore struct {
 	options rueidis.ClientOption
 
-	mu      sync.Mutex
-	client  rueidis.Client // nil until it was reached
+	mu       sync.Mutex
+	reaching *reaching // the last try; nil if there was none, or it has failed
+}
+
+// A reaching is a try to connect, which all who need the connection wait for.
+type reaching struct {
+	over    chan struct{} // closed when the rest is settled
+	client  rueidis.Client
 	storage *redisstorage.Storage
+	err     error
 }
 
 // newSharedStore returns nil if there is none.
@@ -81,38 +88,60 @@ func rootsOf(file string) (*x509.CertPool, error) {
 	return roots, nil
 }
 
-// reach returns a connection, which is made if there is none yet.
-func (s *sharedStore) reach() (rueidis.Client, error) {
+// reach returns a connection, which is made if there is none yet. Who cannot wait for that until ctx ends goes without.
+func (s *sharedStore) reach(ctx context.Context) (*reaching, error) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.client == nil {
-		client, err := rueidis.NewClient(s.options)
-		if err != nil {
-			return nil, fmt.Errorf("redis %s: %w", s.options.InitAddress[0], err)
-		}
-		s.client, s.storage = client, &redisstorage.Storage{Client: client}
+	r := s.reaching
+	if r == nil {
+		r = &reaching{over: make(chan struct{})}
+		s.reaching = r
+		go s.connect(r) // ends within two times redisTimeout
 	}
-	return s.client, nil
+	s.mu.Unlock()
+	select {
+	case <-r.over:
+		return r, r.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("redis %s: %w", s.options.InitAddress[0], ctx.Err())
+	}
 }
 
+func (s *sharedStore) connect(r *reaching) {
+	defer close(r.over)
+	if r.client, r.err = rueidis.NewClient(s.options); r.err == nil {
+		r.storage = &redisstorage.Storage{Client: r.client}
+		return
+	}
+	r.err = fmt.Errorf("redis %s: %w", s.options.InitAddress[0], r.err)
+	s.mu.Lock()
+	s.reaching = nil // who comes next tries again
+	s.mu.Unlock()
+}
+
+// close closes the connection, and waits for one that is being made.
 func (s *sharedStore) close() {
 	if s == nil {
 		return
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.client != nil {
-		s.client.Close()
+	r := s.reaching
+	s.mu.Unlock()
+	if r == nil {
+		return
+	}
+	if <-r.over; r.err == nil {
+		r.client.Close()
 	}
 }
 
 // ticketSecret returns the secret that session tickets are derived from: the one that is there, or one's own if it is
 // the first.
 func (s *sharedStore) ticketSecret(ctx context.Context) ([]byte, error) {
-	client, err := s.reach()
+	r, err := s.reach(ctx)
 	if err != nil {
 		return nil, err
 	}
+	client := r.client
 	own := make([]byte, 32)
 	rand.Read(own) // never fails
 	set := client.B().Set().Key(ticketsKey).Value(rueidis.BinaryString(own)).Nx().Ex(ticketsLifetime).Build()
@@ -132,13 +161,16 @@ func (s *sharedStore) certificates() certmagic.Storage { return sharedCertificat
 // sharedCertificates are a redisstorage.Storage that is reached when it is needed.
 type sharedCertificates struct{ store *sharedStore }
 
-func (s sharedCertificates) reach() (*redisstorage.Storage, error) {
-	_, err := s.store.reach()
-	return s.store.storage, err
+func (s sharedCertificates) reach(ctx context.Context) (*redisstorage.Storage, error) {
+	r, err := s.store.reach(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return r.storage, nil
 }
 
 func (s sharedCertificates) Store(ctx context.Context, key string, value []byte) error {
-	storage, err := s.reach()
+	storage, err := s.reach(ctx)
 	if err != nil {
 		return err
 	}
@@ -146,7 +178,7 @@ func (s sharedCertificates) Store(ctx context.Context, key string, value []byte)
 }
 
 func (s sharedCertificates) Load(ctx context.Context, key string) ([]byte, error) {
-	storage, err := s.reach()
+	storage, err := s.reach(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +186,7 @@ func (s sharedCertificates) Load(ctx context.Context, key string) ([]byte, error
 }
 
 func (s sharedCertificates) Delete(ctx context.Context, key string) error {
-	storage, err := s.reach()
+	storage, err := s.reach(ctx)
 	if err != nil {
 		return err
 	}
@@ -162,12 +194,12 @@ func (s sharedCertificates) Delete(ctx context.Context, key string) error {
 }
 
 func (s sharedCertificates) Exists(ctx context.Context, key string) bool {
-	storage, err := s.reach()
+	storage, err := s.reach(ctx)
 	return err == nil && storage.Exists(ctx, key)
 }
 
 func (s sharedCertificates) List(ctx context.Context, folder string, recursive bool) ([]string, error) {
-	storage, err := s.reach()
+	storage, err := s.reach(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +207,7 @@ func (s sharedCertificates) List(ctx context.Context, folder string, recursive b
 }
 
 func (s sharedCertificates) Stat(ctx context.Context, key string) (certmagic.KeyInfo, error) {
-	storage, err := s.reach()
+	storage, err := s.reach(ctx)
 	if err != nil {
 		return certmagic.KeyInfo{}, err
 	}
@@ -183,7 +215,7 @@ func (s sharedCertificates) Stat(ctx context.Context, key string) (certmagic.Key
 }
 
 func (s sharedCertificates) Lock(ctx context.Context, name string) error {
-	storage, err := s.reach()
+	storage, err := s.reach(ctx)
 	if err != nil {
 		return err
 	}
@@ -191,7 +223,7 @@ func (s sharedCertificates) Lock(ctx context.Context, name string) error {
 }
 
 func (s sharedCertificates) TryLock(ctx context.Context, name string) (bool, error) {
-	storage, err := s.reach()
+	storage, err := s.reach(ctx)
 	if err != nil {
 		return false, err
 	}
@@ -199,7 +231,7 @@ func (s sharedCertificates) TryLock(ctx context.Context, name string) (bool, err
 }
 
 func (s sharedCertificates) RenewLockLease(ctx context.Context, name string, lease time.Duration) error {
-	storage, err := s.reach()
+	storage, err := s.reach(ctx)
 	if err != nil {
 		return err
 	}
@@ -207,7 +239,7 @@ func (s sharedCertificates) RenewLockLease(ctx context.Context, name string, lea
 }
 
 func (s sharedCertificates) Unlock(ctx context.Context, name string) error {
-	storage, err := s.reach()
+	storage, err := s.reach(ctx)
 	if err != nil {
 		return err
 	}

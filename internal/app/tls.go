@@ -358,12 +358,15 @@ func (f *front) watchFiles(ctx context.Context, running *sync.WaitGroup) {
 	}
 }
 
-// reload reads certificates and the like again, at an operator's word.
+// reload reads certificates and the like again, at an operator's word: all at the same time, as some may be kept
+// waiting by a machine that does not answer.
 func (f *front) reload() {
-	var errs []error
-	for _, r := range f.reloadables {
-		errs = append(errs, r.Load())
+	errs := make([]error, len(f.reloadables))
+	var loading sync.WaitGroup
+	for i, r := range f.reloadables {
+		loading.Go(func() { errs[i] = r.Load() })
 	}
+	loading.Wait()
 	for _, p := range f.policies {
 		p.changed()
 	}
