@@ -1,6 +1,8 @@
 package config
 
 import (
+	"encoding/base64"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -89,7 +91,7 @@ func (a *ACME) keys() []key {
 func (e *EAB) keys() []key {
 	return []key{
 		{"key_id", required, text(&e.KeyID, "the key's identifier", 1024, hasControl), "The identifier that the authority gave."},
-		{"key", required, secret(&e.Key, "the key, in base64url", 1024), "The key that it gave, in base64url."},
+		{"key", required, secret(&e.Key, "the key, in base64url", 1024, notBase64URL), "The key that it gave, in base64url."},
 	}
 }
 
@@ -98,6 +100,14 @@ func notDomain(s string) error {
 		return fmt.Errorf("%s is a wildcard, for which authorities want DNS-01: that is in the library (certs/acme) only; name the names", quote(s))
 	}
 	return notPattern(s)
+}
+
+// notBase64URL does not quote what is a secret.
+func notBase64URL(s string) error {
+	if _, err := base64.RawURLEncoding.DecodeString(s); err != nil {
+		return errors.New("is not base64url; it takes A-Z, a-z, 0-9, - and _, without = at the end")
+	}
+	return nil
 }
 
 func notDirectory(s string) error {
@@ -146,7 +156,7 @@ func (r *Redis) keys() []key {
 			"host:port, or unix: and an absolute path. Empty is none.",
 		},
 		{"username", optional, text(&r.Username, "a name", 255, hasControl), "Whom to log in as. Without it, the default user."},
-		{"password", optional, secret(&r.Password, "a password", 1024), "The user's password."},
+		{"password", optional, secret(&r.Password, "a password", 1024, nil), "The user's password."},
 		{"tls", optional, boolean{&r.TLS}, "Talk to it over TLS, its certificate verified."},
 		{"ca", optional, filePath(&r.CA), "Whom to believe that they are it: a PEM file, relative to this file's folder. Without it, whom the system believes."},
 	}

@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/levee-net/levee/internal/servername"
 )
 
 // Check applies the rules that tie several settings together. Parse has applied them; call it again after changing a
@@ -164,24 +166,43 @@ func (l *Listener) onlyChallenges() bool {
 	return len(l.Routes) > 0
 }
 
-// checkChallenges makes sure that an authority that comes by http-01 is answered, and that who answers has a question.
+// checkChallenges makes sure that an authority that comes finds an answer, and that who answers has a question.
 func (c *Config) checkChallenges(ps *Problems) {
-	var asks, answers *Position
+	var all []asking
+	var answers *Position
 	for i := range c.Listeners {
-		l := &c.Listeners[i]
-		if !ps.keysKnown(fmt.Sprintf("listeners[%d]", i)) || !ps.clean(fmt.Sprintf("listeners[%d]", i)) {
+		l, path := &c.Listeners[i], fmt.Sprintf("listeners[%d]", i)
+		if !ps.keysKnown(path) || !ps.clean(path) {
 			return
 		}
-		all := []*TLS{&l.TLS}
+		ask := func(t *TLS, path string) {
+			if t.ACME.Given() {
+				all = append(all, asking{&t.ACME, path + ".tls.acme", l.STARTTLS})
+			}
+		}
+		ask(&l.TLS, path)
 		for j := range l.Routes {
-			all = append(all, &l.Routes[j].TLS)
+			ask(&l.Routes[j].TLS, fmt.Sprintf("%s.routes[%d]", path, j))
 			if l.Routes[j].Handler == HandlerACME {
 				answers = &l.Routes[j].Pos
 			}
 		}
-		for _, t := range all {
-			if t.ACME.Given() && t.ACME.By(ChallengeHTTP) {
-				asks = &t.ACME.Pos
+	}
+	var asks *Position
+	reached := make(map[string]bool) // the names for which a hello is taken
+	byHTTP := make(map[string]asking)
+	for _, a := range all {
+		for _, w := range a.acme.Domains {
+			name := canonicalName(w.Text)
+			reached[name] = reached[name] || a.acme.By(ChallengeTLSALPN) && !a.behind.serverFirst()
+			if !a.acme.By(ChallengeHTTP) {
+				continue
+			}
+			asks = &a.acme.Pos
+			if other, taken := byHTTP[name]; taken && !other.acme.keepsWith(a.acme) {
+				ps.add(w.Pos, a.path+".domains", "%s is one of %s by http-01 already, which has another authority or folder, and only that one would be answered for; give both the same", quote(w.Text), other.path)
+			} else if !taken {
+				byHTTP[name] = a
 			}
 		}
 	}
@@ -191,6 +212,31 @@ func (c *Config) checkChallenges(ps *Problems) {
 	case asks == nil && answers != nil:
 		ps.add(*answers, "listeners", "handler: acme answers http-01, which no acme has among its challenges; add challenges: http-01 there, or remove this")
 	}
+	for _, a := range all {
+		for _, w := range a.acme.Domains {
+			if !a.acme.By(ChallengeHTTP) && !reached[canonicalName(w.Text)] {
+				ps.add(w.Pos, a.path, "levee speaks first in the place of an %s server, so no authority gets to show its hello for %s; set challenges: http-01, or have the same acme on a listener without starttls", a.behind, quote(w.Text))
+				break
+			}
+		}
+	}
+}
+
+// An asking is an acme, and the dialogue in front of it.
+type asking struct {
+	acme   *ACME
+	path   string
+	behind Dialogue
+}
+
+func canonicalName(text string) string {
+	p, _ := servername.ParsePattern(text) // notDomain made sure
+	return p.String()
+}
+
+// keepsWith reports whether both are of one authority and keep what they have in one place.
+func (a *ACME) keepsWith(other *ACME) bool {
+	return a.Directory == other.Directory && a.Staging == other.Staging && a.Folder == other.Folder
 }
 
 // checkTargets makes sure that every route leads somewhere, and that some route leads to every upstream.

@@ -241,7 +241,7 @@ func (h *Health) keys() []key {
 			"The database that the probe postgres asks for. Without it, the one of the user's name.",
 		},
 		{
-			"password", optional, secret(&h.Password, "a password", 255),
+			"password", optional, secret(&h.Password, "a password", 255, nil),
 			"The password of the probe redis.",
 		},
 		{

@@ -334,8 +334,8 @@ func text(p *string, wants string, most int, wrong func(string) error) value {
 	}}
 }
 
-func secret(p *string, wants string, most int) value {
-	v := text(p, wants, most, nil).(parsed[string])
+func secret(p *string, wants string, most int, wrong func(string) error) value {
+	v := text(p, wants, most, wrong).(parsed[string])
 	v.secret = true
 	return v
 }
