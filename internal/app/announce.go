@@ -90,6 +90,9 @@ func (f *front) report() []reportLine {
 			say(!allLoopback(l.Listen), "%s: its certificates are this machine's own; %s", l.Name, f.trustInWords())
 		}
 		f.secured[i].report(&f.cfg.Listeners[i], say)
+		if s := f.secured[i].listener; l.TLS.Mode == config.TLSOptional && s != nil && s.clients != nil && !s.cfg.ClientOptional {
+			say(true, "%s: client_ca is only for those who come in TLS: tls.mode optional lets others in without a certificate", l.Name)
+		}
 		for _, name := range timeoutsOff(l.Timeouts) {
 			say(true, "%s: timeouts.%s is off: one client can hold a connection for ever", l.Name, name)
 		}
@@ -245,7 +248,11 @@ func tlsInWords(l *config.Listener) string {
 		config.TLSOptional:    "TLS optional",
 		config.TLSPassthrough: "TLS required, and passed through",
 	}[l.TLS.Mode]
-	if l.STARTTLS != "" {
+	switch {
+	case l.STARTTLS == "":
+	case dialogues[l.STARTTLS].meet != nil: // levee speaks first, and a hello is no answer to that
+		words += ", as clients of " + string(l.STARTTLS) + " ask for it"
+	default:
 		words += ", at once or as clients of " + string(l.STARTTLS) + " ask for it"
 	}
 	return words

@@ -275,6 +275,28 @@ drain: up to 25s after SIGTERM, the rest are cut
 	}
 }
 
+func TestCheckSaysWhatTLSDoesNotSee(t *testing.T) {
+	s := newSite(t)
+	path := s.put("levee.yaml", []byte(`version: 1
+listeners:
+  - {name: half, listen: ["127.0.0.1:1"], tls: {mode: optional, certificates: [{cert: a.pem, key: a-key.pem}], client_ca: clients.pem}, routes: [{handler: echo}]}
+  - {name: either, listen: ["127.0.0.1:2"], tls: {mode: optional, certificates: [{cert: a.pem, key: a-key.pem}], client_ca: clients.pem, client_optional: true}, routes: [{handler: echo}]}
+  - {name: mail, listen: ["127.0.0.1:3"], starttls: smtp, tls: {certificates: [{cert: a.pem, key: a-key.pem}]}, routes: [{handler: echo}]}
+`))
+	code, stdout, stderr := result(t, app.Env{}, "check", "-c", path)
+	for _, want := range []string{
+		"\nwarning: half: client_ca is only for those who come in TLS: tls.mode optional lets others in without a certificate\n",
+		"\nmail: TLS required, as clients of smtp ask for it; ",
+	} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("there is no %q in\n%s", want, stdout)
+		}
+	}
+	if code != 0 || stderr != "" || strings.Count(stdout, "warning: ") != 1 {
+		t.Errorf("exit code %d, standard error %q, standard output\n%s", code, stderr, stdout)
+	}
+}
+
 func TestCheckWritesNothing(t *testing.T) {
 	path := write(t, "levee.yaml", `version: 1
 listeners:
