@@ -2,6 +2,7 @@ package app
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -37,7 +38,7 @@ func (s *securing) addIssued(t *terms) error {
 		if err != nil {
 			return err
 		}
-		t.getCertificate = ca.ServerConfig().GetCertificate
+		t.getCertificate = forNames(config.Texts(cfg.Domains), ca.ServerConfig().GetCertificate)
 		return nil
 	}
 	alike := *cfg
@@ -82,6 +83,17 @@ func (s *securing) addIssued(t *terms) error {
 	s.front.metrics.expiries.watch(s.listener.Name, i.expiries)
 	t.issuer, t.getCertificate = i, i.GetCertificate
 	return nil
+}
+
+// forNames has certificates for no other names, as a Source has.
+func forNames(names []string, get func(*tls.ClientHelloInfo) (*tls.Certificate, error)) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	ours := newNameSet(names)
+	return func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+		if hello.ServerName != "" && !ours.meets(hello.ServerName) {
+			return nil, nil
+		}
+		return get(hello)
+	}
 }
 
 // store says where the source keeps what it gets, if the file does not.

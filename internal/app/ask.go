@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/binary"
 	"errors"
 	"io"
 	"math/big"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/levee-net/levee"
 	"github.com/levee-net/levee/certs"
+	"github.com/levee-net/levee/certs/acme"
 	"github.com/levee-net/levee/internal/config"
 	"github.com/levee-net/levee/route"
 )
@@ -78,7 +80,7 @@ func (f *front) ask(ctx context.Context, q query) (answer, error) {
 	listener := &onlyOne{conn: server, closed: make(chan struct{})}
 	var running sync.WaitGroup
 	running.Go(func() { _ = s.Serve(ctx, listener) }) // ends with s.Close
-	running.Go(func() { a.leaf = client.speak(q, identity) })
+	running.Go(func() { a.leaf = client.speak(q, l.STARTTLS, identity) })
 	select {
 	case <-ended:
 	case <-ctx.Done():
@@ -122,6 +124,9 @@ func (s *security) believing(who *identity) (*security, map[*tls.Config]*terms) 
 	for _, t := range s.terms {
 		server := &certs.Server{GetCertificate: t.getCertificate, ALPN: config.Texts(t.cfg.ALPN), Tickets: &certs.Tickets{Rotate: -1}}
 		twin := &terms{cfg: t.cfg, config: who.believedBy(server.Config()), files: t.files}
+		if t.cfg.ACME.Given() && t.cfg.ACME.By(config.ChallengeTLSALPN) {
+			twin.config = new(acme.Source).Answering(twin.config) // which has no order under way
+		}
 		twins[t], original[twin.config] = twin, t
 		like.terms = append(like.terms, twin)
 	}
@@ -254,11 +259,14 @@ func (c *speaker) Write(p []byte) (int, error) {
 }
 
 // speak says what the client has to say, and that there is no more. It returns the certificate that it was shown.
-func (c *speaker) speak(q query, who *identity) *x509.Certificate {
+func (c *speaker) speak(q query, by config.Dialogue, who *identity) *x509.Certificate {
 	defer c.Close()
 	if !q.tls {
 		go func() { _, _ = io.Copy(io.Discard, c.Conn) }() // ends with the connection
 		_, _ = c.Write(q.first)
+		return nil
+	}
+	if c.requestTLS(by) != nil {
 		return nil
 	}
 	config := &tls.Config{ServerName: q.sni, NextProtos: q.alpn, InsecureSkipVerify: true} //nolint:gosec // it is the server that is asked, and sent nothing of worth
@@ -275,6 +283,57 @@ func (c *speaker) speak(q query, who *identity) *x509.Certificate {
 	c.other.said.Store(c.sent.Load())
 	_ = secure.CloseWrite()
 	return leaf
+}
+
+// requestTLS says what clients have to say before their hello, where the server speaks first.
+func (c *speaker) requestTLS(by config.Dialogue) error {
+	switch by {
+	case config.DialogueSMTP:
+		return c.requestInLines("STARTTLS\r\n")
+	case config.DialogueIMAP:
+		return c.requestInLines("a STARTTLS\r\n")
+	case config.DialogueMySQL:
+		return c.requestMySQL()
+	}
+	return nil
+}
+
+// requestInLines hears the greeting, and the answer to the request.
+func (c *speaker) requestInLines(request string) error {
+	if err := c.skipLine(); err != nil {
+		return err
+	}
+	if _, err := io.WriteString(c, request); err != nil {
+		return err
+	}
+	return c.skipLine()
+}
+
+// skipLine reads no byte more.
+func (c *speaker) skipLine() error {
+	for b := []byte{0}; b[0] != '\n'; {
+		if _, err := io.ReadFull(c, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// requestMySQL sends an SSLRequest, to which there is no answer.
+func (c *speaker) requestMySQL() error {
+	var head [4]byte
+	if _, err := io.ReadFull(c, head[:]); err != nil {
+		return err
+	}
+	if _, err := io.CopyN(io.Discard, c.Conn, int64(head[0])|int64(head[1])<<8|int64(head[2])<<16); err != nil {
+		return err
+	}
+	const protocol41, secure = 1 << 9, 1 << 11
+	request := make([]byte, 36)
+	request[0], request[3] = 32, 1
+	binary.LittleEndian.PutUint32(request[4:], protocol41|secure)
+	_, err := c.Write(request)
+	return err
 }
 
 // onlyOne is a listener for one connection.

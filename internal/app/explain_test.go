@@ -193,3 +193,33 @@ listeners:
 		}
 	}
 }
+
+// Levee speaks first in the place of some servers, and an authority's certificates are for its domains.
+func TestExplainComesToTLSAsClientsDo(t *testing.T) {
+	s := newSite(t)
+	path := s.put("levee.yaml", []byte(`version: 1
+listeners:
+  - {name: smtp, listen: ["127.0.0.1:1"], starttls: smtp, tls: {certificates: [{cert: a.pem, key: a-key.pem}]}, routes: [{handler: echo}]}
+  - {name: imap, listen: ["127.0.0.1:2"], starttls: imap, tls: {certificates: [{cert: a.pem, key: a-key.pem}]}, routes: [{handler: echo}]}
+  - {name: mysql, listen: ["127.0.0.1:3"], starttls: mysql, tls: {certificates: [{cert: a.pem, key: a-key.pem}]}, routes: [{handler: echo}]}
+  - {name: ldap, listen: ["127.0.0.1:4"], starttls: ldap, tls: {certificates: [{cert: a.pem, key: a-key.pem}]}, routes: [{handler: echo}]}
+  - {name: issued, listen: ["127.0.0.1:5"], tls: {acme: {domains: [a.example, b.example], agree_to_terms: true}}, routes: [{handler: echo}]}
+`))
+	for args, want := range map[string]string{
+		"--port 1 --sni a.example":                       "tls       ends here, with " + s.dir + "/a.pem (",
+		"--port 2 --sni a.example":                       "tls       ends here, with " + s.dir + "/a.pem (",
+		"--port 3 --sni a.example":                       "tls       ends here, with " + s.dir + "/a.pem (",
+		"--port 4 --sni a.example":                       "tls       ends here, with " + s.dir + "/a.pem (",
+		"--port 1 --sni c.example":                       `refused   tls_failed: no certificate is for "c.example" (`,
+		"--port 5 --sni B.example":                       "tls       ends here, with a certificate by ACME (",
+		"--port 5":                                       "tls       ends here, with a certificate by ACME (",
+		"--port 5 --sni c.example":                       `refused   tls_failed: no certificate is for "c.example" (`,
+		"--port 5 --sni a.example --alpn acme-tls/1":     "refused   tls_failed: ",
+		"--port 5 --sni a.example --alpn acme-tls/1,foo": "tls       ends here, with a certificate by ACME (",
+	} {
+		code, stdout, stderr := result(t, app.Env{}, append([]string{"explain", "-c", path, "--src", "192.0.2.1"}, strings.Fields(args)...)...)
+		if code != 0 || stderr != "" || !strings.Contains(stdout, "\n"+want) {
+			t.Errorf("%s: exit code %d, standard error %q, standard output\n%s, want\n%s", args, code, stderr, stdout, want)
+		}
+	}
+}
