@@ -155,13 +155,19 @@ func (e *ending) tell(closeWrite func() error) error {
 }
 
 // meaning returns what an error of a read means. The kernel tells of a reset once: when
-// a write has been told, reads show an end of the stream.
-func (e *ending) meaning(raw net.Conn, err error) error {
+// a write has been told, reads show an end of the stream. No reset spoils an end that the
+// other side has notified of by TLS: a client that never reads is reset by its kernel when
+// it closes, as it has not read what TLS had to say to it.
+func (e *ending) meaning(raw net.Conn, err error, notified bool) error {
 	if err != io.EOF {
 		return err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if notified {
+		e.over = true
+		return err
+	}
 	if broken := e.get(); broken != nil {
 		return broken
 	}
@@ -226,7 +232,7 @@ func (j *joint) upload() {
 		if err == nil {
 			_, _, err = s.copyOnce(farWriter{j})
 		}
-		err = j.nearEnd.meaning(s.wire.raw, err)
+		err = j.nearEnd.meaning(s.wire.raw, err, s.notified)
 		switch {
 		case err == nil:
 			continue
@@ -323,7 +329,7 @@ func (j *joint) moveDown() {
 			}
 			return // what the client has sent before is on its way up
 		}
-		err = j.farEnd.meaning(j.far, err)
+		err = j.farEnd.meaning(j.far, err, false)
 		switch {
 		case s.conn.over() || j.nearEnd.get() != nil:
 			return

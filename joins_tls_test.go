@@ -25,15 +25,20 @@ func onEveryTLS(t *testing.T, test func(t *testing.T, e engine)) {
 func TestAClientThatIsGoneWithinARecordIsClientClosed(t *testing.T) {
 	onEveryTLS(t, func(t *testing.T, e engine) {
 		s := e.join(t, &levee.Server{}, tcpUpstream)
-		c := s.meet()
-		raw := c.near.(*tls.Conn).NetConn().(*net.TCPConn)
-		send(t, raw, "\x17\x03\x03\x00\x28and so")
-		if err := raw.CloseWrite(); err != nil {
-			t.Fatal(err)
-		}
-		wantReset(t, c.far, nil)
-		if p := s.end(levee.ClientClosed); !errors.Is(p.Err, io.ErrUnexpectedEOF) {
-			t.Errorf("the error is %v", p.Err)
+		for _, later := range []bool{false, true} {
+			c := s.meet()
+			raw := c.near.(*tls.Conn).NetConn().(*net.TCPConn)
+			send(t, raw, "\x17\x03\x03\x00\x28and so")
+			if later {
+				untilQuiet(c.conn) // crypto/tls has the part of the record
+			}
+			if err := raw.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			wantReset(t, c.far, nil)
+			if p := s.end(levee.ClientClosed); !errors.Is(p.Err, io.ErrUnexpectedEOF) {
+				t.Errorf("the error is %v", p.Err)
+			}
 		}
 	})
 }
@@ -62,5 +67,38 @@ func TestARecordThatADeadlineCutShortIsCompletedFirst(t *testing.T) {
 			t.Fatalf("got %d bytes of %d that were said: %v", got, n, err)
 		}
 		want(t, near, "welcome\n")
+	})
+}
+
+// A client that never reads leaves unread the session tickets that TLS has sent to it, for
+// which the kernel adds a reset to its end. That end is all that it meant to say.
+func TestAResetBehindACloseNotifyDoesNotSpoilTheEnd(t *testing.T) {
+	onEveryTLS(t, func(t *testing.T, e engine) {
+		l, dial := tcpUpstream.start(t)
+		t.Cleanup(func() { l.Close() })
+		dial, waits, goOn := gated(dial)
+		s := e.joinAt(t, &levee.Server{}, e.listen(t), tcpUpstream, l, dial)
+		for _, late := range []bool{false, true} {
+			near := s.dial()
+			send(t, near, "that was all\n")
+			receive(t, waits)
+			if late {
+				goOn <- struct{}{}
+			}
+			if err := near.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			resetByClient(t, near)
+			if !late {
+				goOn <- struct{}{}
+			}
+			far := s.accept()
+			want(t, far, "that was all\n")
+			wantEOF(t, far)
+			far.Close()
+			if p := receive(t, s.over); p.Reason != levee.ClientClosed && p.Reason != levee.ClientReset {
+				t.Errorf("ended as %v", p.Reason)
+			}
+		}
 	})
 }

@@ -13,11 +13,12 @@ import (
 // TLS over it, and what has been read ahead. A connection that runs on an event
 // loop has none any more.
 type stream struct {
-	conn  *Conn
-	tls   *tls.Conn   // nil in plaintext; set by the arrival, for whoever sees TLS in place
-	terms *tls.Config // what it was made with
-	wire  wire
-	plain held // decrypted bytes that were read ahead; unused in plaintext
+	conn     *Conn
+	tls      *tls.Conn   // nil in plaintext; set by the arrival, for whoever sees TLS in place
+	terms    *tls.Config // what it was made with
+	wire     wire
+	notified bool // of the client's end, by close_notify; the reader's own
+	plain    held // decrypted bytes that were read ahead; unused in plaintext
 
 	joint    atomic.Pointer[joint] // to an upstream; nil for most
 	arriving bool                  // nothing has been served yet: a silent peer may leave when asked to
@@ -73,8 +74,8 @@ func (s *stream) write(p []byte) (int, error) {
 
 // afterTLS gives crypto/tls's error levee's own name, where it has one.
 func (s *stream) afterTLS(err error) error {
-	if err == io.EOF {
-		s.wire.eof.Store(true) // by close_notify; the socket itself may still be open
+	if err == io.EOF && !s.wire.eof.Swap(true) {
+		s.notified = true // the socket itself may still be open
 	}
 	return s.wire.ended(err)
 }
@@ -153,7 +154,7 @@ func (s *stream) nextTLS(await func() error) error {
 	if s.plain.some.Load() {
 		return s.plain.state()
 	}
-	for {
+	for ended := false; ; {
 		b := blocks.Get().(*block)
 		n, err := s.readRecord(b[:])
 		if n > 0 {
@@ -161,10 +162,14 @@ func (s *stream) nextTLS(await func() error) error {
 			return nil
 		}
 		blocks.Put(b)
-		if !errors.Is(err, errWouldBlock) {
+		if ended || !errors.Is(err, errWouldBlock) {
 			return s.afterTLS(err)
 		}
-		if err := await(); err != nil {
+		switch err := await(); err {
+		case nil:
+		case io.EOF:
+			ended = true // within a record perhaps, which crypto/tls knows
+		default:
 			return s.afterTLS(err)
 		}
 	}

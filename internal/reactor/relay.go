@@ -25,7 +25,8 @@ const (
 	unopened   = slow    // of a near connection that is sealed: there may be bytes from before
 	endedFirst = proven  // or failed first, before its peer did either
 	deaf       = refused // broken, as it takes no more; but it may have more to say
-	young      = killed  // Options.Lasting has not been told of it
+	young      = killed  // of a far connection: Options.Lasting has not been told of it
+	said       = killed  // of a near connection that is sealed: it has said itself that it ends
 )
 
 const (
@@ -131,7 +132,7 @@ func (l *loop) relay(c *Conn) bool {
 		case io.EOF:
 			c.noteEnd()
 			c.set(ended)
-			if !c.is(broken) {
+			if !c.is(broken) && !c.hasSaidSo() {
 				if errno := pendingError(int(c.fd)); errno != 0 { // behind the end
 					l.breaks(c, os.NewSyscallError("read", errno))
 				}
@@ -298,6 +299,11 @@ func (c *Conn) noteEnd() {
 	}
 }
 
+// hasSaidSo reports whether c has ended its stream by its own account, which no reset behind
+// it can spoil. A client that never reads is reset by its kernel when it closes, as it has
+// not read what TLS had to say to it.
+func (c *Conn) hasSaidSo() bool { return c.is(sealed) && c.is(said) }
+
 // EndedFirst reports whether one of a pair has ended its stream or failed before the
 // other did either. It is for the owner's End.
 func (c *Conn) EndedFirst() bool { return c.is(endedFirst) }
@@ -385,11 +391,10 @@ func (l *loop) settlePair(near *Conn) bool {
 	}
 	for _, c := range [...]*Conn{near, near.peer} {
 		p := c.peer
-		switch {
-		case !c.is(ended) || p.owes():
-		case c.is(broken):
-			return l.passReset(c)
-		case !p.is(told | broken):
+		if !c.is(ended) || p.owes() {
+			continue
+		}
+		if !p.is(told|broken) && (!c.is(broken) || c.hasSaidSo()) {
 			if !l.sealEnd(p) {
 				return true
 			}
@@ -397,6 +402,9 @@ func (l *loop) settlePair(near *Conn) bool {
 			_ = unix.Shutdown(int(p.fd), unix.SHUT_WR) // fails if p has been reset, which shows by itself
 			l.touch(near)                              // as if the end were a byte
 			l.watchPair(near)
+		}
+		if c.is(broken) {
+			return l.passReset(c)
 		}
 	}
 	switch far := near.peer; {

@@ -20,7 +20,7 @@ type Sealer interface {
 	// will. It appends to out what that says, and returns what the near one is to be sent
 	// in reply, which is mostly nothing. It is called at first, without bytes, for what
 	// was read before. The error is the near connection's, behind the bytes: io.EOF is an
-	// end in good order, by the ciphertext's own account.
+	// end in good order, unless end was set by the ciphertext's own account.
 	Open(in []byte, end bool, out []byte) (plain, reply []byte, err error)
 
 	// Seal appends to out what says plain to the near one.
@@ -82,6 +82,9 @@ func (l *loop) moveOpened(c, p *Conn) error {
 // open passes on what the bytes say.
 func (l *loop) open(c, p *Conn, in []byte, end bool) error {
 	plain, reply, err := c.sealer().Open(in, end, l.needBench().out)
+	if err == io.EOF && !end {
+		c.set(said)
+	}
 	if len(plain) > 0 {
 		l.sent(c)
 		if err := l.pass(p, plain); err != nil {
