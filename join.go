@@ -27,7 +27,9 @@ import (
 // Each side gets what the other has sent, in full and before its end. A half-close is
 // passed on, and a reset as a reset; what the server ends in the middle of something is
 // reset on both sides, as a close would look like an end. A side that takes nothing is
-// not read for: beside what the kernel holds, at most 32 KiB wait for it.
+// not read for: beside what the kernel holds, at most 32 KiB wait for it, or 64 KiB and
+// what TLS adds to them. On an event loop a client that has TLS ask again and again, and reads
+// none of the answers, is reset once 148 KiB wait for it.
 //
 // Over TLS, either side that closes without a close_notify ends like one that has sent it,
 // if that is between two records: crypto/tls does not tell them apart. What has to be safe

@@ -391,3 +391,27 @@ func TestWhatWasReadAheadOverTLSGoesToTheLoopFirst(t *testing.T) {
 		isKnown("at the end")
 	}
 }
+
+func TestASlowReceiverGetsAllThatEndedByCloseNotifyBeforeAReset(t *testing.T) {
+	onEveryTLS(t, func(t *testing.T, e engine) {
+		s := e.tightly(t, &levee.Server{})
+		for range 5 {
+			c, b := s.meet(), payload(rand.IntN(100_000))
+			var writing sync.WaitGroup
+			writing.Go(func() {
+				_, _ = c.near.Write(b)
+				_ = c.near.CloseWrite()
+				delivered(t, c.near.(*tls.Conn).NetConn())
+				resetByClient(t, c.near)
+			})
+			got, err := readRandomly(newRandom(), c.far)
+			wantBytes(t, got, b)
+			if err != nil {
+				t.Errorf("behind them came %v, want the end", err)
+			}
+			writing.Wait()
+			c.far.Close()
+			receive(t, s.over)
+		}
+	})
+}

@@ -30,7 +30,7 @@ const (
 )
 
 const (
-	relaySize   = 32 << 10                // one read, and the most that is held of a direction in memory
+	relaySize   = 32 << 10                // one read, and the most that is held of a direction in memory, unless it is sealed
 	bulkLeast   = 16 << 10                // a splice that moves less was not worth a pipe
 	quietTime   = int64(5 * time.Second)  // without a byte, before a pair that is asked to leave does
 	deliverFor  = int64(5 * time.Second)  // how long a reset waits at most for bytes before it to be taken
@@ -327,10 +327,13 @@ func pendingError(fd int) unix.Errno {
 	}
 }
 
-// breaks notes that c's socket has failed: it takes nothing more.
+// breaks notes that c's socket has failed: it takes nothing more. What it failed of first
+// is why.
 func (l *loop) breaks(c *Conn, err error) {
 	l.discardRest(c)
-	c.needRest().refusal = err
+	if r := c.needRest(); r.refusal == nil {
+		r.refusal = err
+	}
 	c.noteEnd()
 	c.set(broken)
 	l.touch(c.near())

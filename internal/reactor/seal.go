@@ -20,7 +20,8 @@ type Sealer interface {
 	// will. It appends to out what that says, and returns what the near one is to be sent
 	// in reply, which is mostly nothing. It is called at first, without bytes, for what
 	// was read before. The error is the near connection's, behind the bytes: io.EOF is an
-	// end in good order, unless end was set by the ciphertext's own account.
+	// end in good order: that of the socket if end is set, and else by the ciphertext's own
+	// account.
 	Open(in []byte, end bool, out []byte) (plain, reply []byte, err error)
 
 	// Seal appends to out what says plain to the near one.

@@ -232,3 +232,18 @@ func TestASealedConnectionThatLeavesInQuietIsToldOfTheEnd(t *testing.T) {
 	j.endsAs(t, reactor.Left)
 	expectEnd(t, j.far, nil)
 }
+
+func TestWhatBreaksASealedConnectionFirstIsWhyItEnds(t *testing.T) {
+	r := start(t, reactor.Options{})
+	j := joinSealed(t, r, reactor.Limits{}, "")
+	j.near.Write(flip([]byte("question")))
+	expect(t, j.far, "question")
+	j.Inspect(func(reactor.View) { // a write finds the reset before a read does
+		j.far.Write([]byte("answer"))
+		_ = j.near.(*net.TCPConn).SetLinger(0)
+		j.near.Close()
+	})
+	if end := j.endsAs(t, reactor.IOError); !errors.Is(end.err, syscall.ECONNRESET) {
+		t.Errorf("error %v, want the reset", end.err)
+	}
+}
