@@ -3,6 +3,7 @@ package levee
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -170,6 +171,10 @@ func (p *pair) End(cause reactor.Cause, err error) {
 	case reactor.EOF:
 		o.eof = true
 	case reactor.IOError:
+		if p, ok := errors.AsType[*reactor.PanicError](err); ok { // in crypto/tls
+			o.err = c.panicked(p.Value, p.Stack)
+			break
+		}
 		o.err, o.broken = c.networkError(err), reasonOf(err)
 		o.eof = err == io.ErrUnexpectedEOF // within a TLS record
 	case reactor.FarEOF:

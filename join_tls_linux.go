@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"errors"
+	"runtime/debug"
 
 	"github.com/levee-net/levee/internal/reactor"
 )
@@ -30,6 +31,7 @@ func (p *sealedPair) takeOver(s *stream) (first []byte) {
 
 // Open decrypts.
 func (p *sealedPair) Open(in []byte, end bool, out []byte) (plain, reply []byte, err error) {
+	defer wall(&err)
 	if len(p.in) == 0 { // as always but at first
 		p.in = in
 	}
@@ -51,6 +53,7 @@ func (p *sealedPair) Open(in []byte, end bool, out []byte) (plain, reply []byte,
 
 // Seal encrypts.
 func (p *sealedPair) Seal(plain, out []byte) (sealed []byte, err error) {
+	defer wall(&err)
 	p.out = out
 	_, err = p.tls.Write(plain)
 	sealed, p.out = p.out, nil
@@ -59,7 +62,15 @@ func (p *sealedPair) Seal(plain, out []byte) (sealed []byte, err error) {
 
 // SealEnd makes the close_notify, once. Where it fails something has failed before.
 func (p *sealedPair) SealEnd() (sealed []byte) {
+	defer wall(new(error)) // what has no end is closed without one
 	_ = p.tls.CloseWrite()
 	sealed, p.out = p.out, nil
 	return sealed
+}
+
+// wall keeps a panic in crypto/tls from the other connections of the loop: it ends this one.
+func wall(err *error) {
+	if value := recover(); value != nil {
+		*err = &reactor.PanicError{Value: value, Stack: debug.Stack()}
+	}
 }
