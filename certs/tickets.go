@@ -53,7 +53,7 @@ type Tickets struct {
 	Interval time.Duration
 
 	// Problem, if it is set, is told what is wrong, once: again only when it has
-	// been right meanwhile. What keeps Watch from loading the secret is an [ErrKept].
+	// been right meanwhile. What keeps Watch from loading another secret is an [ErrKept].
 	Problem func(error)
 
 	problems news
@@ -95,7 +95,13 @@ func (t *Tickets) Load() error {
 // it returns ctx's error.
 func (t *Tickets) Watch(ctx context.Context) error {
 	tell := func(err error) { t.problems.tell(t.Problem, err) }
-	load := func() error { return kept(t.Load()) }
+	load := func() error {
+		err := t.Load()
+		if t.secret.Load() == nil {
+			return err // and nothing is kept
+		}
+		return kept(err)
+	}
 	switch {
 	case t.Secret != nil:
 		return ask(ctx, t.Interval, func() { tell(load()) })

@@ -245,3 +245,35 @@ func TestAChangedSecretEndsOldTickets(t *testing.T) {
 	}
 	v.visits(server, true)
 }
+
+func TestASharedSecretThatWasNeverThereIsNotKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var there atomic.Bool
+		content := secret(t)
+		var told []error
+		tickets := &certs.Tickets{
+			Interval: time.Minute,
+			Problem:  func(err error) { told = append(told, err) },
+			Secret: func(context.Context) ([]byte, error) {
+				if !there.Load() {
+					return nil, errors.New("out of reach")
+				}
+				return content, nil
+			},
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan error)
+		go func() { ended <- tickets.Watch(ctx) }()
+		synctest.Wait()
+		there.Store(true)
+		time.Sleep(time.Minute) // virtual time
+		there.Store(false)
+		time.Sleep(time.Minute) // virtual time
+		synctest.Wait()
+		if len(told) != 2 || errors.Is(told[0], certs.ErrKept) || !errors.Is(told[1], certs.ErrKept) {
+			t.Errorf("told %v, want a first that keeps nothing, and one that does", told)
+		}
+		stop()
+		<-ended
+	})
+}
