@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/levee-net/levee/certs"
 	"github.com/levee-net/levee/certs/acme"
@@ -34,6 +36,9 @@ func (s *securing) addIssued(t *terms) error {
 		return located(cfg.Pos, fmt.Errorf("acme.ca: %w", err))
 	}
 	if s.front.env.lookOnly {
+		if info, err := os.Stat(cfg.Folder); err == nil && !info.IsDir() {
+			return located(cfg.Pos, fmt.Errorf("acme: mkdir %s: %w", cfg.Folder, syscall.ENOTDIR))
+		}
 		ca, err := certs.DevelopmentCA("")
 		if err != nil {
 			return err
@@ -69,7 +74,7 @@ func (s *securing) addIssued(t *terms) error {
 		return located(cfg.Pos, fmt.Errorf("acme: %w", err))
 	}
 	if err := source.Load(); err != nil {
-		return located(cfg.Pos, fmt.Errorf("acme: %w", err))
+		return located(cfg.Pos, err)
 	}
 	i := &issuer{Source: source, key: key, answers: source.HTTPHandler()}
 	for _, domain := range source.Domains {

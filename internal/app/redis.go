@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"net"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/levee-net/levee/certs/acme/redisstorage"
 	"github.com/levee-net/levee/internal/config"
+	"github.com/levee-net/levee/internal/watch"
 )
 
 const (
@@ -72,12 +72,14 @@ func newSharedStore(cfg *config.Redis) (*sharedStore, error) {
 	return s, nil
 }
 
+const maxRoots = 4 << 20 // bytes: a system's are a quarter of a MiB
+
 // rootsOf reads whom to believe; nil, for whom the system believes, if no file is named.
 func rootsOf(file string) (*x509.CertPool, error) {
 	if file == "" {
 		return nil, nil
 	}
-	pem, err := os.ReadFile(file)
+	pem, err := watch.ReadFile(file, maxRoots)
 	if err != nil {
 		return nil, err
 	}

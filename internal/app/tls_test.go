@@ -100,6 +100,9 @@ func TestTLSFilesAtFaultAreNamedWithTheirLine(t *testing.T) {
 	s.put("corrupt.pem", []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"))
 	s.put("other.crl", s.server.CRL())
 	s.put("short", []byte("too short"))
+	if err := os.Mkdir(filepath.Join(s.dir, "folder"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	tests := []struct{ tls, route, want string }{
 		{three + ", client_ca: none.pem", "handler: echo", `6:131: client CA: open DIR/none.pem: no such file or directory`},
 		{three + ", client_ca: [clients.pem, empty]", "handler: echo", `6:145: client CA DIR/empty: it is empty`},
@@ -111,6 +114,8 @@ func TestTLSFilesAtFaultAreNamedWithTheirLine(t *testing.T) {
 		{three + ", client_ca: clients.pem, client_allow: {uri: [spiffe://a/b, spiffe://a/*b]}", "handler: echo", `6:179: client certificates: URI "spiffe://a/*b": `},
 		{three + ", client_ca: clients.pem, client_allow: {email: nobody}", "handler: echo", `6:166: client certificates: email "nobody": `},
 		{three + ", client_ca: clients.pem, client_allow: {spki: [sha256/AAAA]}", "handler: echo", `6:166: client certificates: SPKI "sha256/AAAA": `},
+		{"acme: {domains: a.example, agree_to_terms: true, folder: empty}", "handler: echo", `6:17: acme: mkdir DIR/empty: not a directory`},
+		{"acme: {domains: a.example, agree_to_terms: true, ca: folder}", "handler: echo", `6:17: acme.ca: DIR/folder: not a file`},
 		{three + ", tickets: {file: short}", "handler: echo", `6:129: session ticket secret: DIR/short: 9 bytes, where there should be at least 32`},
 		{three, "{match: {sni: a.example}, tls: {certificates: [{cert: empty, key: a-key.pem}]}, handler: echo}", `8:56: certificate DIR/empty with key DIR/a-key.pem: `},
 		{three, "{match: {sni: a.example}, tls: {client_ca: empty}, handler: echo}", `8:52: client CA DIR/empty: it is empty`},
