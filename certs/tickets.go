@@ -53,7 +53,8 @@ type Tickets struct {
 	Interval time.Duration
 
 	// Problem, if it is set, is told what is wrong, once: again only when it has
-	// been right meanwhile. What keeps Watch from loading another secret is an [ErrKept].
+	// been right meanwhile. What keeps Watch from loading the secret is an [ErrKept],
+	// unless Secret has never answered yet.
 	Problem func(error)
 
 	problems news
@@ -97,7 +98,7 @@ func (t *Tickets) Watch(ctx context.Context) error {
 	tell := func(err error) { t.problems.tell(t.Problem, err) }
 	load := func() error {
 		err := t.Load()
-		if t.secret.Load() == nil {
+		if t.Secret != nil && t.secret.Load() == nil {
 			return err // and nothing is kept
 		}
 		return kept(err)

@@ -267,6 +267,7 @@ func TestASharedSecretThatWasNeverThereIsNotKept(t *testing.T) {
 		synctest.Wait()
 		there.Store(true)
 		time.Sleep(time.Minute) // virtual time
+		synctest.Wait()
 		there.Store(false)
 		time.Sleep(time.Minute) // virtual time
 		synctest.Wait()
