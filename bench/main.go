@@ -102,7 +102,11 @@ func run(o options) (missed bool, err error) {
 	if err := b.save(); err != nil {
 		return false, err
 	}
-	fmt.Printf("\nwritten to %s\n", filepath.Join("bench", o.out))
+	where := o.out
+	if !filepath.IsAbs(where) {
+		where = filepath.Join("bench", where) // as seen from where make is
+	}
+	fmt.Printf("\nwritten to %s\n", where)
 	return missed, nil
 }
 

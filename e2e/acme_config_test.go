@@ -92,7 +92,8 @@ func TestMachinesThatShareRedisHaveOneCertificateAndOneSession(t *testing.T) {
 	t.Parallel()
 	need(t, "redis-server")
 	const name = "db.example.com"
-	a := newPebble(t, map[string]any{"profiles": map[string]any{"default": map[string]any{"validityPeriod": 20}}}).run(t)
+	const life = 14 // seconds, so that a renewal, which is at some time in its second half, comes within patience
+	a := newPebble(t, map[string]any{"profiles": map[string]any{"default": map[string]any{"validityPeriod": life}}}).run(t)
 	store := redis(t)
 	one := a.issuing(t, store, both, a.tlsPort, a.httpPort)
 	other := a.issuing(t, store, both, "0", "0")
