@@ -3,7 +3,6 @@ package app
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -110,15 +109,9 @@ func upstreamTLS(cfg *config.UpstreamTLS) (*tls.Config, error) {
 		ServerName:         cfg.ServerName,
 		InsecureSkipVerify: cfg.SkipVerify, //nolint:gosec // asked for by name, and said in the honesty report
 	}
-	if cfg.CA != "" {
-		pem, err := os.ReadFile(cfg.CA)
-		if err != nil {
-			return nil, err
-		}
-		secure.RootCAs = x509.NewCertPool()
-		if !secure.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s: no certificate in it", cfg.CA)
-		}
+	var err error
+	if secure.RootCAs, err = rootsOf(cfg.CA); err != nil {
+		return nil, err
 	}
 	if cfg.Certificate != "" {
 		pair, err := tls.LoadX509KeyPair(cfg.Certificate, cfg.Key)
