@@ -171,8 +171,8 @@ func (p *pair) End(cause reactor.Cause, err error) {
 	case reactor.EOF:
 		o.eof = true
 	case reactor.IOError:
-		if p, ok := errors.AsType[*reactor.PanicError](err); ok { // in crypto/tls
-			o.err = c.panicked(p.Value, p.Stack)
+		if caught, ok := errors.AsType[*reactor.PanicError](err); ok { // in crypto/tls
+			o.err = c.panicked(caught.Value, caught.Stack)
 			break
 		}
 		o.err, o.broken = c.networkError(err), reasonOf(err)
