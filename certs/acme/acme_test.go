@@ -357,8 +357,11 @@ func TestHTTPAnswersChallengesAndSendsTheRestToHTTPS(t *testing.T) {
 		{"GET", "http://evil.example.com/", 421, "", ""},
 		{"GET", "http://127.0.0.1/", 421, "", ""},
 	} {
-		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest(c.method, c.url, http.NoBody))
+		w, r := httptest.NewRecorder(), httptest.NewRequest(c.method, c.url, http.NoBody)
+		h.ServeHTTP(w, r)
+		if known := s.Known(r.Host); known != (c.status != http.StatusMisdirectedRequest) {
+			t.Errorf("%s is known: %t", r.Host, known)
+		}
 		if w.Code != c.status || c.body != "" && w.Body.String() != c.body || c.status != 200 && strings.Contains(w.Body.String(), "thumbprint") || w.Header().Get("Location") != c.location {
 			t.Errorf("%s %s: %d %q, location %q", c.method, c.url, w.Code, w.Body, w.Header().Get("Location"))
 		}
@@ -367,6 +370,9 @@ func TestHTTPAnswersChallengesAndSendsTheRestToHTTPS(t *testing.T) {
 	new(Source).HTTPHandler().ServeHTTP(w, httptest.NewRequest("GET", "http://db.example.com/", http.NoBody))
 	if w.Code != http.StatusMisdirectedRequest {
 		t.Errorf("before Load: %d", w.Code)
+	}
+	if new(Source).Known("db.example.com") {
+		t.Error("known before Load")
 	}
 }
 

@@ -233,6 +233,13 @@ const challengePath = "/.well-known/acme-challenge/" // RFC 8555 section 8.3
 // sends to https:// on port 443, if it is for one of Domains, and refuses it if not.
 func (s *Source) HTTPHandler() http.Handler { return http.HandlerFunc(s.serveHTTP) }
 
+// Known reports whether a request with that Host, which may have a port, is for one of
+// Domains: for who has several Sources behind one port 80. Before Load none is.
+func (s *Source) Known(host string) bool {
+	_, known := requested(s.loaded.Load(), host)
+	return known
+}
+
 func (s *Source) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	st := s.loaded.Load()
 	host, known := requested(st, r.Host)

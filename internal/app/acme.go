@@ -8,22 +8,18 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"syscall"
 
 	"github.com/levee-net/levee/certs"
 	"github.com/levee-net/levee/certs/acme"
 	"github.com/levee-net/levee/internal/config"
-	"github.com/levee-net/levee/internal/servername"
 )
 
 // An issuer is an ACME authority that issues certificates, the same for all who say the same of it.
 type issuer struct {
 	*acme.Source
-	key     string // what is said of it
-	names   []string
+	key     string       // what is said of it
 	answers http.Handler // its challenges by http-01
 }
 
@@ -77,13 +73,6 @@ func (s *securing) addIssued(t *terms) error {
 		return located(cfg.Pos, err)
 	}
 	i := &issuer{Source: source, key: key, answers: source.HTTPHandler()}
-	for _, domain := range source.Domains {
-		name, err := servername.Normalize(domain)
-		if err != nil {
-			return located(cfg.Pos, fmt.Errorf("acme: %w", err)) // not after Load
-		}
-		i.names = append(i.names, name)
-	}
 	s.front.issuers = append(s.front.issuers, i)
 	s.front.metrics.expiries.watch(s.listener.Name, i.expiries)
 	t.issuer, t.getCertificate = i, i.GetCertificate
@@ -136,13 +125,8 @@ func (f *front) issue(ctx context.Context, running *sync.WaitGroup) {
 
 // answerChallenge answers an authority that comes by http-01, and sends all others to https.
 func (f *front) answerChallenge(w http.ResponseWriter, r *http.Request) {
-	host := r.Host
-	if at := strings.LastIndexByte(host, ':'); at >= 0 {
-		host = host[:at]
-	}
-	name, _ := servername.Normalize(host) // what is no name is nobody's
 	for _, i := range f.issuers {
-		if slices.Contains(i.names, name) {
+		if i.Known(r.Host) {
 			i.answers.ServeHTTP(w, r)
 			return
 		}

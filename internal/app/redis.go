@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net"
 	"strings"
@@ -16,7 +15,6 @@ import (
 
 	"github.com/levee-net/levee/certs/acme/redisstorage"
 	"github.com/levee-net/levee/internal/config"
-	"github.com/levee-net/levee/internal/watch"
 )
 
 const (
@@ -70,24 +68,6 @@ func newSharedStore(cfg *config.Redis) (*sharedStore, error) {
 		}
 	}
 	return s, nil
-}
-
-const maxRoots = 4 << 20 // bytes: a system's are a quarter of a MiB
-
-// rootsOf reads whom to believe; nil, for whom the system believes, if no file is named.
-func rootsOf(file string) (*x509.CertPool, error) {
-	if file == "" {
-		return nil, nil
-	}
-	pem, err := watch.ReadFile(file, maxRoots)
-	if err != nil {
-		return nil, err
-	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s: no certificate in it", file)
-	}
-	return roots, nil
 }
 
 // reach returns a connection, which is made if there is none yet. Who cannot wait for that until ctx ends goes without.

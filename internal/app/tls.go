@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"github.com/levee-net/levee/certs"
 	"github.com/levee-net/levee/internal/config"
 	"github.com/levee-net/levee/internal/servername"
+	"github.com/levee-net/levee/internal/watch"
 )
 
 // A security is what becomes of TLS at a listener.
@@ -340,6 +342,24 @@ func above(name string) string {
 		return name[dot:]
 	}
 	return ""
+}
+
+const maxRoots = 4 << 20 // bytes: a system's are a quarter of a MiB
+
+// rootsOf reads whom to believe; nil, for whom the system believes, if no file is named.
+func rootsOf(file string) (*x509.CertPool, error) {
+	if file == "" {
+		return nil, nil
+	}
+	pem, err := watch.ReadFile(file, maxRoots)
+	if err != nil {
+		return nil, err
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("%s: no certificate in it", file)
+	}
+	return roots, nil
 }
 
 // located puts a position before an error.
