@@ -1,6 +1,9 @@
 package levee
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // A Gate decides whom a server takes on. limit.Gate is one.
 //
@@ -23,6 +26,17 @@ type Pass interface {
 	// Leave gives back what the connection holds. It is called once, also for a
 	// connection that Reach has refused, when its socket has been closed.
 	Leave(c *Conn, end End)
+}
+
+// A Waiter is a Pass that has to ask somebody else, as one does that several machines
+// share a limit by.
+type Waiter interface {
+	Pass
+
+	// Await is asked once, after StageClient was reached and before a byte is read, in a
+	// goroutine of the connection's own. ctx ends with the arrival's deadline, and when
+	// the connection ends. It should decide much sooner.
+	Await(ctx context.Context, c *Conn) *Refusal
 }
 
 // A Stage is a point in a connection's arrival at which more is known of it.
