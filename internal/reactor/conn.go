@@ -12,8 +12,9 @@ type Conn struct {
 	owner  Owner
 	limits *Limits
 	loop   *loop
-	peer   *Conn // that it is joined with; nil if it has an owner that steps
-	rest   *rest // bytes that wait; nil for most
+	peer   *Conn                // that it is joined with; nil if it has an owner that steps
+	rest   *rest                // bytes that wait; nil for most
+	pace   atomic.Pointer[pace] // what it is kept to; nil for most
 
 	read, written atomic.Int64
 	active        int64 // clock when a byte last moved
@@ -26,6 +27,8 @@ type Conn struct {
 
 	next, prev *Conn // in the wheel
 	due        int64 // the wheel's tick at which to look
+
+	held atomic.Int64 // bytes; see Held
 }
 
 // rest are a connection's bytes that wait for something.
@@ -50,6 +53,29 @@ func (c *Conn) needRest() *rest {
 		c.rest = new(rest)
 	}
 	return c.rest
+}
+
+// weigh counts what c holds, whenever that has changed.
+func (c *Conn) weigh() {
+	n := 0
+	if r := c.rest; r != nil {
+		n = cap(r.in) + cap(r.out)
+		if r.pipe != nil {
+			n += r.pipe.held
+		}
+	}
+	c.held.Store(int64(n))
+}
+
+// Held returns how many bytes of memory hold what has come and waits for the rest of its
+// message, or for the peer to take it; of a pair those of both. What waits in a call that is
+// under way is among them, and what crypto/tls keeps is not. It may be called from any goroutine.
+func (c *Conn) Held() int {
+	n := c.held.Load()
+	if c.peer != nil {
+		n += c.peer.held.Load()
+	}
+	return int(n)
 }
 
 // dropRest lets go of a rest in which nothing is left.

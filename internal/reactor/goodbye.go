@@ -22,6 +22,7 @@ func (l *loop) sayGoodbye(c *Conn, cause Cause, err error) bool {
 	}
 	c.read.Add(int64(n))
 	c.rest = &rest{since: l.now, cause: cause, refusal: err, dropped: n}
+	c.weigh()
 	c.clear(refused)
 	c.set(parting | readable)
 	l.wheel.put(c, l.now+int64(LingerTime))

@@ -47,6 +47,7 @@ type loop struct {
 	more   []*Conn // that had more to read when their turn was over
 	again  []*Conn // the same for the next batch
 	wheel  wheel
+	waits  waits // those that a Pacer keeps waiting
 	pipes  pipes
 	bench  workbench
 	doubt  int // that calls are quick; see feed
@@ -148,7 +149,7 @@ func (l *loop) wait(alone bool) {
 		}
 	}
 	// A deadline that is armed for an earlier time is left: a needless look costs less.
-	if at := l.wheel.next(); at != 0 && (l.armed == 0 || at < l.armed) {
+	if at := l.nextDue(); at != 0 && (l.armed == 0 || at < l.armed) {
 		l.armed = at
 		l.poller.wakeAt(l.reactor.epoch, at)
 	}
@@ -162,6 +163,15 @@ func (l *loop) wait(alone bool) {
 	}
 	l.parked = l.reactor.clock()
 	l.mailbox.wake()
+}
+
+// nextDue returns the clock at which somebody's time may have come, 0 if there is nobody.
+func (l *loop) nextDue() int64 {
+	at, wait := l.wheel.next(), l.waits.next()
+	if at == 0 || wait != 0 && wait < at {
+		return wait
+	}
+	return at
 }
 
 // late notes that something may have had to wait so long.
@@ -204,7 +214,7 @@ func (l *loop) finishBatch() bool {
 			return false
 		}
 	}
-	return true
+	return l.goOn()
 }
 
 // handle takes an event to its connection.
@@ -289,7 +299,7 @@ func (l *loop) patience(c *Conn) (since int64, limit time.Duration, cause Cause)
 	switch {
 	case c.owes() && c.limits.WriteStall > 0:
 		return c.rest.since, c.limits.WriteStall, Stalled
-	case c.is(away | paused):
+	case c.is(away|paused) || c.waits():
 		return l.now, c.limits.Idle, Idle // it is not the peer that is idle
 	}
 	return c.active, c.limits.Idle, Idle
@@ -322,13 +332,14 @@ func (l *loop) pump(c *Conn) bool {
 	if c.peer != nil {
 		return l.relay(c)
 	}
-	for reads := 0; c.is(readable) && !c.is(away|paused|gone|refused|parting|queued) && !c.owes(); reads++ {
+	for reads := 0; c.is(readable) && !c.is(away|paused|gone|refused|parting|queued) && !c.owes() && !c.waits(); reads++ {
 		if reads == fairReads {
 			c.set(queued)
 			l.again = append(l.again, c)
 			return true
 		}
 		buffer, have := l.space(c)
+		buffer = buffer[:have+c.chunk(len(buffer)-have)]
 		n, err := readSocket(int(c.fd), buffer[have:])
 		switch {
 		case err == unix.EAGAIN:
@@ -343,6 +354,7 @@ func (l *loop) pump(c *Conn) bool {
 		}
 		c.read.Add(int64(n))
 		c.active = l.now
+		l.spendIn(c, n)
 		if have+n < len(buffer) && !c.is(uneven|leaving) {
 			c.clear(readable) // a short read: the socket is empty, and the next byte a new edge
 		}
@@ -442,6 +454,7 @@ func (l *loop) keep(c *Conn, in []byte, shown bool) bool {
 	case len(in) == 0:
 		if c.rest != nil {
 			c.rest.in = nil
+			c.weigh()
 			c.dropRest()
 		}
 		return true
@@ -453,6 +466,7 @@ func (l *loop) keep(c *Conn, in []byte, shown bool) bool {
 		r.in = nil // a large message has been there
 	}
 	r.in, r.shown = append(r.in[:0], in...), shown
+	c.weigh()
 	return true
 }
 
@@ -462,6 +476,7 @@ func (l *loop) write(c *Conn, p []byte) error {
 	if !c.owes() {
 		n, err = writeSocket(int(c.fd), p)
 		c.written.Add(int64(n))
+		l.spendOut(c, n)
 	}
 	if err != nil && err != unix.EAGAIN {
 		return err
@@ -469,6 +484,7 @@ func (l *loop) write(c *Conn, p []byte) error {
 	if n < len(p) {
 		r := c.needRest()
 		r.out = append(r.out, p[n:]...)
+		c.weigh()
 		l.progress(c)
 		l.watch(c)
 	}
@@ -494,6 +510,7 @@ func (l *loop) flush(c *Conn) bool {
 		return l.end(c, IOError, os.NewSyscallError("write", err))
 	}
 	c.written.Add(int64(n))
+	l.spendOut(c, n)
 	c.rest.out = c.rest.out[n:]
 	if n > 0 {
 		l.progress(c)
@@ -502,6 +519,7 @@ func (l *loop) flush(c *Conn) bool {
 		return true
 	}
 	c.rest.out = nil
+	c.weigh()
 	l.watch(c)
 	if c.is(refused) {
 		return l.refuse(c, c.rest.refusal)
@@ -528,7 +546,7 @@ func (l *loop) settle(c *Conn) bool {
 		}
 		return l.end(c, EOF, nil)
 	}
-	if c.is(leaving) && c.rest == nil {
+	if c.is(leaving) && c.rest == nil && !(c.waits() && unread(int(c.fd)) > 0) {
 		return l.end(c, Left, nil)
 	}
 	return true
@@ -561,6 +579,8 @@ func (l *loop) close(c *Conn, cause Cause, err error) bool {
 func (l *loop) forget(c *Conn) {
 	l.conns[c.fd] = nil
 	l.wheel.remove(c)
+	l.forgetWait(c)
+	c.held.Store(0)
 	c.set(gone)
 }
 

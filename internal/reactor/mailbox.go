@@ -217,6 +217,7 @@ func (l *loop) letGo(c *Conn, f func(fd int, in, out []byte)) {
 // takeBack goes on with a connection whose call is over.
 func (l *loop) takeBack(c *Conn, b *back) bool {
 	c.clear(away)
+	c.weigh()
 	c.active = l.now
 	l.judge(c, b.took < l.reactor.budget)
 	if c.is(killed) {
@@ -250,6 +251,7 @@ func (l *loop) takeBack(c *Conn, b *back) bool {
 // lend has the connection's next call made aside. Nothing else may use in.
 func (l *loop) lend(c *Conn, in []byte, seen int) {
 	c.set(away)
+	c.held.Store(int64(len(in)))
 	if c.is(slow) {
 		l.reactor.lane.submit(job{c, in, seen})
 		return

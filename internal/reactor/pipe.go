@@ -70,11 +70,11 @@ func (p *pipe) close() {
 
 const spliceFlags = unix.SPLICE_F_NONBLOCK | unix.SPLICE_F_MOVE
 
-// fill moves what the socket has into the pipe, which must be empty: unix.EAGAIN then
-// says that the socket is.
-func (p *pipe) fill(fd int) (int, error) {
+// fill moves what the socket has into the pipe, which must be empty, but no more than most:
+// unix.EAGAIN then says that the socket is.
+func (p *pipe) fill(fd, most int) (int, error) {
 	for {
-		n, err := unix.Splice(fd, nil, p.w, nil, pipeSize, spliceFlags)
+		n, err := unix.Splice(fd, nil, p.w, nil, most, spliceFlags)
 		if err == unix.EINTR {
 			continue
 		}

@@ -94,6 +94,7 @@ func (l *loop) enterPair(near *Conn, first []byte) bool {
 			c.set(uneven)
 		}
 	}
+	near.sharePace()
 	l.watchPair(near)
 	if len(first) > 0 {
 		near.active++ // it has sent last
@@ -116,7 +117,7 @@ func (c *Conn) near() *Conn {
 // turn, or the peer takes no more.
 func (l *loop) relay(c *Conn) bool {
 	p := c.peer
-	for turns := 0; c.is(readable) && !c.is(ended|paused|gone|queued) && !p.is(broken) && !p.owes(); turns++ {
+	for turns := 0; c.is(readable) && !c.is(ended|paused|gone|queued) && !p.is(broken) && !p.owes() && !c.waits(); turns++ {
 		if turns == fairReads || turns == 1 && (c.is(sealed) || p.is(sealed)) { // each takes as long as many others
 			c.set(queued)
 			l.again = append(l.again, c)
@@ -168,19 +169,20 @@ func (l *loop) move(c, p *Conn) error {
 		}
 		c.clear(bulk)
 	}
-	buffer := l.in[:relaySize]
+	buffer := l.in[:c.chunk(relaySize)]
 	n, err := readSocket(int(c.fd), buffer)
 	switch {
 	case err == unix.EAGAIN || err == io.EOF:
 		return err
 	case err != nil:
 		return os.NewSyscallError("read", err)
-	case n == relaySize && !c.limits.Uneven:
+	case n == len(buffer) && n >= bulkLeast && !c.limits.Uneven:
 		c.set(bulk)
-	case n < relaySize && !c.is(uneven):
+	case n < len(buffer) && !c.is(uneven):
 		c.clear(readable) // a short read: the socket is empty, and the next byte a new edge
 	}
 	c.read.Add(int64(n))
+	l.spendIn(c, n)
 	l.sent(c)
 	if err := l.pass(p, buffer[:n]); err != nil {
 		l.failed(p, err)
@@ -195,7 +197,7 @@ func (l *loop) moveByPipe(c, p *Conn) (ok bool, err error) {
 	if pipe == nil {
 		return false, nil
 	}
-	n, err := pipe.fill(int(c.fd))
+	n, err := pipe.fill(int(c.fd), c.chunk(pipeSize))
 	switch {
 	case err == unix.EINVAL:
 		l.pipes.give(pipe)
@@ -214,12 +216,14 @@ func (l *loop) moveByPipe(c, p *Conn) (ok bool, err error) {
 		c.clear(bulk)
 	}
 	c.read.Add(int64(n))
+	l.spendIn(c, n)
 	l.sent(c)
 	moved, err := pipe.drain(int(p.fd))
 	p.written.Add(int64(moved))
 	switch {
 	case err == unix.EAGAIN:
 		p.needRest().pipe = pipe
+		p.weigh()
 		l.waitFor(p)
 		return true, nil
 	case err != nil:
@@ -244,6 +248,7 @@ func (l *loop) pass(p *Conn, b []byte) error {
 	if n < len(b) {
 		r := p.needRest()
 		r.out = append(r.out, b[n:]...)
+		p.weigh()
 		l.waitFor(p)
 	}
 	return nil
@@ -358,6 +363,7 @@ func (l *loop) flushPair(c *Conn) bool {
 		}
 	}
 	c.written.Add(int64(max(n, 0)))
+	c.weigh()
 	switch {
 	case err != nil && err != unix.EAGAIN:
 		l.failed(c, err)
@@ -381,6 +387,7 @@ func (l *loop) discardRest(c *Conn) {
 		l.pipes.give(r.pipe)
 		r.pipe = nil
 	}
+	c.weigh()
 	if r.refusal == nil {
 		c.rest = nil
 	}
@@ -486,21 +493,25 @@ func (l *loop) patienceWith(near *Conn) (since int64, limit time.Duration, cause
 	if !near.owes() || far.owes() && far.rest.since < near.rest.since {
 		owing, cause = far, FarStalled
 	}
+	since = lastSent(near)
+	if near.waits() || far.waits() {
+		since = l.now
+	}
 	switch {
 	case owing.owes() && limits.WriteStall > 0:
 		return owing.rest.since, limits.WriteStall, cause
 	case near.is(paused):
 		return l.now, limits.Idle, Idle
 	case near.isHeard() || far.isHeard():
-		return lastSent(near), limits.HalfClosed, HalfClosed
+		return since, limits.HalfClosed, HalfClosed
 	case near.is(broken) || far.is(broken):
 		if !owing.owes() {
 			return 0, 0, 0 // passReset's patience is its own
 		}
 	case near.is(ended) != far.is(ended):
-		return lastSent(near), limits.HalfClosed, HalfClosed
+		return since, limits.HalfClosed, HalfClosed
 	}
-	return lastSent(near), limits.Idle, Idle
+	return since, limits.Idle, Idle
 }
 
 // isHeard reports whether c takes no more, and all that is waited for is what it has to say.

@@ -64,7 +64,7 @@ func (l *loop) moveOpened(c, p *Conn) error {
 		c.clear(unopened)
 		return l.open(c, p, nil, false)
 	}
-	buffer := l.needBench().in
+	buffer := l.needBench().in[:c.chunk(sealSize)]
 	n, err := readSocket(int(c.fd), buffer)
 	switch {
 	case err == unix.EAGAIN:
@@ -73,10 +73,11 @@ func (l *loop) moveOpened(c, p *Conn) error {
 		return l.open(c, p, nil, true)
 	case err != nil:
 		return os.NewSyscallError("read", err)
-	case n < sealSize && !c.is(uneven):
+	case n < len(buffer) && !c.is(uneven):
 		c.clear(readable)
 	}
 	c.read.Add(int64(n))
+	l.spendIn(c, n)
 	return l.open(c, p, buffer[:n], false)
 }
 
@@ -97,6 +98,7 @@ func (l *loop) open(c, p *Conn, in []byte, end bool) error {
 	case c.owes() && len(c.rest.out) > sealRoom+repliesMost:
 		return errUnread
 	default:
+		l.spendIn(p, len(reply)) // it goes where what p sends does
 		if err := l.pass(c, reply); err != nil {
 			l.failed(c, err)
 		}
@@ -112,14 +114,14 @@ var errUnread = errors.New("the replies to it are not read")
 
 // moveSealed is move from a far connection to a near one that carries ciphertext.
 func (l *loop) moveSealed(c, p *Conn) error {
-	buffer := l.needBench().in
+	buffer := l.needBench().in[:c.chunk(sealSize)]
 	n, err := readSocket(int(c.fd), buffer)
 	switch {
 	case err == unix.EAGAIN || err == io.EOF:
 		return err
 	case err != nil:
 		return os.NewSyscallError("read", err)
-	case n < sealSize && !c.is(uneven):
+	case n < len(buffer) && !c.is(uneven):
 		c.clear(readable)
 	}
 	c.read.Add(int64(n))
@@ -129,6 +131,7 @@ func (l *loop) moveSealed(c, p *Conn) error {
 		l.breaks(p, err)
 		return nil
 	}
+	l.spendIn(c, len(b)) // as it is on the wire
 	if err := l.pass(p, b); err != nil {
 		l.failed(p, err)
 	}
