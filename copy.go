@@ -17,12 +17,14 @@ func (c *Conn) WriteTo(w io.Writer) (total int64, err error) {
 		return 0, err
 	}
 	for {
+		sink := wireOf(w)
+		sink.abide(sink.meterOut()) // and read only then
 		if err := s.awaitBytes(); err == io.EOF {
 			return total, nil
 		} else if err != nil {
 			return total, err
 		}
-		n, full, err := s.copyOnce(w)
+		n, full, err := s.copyOnce(w, sink.meterOut().chunk(copySize))
 		total += n
 		if err == nil && full {
 			n, err = burst(w, c)
@@ -42,18 +44,19 @@ func (s *stream) awaitBytes() error {
 	return s.nextTLS(s.wire.awaitBytes)
 }
 
-// copyOnce writes what is there to w, and reports whether it was a full buffer.
-func (s *stream) copyOnce(w io.Writer) (total int64, full bool, err error) {
+// copyOnce writes what is there to w, but no more than most, and reports whether there may
+// be a good deal more.
+func (s *stream) copyOnce(w io.Writer, most int) (total int64, full bool, err error) {
 	buffer := copyBuffers.Get().(*[copySize]byte)
 	defer copyBuffers.Put(buffer)
-	n, err := s.Read(buffer[:])
+	n, err := s.Read(buffer[:most])
 	if err != nil {
 		return 0, false, skipEOF(err)
 	}
 	var broken error // behind the bytes that were read
 	if n == blockSize && s.tls != nil {
 		var m int
-		m, broken = s.readMore(buffer[n:])
+		m, broken = s.readMore(buffer[n:most])
 		n += m
 	}
 	m, err := w.Write(buffer[:n])
@@ -64,7 +67,8 @@ func (s *stream) copyOnce(w io.Writer) (total int64, full bool, err error) {
 	default:
 		err = broken
 	}
-	return int64(m), n == copySize, err
+	full = n == most || n >= blockSize && s.wire.meterIn() != nil
+	return int64(m), full, err
 }
 
 // readMore reads the rest of a TLS record, of which a block was full. An end of
@@ -98,26 +102,35 @@ func (c *Conn) ReadFrom(r io.Reader) (total int64, err error) {
 	if n, ok, err := s.sendFile(r); ok {
 		return n, err
 	}
-	buffer := copyBuffers.Get().(*[copySize]byte)
-	defer copyBuffers.Put(buffer)
 	for {
-		n, err := r.Read(buffer[:])
-		if n > 0 {
-			m, err := s.write(buffer[:n])
-			total += int64(m)
-			if err != nil {
-				return total, err
-			}
-		}
-		if err == nil && n == copySize {
-			var m int64
-			m, err = burst(c, r)
-			total += m
+		n, full, err := s.copyFrom(r)
+		total += n
+		if err == nil && full {
+			n, err = burst(c, r)
+			total += n
 		}
 		if err != nil {
 			return total, skipEOF(err)
 		}
 	}
+}
+
+// copyFrom writes what one read of r gives, and reports whether it was as much as it asked for.
+func (s *stream) copyFrom(r io.Reader) (total int64, full bool, err error) {
+	pace := s.wire.meterOut()
+	s.wire.abide(pace) // and read only then
+	buffer := copyBuffers.Get().(*[copySize]byte)
+	defer copyBuffers.Put(buffer)
+	most := pace.chunk(copySize)
+	n, err := r.Read(buffer[:most])
+	if n > 0 {
+		m, failed := s.write(buffer[:n])
+		total = int64(m)
+		if failed != nil {
+			err = failed
+		}
+	}
+	return total, n == most, err
 }
 
 // burst moves what waits in the source's receive queue to the sink without
@@ -126,7 +139,7 @@ func (c *Conn) ReadFrom(r io.Reader) (total int64, err error) {
 func burst(to io.Writer, from io.Reader) (int64, error) {
 	c, ok := from.(*Conn)
 	if !ok {
-		return splice(to, from)
+		return splice(to, from, nil)
 	}
 	source, err := c.bytes()
 	if err != nil || source.tls != nil {
@@ -134,9 +147,15 @@ func burst(to io.Writer, from io.Reader) (int64, error) {
 	}
 	source.wire.lendToKernel(true)
 	defer source.wire.lendToKernel(false)
-	n, err := splice(to, source.wire.raw)
-	source.wire.read.Add(n)
-	return n, err
+	return splice(to, source.wire.raw, &source.wire)
+}
+
+// hasSent notes that n bytes were moved from it by the kernel. The wire may be nil.
+func (w *wire) hasSent(n int64) {
+	if w != nil {
+		w.read.Add(n)
+		w.spend(w.meterIn(), int(n))
+	}
 }
 
 // lendToKernel leaves only the handler's own read deadline in force: what the

@@ -22,8 +22,8 @@ const spliceLeast = 16 << 10
 // splice moves what the source has already received. It asks for that much and no
 // more, so net's splice never waits for the source with a pipe in its hands: an
 // idle pair of connections keeps no pipe, and no deadline of the source's can
-// strike while bytes are in one.
-func splice(to io.Writer, from io.Reader) (total int64, err error) {
+// strike while bytes are in one. If from is a connection's, source is that.
+func splice(to io.Writer, from io.Reader, source *wire) (total int64, err error) {
 	var sink func(*io.LimitedReader) (n int64, ok bool, err error)
 	switch to := to.(type) {
 	case *Conn:
@@ -40,13 +40,18 @@ func splice(to io.Writer, from io.Reader) (total int64, err error) {
 	default:
 		return 0, nil
 	}
+	target := wireOf(to)
 	for {
-		ready := unread(from)
+		in, out := source.meterIn(), target.meterOut()
+		source.abide(in)
+		target.abide(out)
+		ready := out.chunk(in.chunk(unread(from)))
 		if ready < spliceLeast {
 			return total, nil
 		}
 		n, ok, err := sink(&io.LimitedReader{R: from, N: int64(ready)})
 		total += n
+		source.hasSent(n)
 		if !ok || err != nil || n == 0 {
 			return total, err
 		}
@@ -98,7 +103,25 @@ func (s *stream) sendFile(r io.Reader) (n int64, ok bool, err error) {
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		return 0, false, nil //nolint:nilerr // it will show when it is read
 	}
-	return s.wire.kernelCopy(from)
+	return s.wire.sendPieces(from)
+}
+
+// sendPieces is kernelCopy, in as many pieces as a Pacer wants.
+func (w *wire) sendPieces(from *io.LimitedReader) (total int64, ok bool, err error) {
+	pace := w.meterOut()
+	if pace == nil {
+		return w.kernelCopy(from)
+	}
+	for {
+		w.abide(pace)
+		asked := int64(pace.chunk(int(min(from.N, math.MaxInt32))))
+		n, ok, err := w.kernelCopy(&io.LimitedReader{R: from.R, N: asked})
+		from.N -= n
+		total += n
+		if !ok || err != nil || n < asked || from.N <= 0 {
+			return total, ok, err
+		}
+	}
 }
 
 // kernelCopy has net copy inside the kernel, to a TCP socket. A write deadline
@@ -116,6 +139,7 @@ func (w *wire) kernelCopy(from *io.LimitedReader) (n int64, ok bool, err error) 
 	n, err = sink.ReadFrom(from)
 	guard.stop()
 	w.written.Add(n)
+	w.spend(w.meterOut(), int(n))
 	w.wroteAt.Store(int64(w.clock()))
 	return n, true, w.ended(err)
 }

@@ -21,6 +21,6 @@ func wasReset(net.Conn) bool { return false }
 
 func unsent(net.Conn) bool { return false }
 
-func splice(io.Writer, io.Reader) (int64, error) { return 0, nil }
+func splice(io.Writer, io.Reader, *wire) (int64, error) { return 0, nil }
 
 func (*stream) sendFile(io.Reader) (int64, bool, error) { return 0, false, nil }

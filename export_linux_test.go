@@ -10,11 +10,11 @@ import (
 func AcceptedBare(c *Conn) bool { return c.looped.bare != 0 }
 
 // HotSize is how many bytes at a Conn's start are in use while a loop serves it: all of
-// the loop's part but its place in the wheel, which comes last.
+// the loop's part but its place in the wheel and what Held tells, which come last.
 const (
 	HotSize = unsafe.Offsetof(Conn{}.looped) + unsafe.Offsetof(looped{}.Conn) + unsafe.Sizeof(reactor.Conn{}) - placeSize
 
-	placeSize = 3 * 8
+	placeSize = 4 * 8
 	Size      = unsafe.Sizeof(Conn{})
 )
 

@@ -232,7 +232,7 @@ func (j *joint) upload() {
 	for {
 		err := s.awaitBytes()
 		if err == nil {
-			_, _, err = s.copyOnce(farWriter{j})
+			_, _, err = s.copyOnce(farWriter{j}, copySize)
 		}
 		err = j.nearEnd.meaning(s.wire.raw, err, s.notified)
 		switch {
@@ -315,7 +315,9 @@ func (j *joint) download(done chan<- struct{}) {
 func (j *joint) moveDown() {
 	s := j.stream
 	for {
-		buffer, n, err := j.receive()
+		pace := s.wire.meterOut()
+		s.wire.abide(pace) // and read only then
+		buffer, n, err := j.receive(pace.chunk(copySize))
 		if n > 0 {
 			j.received.Add(int64(n))
 			j.takes(&j.receivedAt)
@@ -386,13 +388,14 @@ func (j *joint) endNear() {
 	}
 }
 
-// receive waits for what the upstream sends. It returns a buffer if n is positive.
-func (j *joint) receive() (buffer *[copySize]byte, n int, err error) {
+// receive waits for what the upstream sends, and takes no more of it than most. It returns a
+// buffer if n is positive.
+func (j *joint) receive(most int) (buffer *[copySize]byte, n int, err error) {
 	if j.sock != nil {
-		return j.sock.read()
+		return j.sock.read(most)
 	}
 	buffer = copyBuffers.Get().(*[copySize]byte)
-	n, err = j.far.Read(buffer[:])
+	n, err = j.far.Read(buffer[:most])
 	if n == 0 {
 		copyBuffers.Put(buffer)
 	}
@@ -403,7 +406,11 @@ func (j *joint) receive() (buffer *[copySize]byte, n int, err error) {
 // too long, and ends the connection then.
 func (j *joint) halfClosedTooLong() bool {
 	limit := j.stream.conn.server.limits.halfClosed
-	silent := j.stream.wire.clock() - time.Duration(max(j.receivedAt.Load(), j.movedAt.Load(), j.nearOver.Load()))
+	since := max(j.receivedAt.Load(), j.movedAt.Load(), j.nearOver.Load())
+	if pace := j.stream.wire.meterOut(); pace != nil {
+		since = max(since, pace.until.Load()) // until then it was not read
+	}
+	silent := j.stream.wire.clock() - time.Duration(since)
 	if silent >= limit {
 		_ = j.stream.conn.cut(HalfClosedTimeout, nil)
 		return true
@@ -420,6 +427,7 @@ func (j *joint) resetNear() {
 	}
 	err := j.farEnd.get()
 	s.conn.ends(upstreamReason(err), ofUpstream(err))
+	s.wire.hurry()
 	abort(s.wire.raw)
 }
 
@@ -428,6 +436,7 @@ func (j *joint) resetFar() {
 	if j.farEnd.get() == nil {
 		awaitTaken(j.far)
 	}
+	j.stream.wire.hurry() // there is nobody to pace any more
 	abort(j.far)
 }
 
@@ -580,6 +589,7 @@ type farSocket struct {
 	sock    syscall.RawConn
 	attempt func(fd uintptr) bool // made once
 
+	most   int // to read
 	buffer *[copySize]byte
 	n      int
 	err    error
@@ -594,7 +604,7 @@ func newFarSocket(conn net.Conn) *farSocket {
 	f := &farSocket{sock: sock}
 	f.attempt = func(fd uintptr) bool {
 		f.buffer = copyBuffers.Get().(*[copySize]byte)
-		if f.n, f.err = readDirectly(fd, f.buffer[:]); f.n == 0 {
+		if f.n, f.err = readDirectly(fd, f.buffer[:f.most]); f.n == 0 {
 			copyBuffers.Put(f.buffer)
 			f.buffer = nil
 		}
@@ -604,7 +614,8 @@ func newFarSocket(conn net.Conn) *farSocket {
 }
 
 // read returns a buffer if n is positive.
-func (f *farSocket) read() (buffer *[copySize]byte, n int, err error) {
+func (f *farSocket) read(most int) (buffer *[copySize]byte, n int, err error) {
+	f.most = most
 	if err := f.sock.Read(f.attempt); err != nil {
 		return nil, 0, err
 	}

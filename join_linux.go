@@ -114,6 +114,7 @@ func (c *Conn) handPairTo(loops *reactor.Reactor, near, far int, uneven bool, p 
 	s := c.stream.Load()
 	if s != nil {
 		c.looped.SetTraffic(c.Traffic())
+		c.looped.SetPace(s.wire.pacers())
 		first = p.takeOver(s)
 		c.stream.Store(nil)
 	}
@@ -210,6 +211,7 @@ func (c *Conn) streamOfBare() (*stream, error) {
 	}
 	s := &stream{conn: c, base: c.looped.by.base}
 	s.wire.raw, s.wire.conn = raw, c
+	s.wire.keepTo(c.looped.Paced())
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.stream.Store(s)

@@ -109,6 +109,7 @@ func (l *looped) askToLeave()                    { l.Leave() }
 func (l *looped) kill()                          { l.Kill() }
 func (l *looped) close()                         { l.state.Or(closedByUs); l.Kill() }
 func (l *looped) discard()                       { _ = unix.Close(int(l.bare)) }
+func (l *looped) keepTo(in, out Pacer)           { l.SetPace(in, out) }
 
 func (l *looped) control(f func(fd uintptr)) error {
 	if !l.Control(func(fd int) { f(uintptr(fd)) }) {
@@ -149,6 +150,7 @@ func (s *stream) handTo(loops *reactor.Reactor, stepper Stepper, fd int) bool {
 		return false
 	}
 	c.looped.SetTraffic(c.Traffic())
+	c.looped.SetPace(s.wire.pacers())
 	c.looped.by = &service{stepper: stepper}
 	c.stream.Store(nil)
 	limits := &c.server.loops.limits

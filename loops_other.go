@@ -37,6 +37,7 @@ func (looped) askToLeave()                      {}
 func (looped) kill()                            {}
 func (looped) close()                           {}
 func (looped) discard()                         {}
+func (looped) keepTo(_, _ Pacer)                {}
 func (looped) control(func(fd uintptr)) error   { return net.ErrClosed }
 func (*Conn) enterLoopLocked()                  {}
 

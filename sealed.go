@@ -94,10 +94,12 @@ func (w *wire) writeTimeout() error {
 // writeTLS writes p as records, and heeds the handler's deadline between them.
 func (s *stream) writeTLS(p []byte) (n int, err error) {
 	for {
+		pace := s.wire.meterOut()
+		s.wire.abide(pace)
 		if err := s.wire.mayWrite(); err != nil {
 			return n, s.wire.ended(err)
 		}
-		m, err := s.tls.Write(p[n:min(len(p), n+chunkSize)])
+		m, err := s.tls.Write(p[n : n+pace.chunk(min(len(p)-n, chunkSize))])
 		n += m
 		if err != nil {
 			return n, s.afterTLS(err)

@@ -110,6 +110,7 @@ type readiness struct {
 	look    func(fd uintptr)
 
 	into  []byte // or, when nil, a block
+	most  int    // of the block
 	block *block
 	n     int
 	err   error
@@ -134,7 +135,7 @@ func (r *readiness) tryRead(fd uintptr) bool {
 	into := r.into
 	if into == nil {
 		r.block = blocks.Get().(*block)
-		into = r.block[:]
+		into = r.block[:r.most]
 	}
 	r.n, r.err = readDirectly(fd, into)
 	if r.n == 0 && r.block != nil {
@@ -166,7 +167,9 @@ func (r *readiness) read(into []byte, patient bool) (int, error) {
 // readAhead reads into a block and holds what it got. If it is not patient it
 // returns errWouldBlock where it would have to wait.
 func (w *wire) readAhead(patient bool) (int, error) {
+	most := w.meterIn().chunk(blockSize)
 	if r := w.direct(); r != nil {
+		r.most = most
 		n, err := r.read(nil, patient)
 		b := r.block
 		r.block = nil
@@ -178,9 +181,9 @@ func (w *wire) readAhead(patient bool) (int, error) {
 		err error
 	)
 	if patient {
-		n, err = w.raw.Read(b[:])
+		n, err = w.raw.Read(b[:most])
 	} else {
-		n, err = w.readBriefly(b[:])
+		n, err = w.readBriefly(b[:most])
 	}
 	return w.hold(b, n, err)
 }

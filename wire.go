@@ -36,11 +36,12 @@ type wire struct {
 	wroteAt      atomic.Int64 // clock when a write last ended or made progress
 
 	readArmed, writeArmed atomic.Bool
-	waiting, leaving      atomic.Bool // in a wait that a request to leave may interrupt; asked to leave
-	screening             atomic.Bool // a PROXY header would be an intrusion: look before the first byte is used
-	sealed                bool        // TLS lies above: what is written are records
-	veil                  *veil       // crypto/tls's, once an event loop has the socket; nil until then
-	impatient             bool        // reads return errWouldBlock instead of waiting; the reader's own
+	waiting, leaving      atomic.Bool            // in a wait that a request to leave may interrupt; asked to leave
+	screening             atomic.Bool            // a PROXY header would be an intrusion: look before the first byte is used
+	sealed                bool                   // TLS lies above: what is written are records
+	pace                  atomic.Pointer[pacing] // what it is kept to; nil for most
+	veil                  *veil                  // crypto/tls's, once an event loop has the socket; nil until then
+	impatient             bool                   // reads return errWouldBlock instead of waiting; the reader's own
 
 	turn  turn       // of those that write
 	gate  *gate      // that a handshake is within; nil when it is not
@@ -51,11 +52,13 @@ type wire struct {
 	mu           sync.Mutex
 	userRead     time.Time // what the handler asked for
 	userWrite    time.Time
-	phase        time.Time // absolute end of the arrival's present phase; zero once it is over
-	joined       bool      // to an upstream
-	kernelReads  bool      // the kernel copies from it, or to it: the handler's
-	kernelWrites bool      // own deadline is armed and none of levee's
-	signature    []byte    // what the first bytes still lack to be a PROXY header's; see screen
+	phase        time.Time     // absolute end of the arrival's present phase; zero once it is over
+	joined       bool          // to an upstream
+	kernelReads  bool          // the kernel copies from it, or to it: the handler's
+	kernelWrites bool          // own deadline is armed and none of levee's
+	hurried      bool          // what has to wait for a Pacer does no more
+	changed      chan struct{} // closed when what limits such a wait does; nil if nobody waits
+	signature    []byte        // what the first bytes still lack to be a PROXY header's; see screen
 
 	pen     sync.Mutex // held while writing records, so that none overtakes the backlog
 	backlog []byte     // the rest of the records that a deadline cut short; see sealed.go
@@ -100,7 +103,11 @@ func (w *wire) Read(p []byte) (int, error) {
 // readBehind reads what has arrived behind a block that was full, or a large
 // message would take a read for each block. What fails is told by the next read.
 func (w *wire) readBehind(p []byte) int {
-	n, err := w.readNow(p)
+	m := w.meterIn()
+	if w.waits(m) {
+		return 0
+	}
+	n, err := w.readNow(p[:m.chunk(len(p))])
 	switch err {
 	case nil, errWouldBlock:
 		return n
@@ -117,6 +124,15 @@ func (w *wire) peek(n int) ([]byte, error) { return w.held.peek(n, w.readSocket)
 // readSocket reads the socket, past what is held. A nil p stands for a block
 // that is taken from the pool once there are bytes, and then held.
 func (w *wire) readSocket(p []byte) (n int, err error) {
+	if m := w.meterIn(); m != nil {
+		if w.impatient && w.waits(m) {
+			return 0, errWouldBlock
+		}
+		if err := w.abideRead(m); err != nil {
+			return 0, err
+		}
+		p = p[:m.chunk(len(p))] // a nil one stays nil
+	}
 	w.startWaiting()
 	for {
 		switch {
@@ -150,6 +166,7 @@ func (w *wire) count(p []byte, n int, err error) (int, error) {
 		return 0, err
 	}
 	w.read.Add(int64(n))
+	w.spend(w.meterIn(), n)
 	if w.screening.Load() {
 		if err := w.screen(p[:n]); err != nil {
 			return 0, err
@@ -222,6 +239,9 @@ func (w *wire) readLimitLocked() (time.Time, CloseReason) {
 		return time.Now().Add(patience), reason // WriteStallTimeout has its eye on the peer meanwhile
 	}
 	since := max(w.waitingSince.Load(), w.wroteAt.Load())
+	if m := w.meterOut(); m != nil {
+		since = max(since, m.until.Load()) // until then we may be who keeps silent
+	}
 	return w.at(since).Add(patience), reason
 }
 
@@ -238,6 +258,7 @@ func (w *wire) armRead() error {
 
 func (w *wire) armReadLocked() error {
 	w.readArmed.Store(true)
+	w.hasChangedLocked()
 	if w.waiting.Load() && w.leaving.Load() {
 		return w.raw.SetReadDeadline(longAgo)
 	}
@@ -263,15 +284,27 @@ func (w *wire) writeSocket(p []byte) (int, error) {
 		_ = w.armWrite(w.clock())
 	}
 	var since time.Duration // the last progress that is known of
+	m := w.meterOut()
 	for done := 0; ; {
-		n, err := w.raw.Write(p[done:])
+		piece := p[done:]
+		if m != nil && !w.sealed { // a record is written whole: writeTLS has waited
+			if w.abide(m) {
+				since = w.clock()
+			}
+			piece = piece[:m.chunk(len(piece))]
+		}
+		n, err := w.raw.Write(piece)
 		done += n
 		w.written.Add(int64(n))
+		w.spend(m, n)
 		if err == nil || n > 0 || since == 0 {
 			since = w.clock()
 			w.wroteAt.Store(int64(since))
 		}
 		if err == nil {
+			if done < len(p) {
+				continue
+			}
 			return done, nil
 		}
 		if err = w.afterWrite(err, since); err != nil {
@@ -314,6 +347,7 @@ func (w *wire) armWrite(since time.Duration) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.writeArmed.Store(true)
+	w.hasChangedLocked()
 	limit, reason := w.writeLimitLocked(since)
 	if reason == WriteStalled {
 		// net.Conn tells of progress only when it returns.
@@ -382,7 +416,10 @@ func (w *wire) CloseWrite() error {
 }
 
 // Close closes the socket: crypto/tls calls it after its close_notify.
-func (w *wire) Close() error         { return w.raw.Close() }
+func (w *wire) Close() error {
+	w.hurry()
+	return w.raw.Close()
+}
 func (w *wire) LocalAddr() net.Addr  { return w.raw.LocalAddr() }
 func (w *wire) RemoteAddr() net.Addr { return w.raw.RemoteAddr() }
 

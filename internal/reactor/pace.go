@@ -87,13 +87,10 @@ func (l *loop) spendOut(c *Conn, n int) {
 	}
 }
 
-// leastWait is what is worth waiting for. What is less adds up, as the Pacer remembers it.
-const leastWait = time.Millisecond
-
 // await has c not read for so long.
 func (l *loop) await(p *pace, d time.Duration) {
 	until := l.now + int64(d)
-	if d < leastWait || until <= p.until || p.conn.is(gone) {
+	if d < LeastWait || until <= p.until || p.conn.is(gone) {
 		return // of two Pacers the slower one counts
 	}
 	waiting := p.until != 0

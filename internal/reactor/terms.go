@@ -12,4 +12,7 @@ const (
 	// StallLooks is how often a peer that takes nothing is looked at before it counts
 	// as stalled, which is thus noticed up to a quarter late.
 	StallLooks = 4
+
+	// LeastWait is what is worth waiting for where a Pacer asks for it: a timer is not more exact.
+	LeastWait = time.Millisecond
 )
