@@ -59,6 +59,9 @@ func (d *door) next() *Conn {
 		c, err := d.take()
 		if err == nil {
 			d.pause = 0
+			if !c.passDoor() {
+				continue
+			}
 			return d.admit(c)
 		}
 		select {
@@ -97,7 +100,7 @@ func (d *door) admit(c *Conn) *Conn {
 	if d.server.takeSlot() {
 		return c
 	}
-	c.turnAway()
+	c.shutOut()
 	return nil
 }
 
@@ -148,11 +151,14 @@ func (d *door) sweep() {
 		}
 		_ = l.SetDeadline(time.Now().Add(sweepPause)) // a closed listener says so at Accept
 		c, err := d.take()
-		if err == nil {
+		if err == nil && c.passDoor() {
 			s.welcome(c)
 			continue
 		}
 		s.freeSlot()
+		if err == nil {
+			continue
+		}
 		switch waiting, _ := queueOf(d.listener); {
 		case errors.Is(err, net.ErrClosed):
 			return
@@ -178,7 +184,7 @@ func queueOf(l net.Listener) (length, limit int) {
 
 // welcome counts a connection in and lets it begin.
 func (s *Server) welcome(c *Conn) {
-	onLoop := c.beginsOnLoop()
+	onLoop := c.beginsOnLoop() && !c.mustWait()
 	if onLoop {
 		c.mu.Lock() // nobody may use it before its loop has it
 	}
@@ -190,7 +196,7 @@ func (s *Server) welcome(c *Conn) {
 		c.mu.Unlock()
 	}
 	if !listed {
-		c.turnAway()
+		c.shutOut()
 		s.freeSlot()
 		return
 	}
@@ -211,15 +217,6 @@ func (s *Server) list(c *Conn) (listed, drain bool) {
 	}
 	s.conns[c.id] = c
 	return true, s.state == draining
-}
-
-// turnAway closes a connection that has not begun.
-func (c *Conn) turnAway() {
-	if s := c.stream.Load(); s != nil {
-		_ = s.wire.Close()
-		return
-	}
-	c.looped.discard()
 }
 
 // awaitRoom waits until the cap allows one more connection. It returns false

@@ -2,6 +2,8 @@ package levee
 
 import (
 	"errors"
+	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -35,12 +37,15 @@ func (s *stream) arrive() (Handler, error) {
 func (s *stream) failed(step CloseReason, err error) error {
 	c := s.conn
 	var ended *CloseError
+	var refusal *Refusal
 	switch {
 	case errors.As(err, &ended) && ended == c.end.Load():
 		return err // already said
 	case errors.Is(err, errAskedToLeave):
 		reason, cause := c.asked()
 		step, err = reason, errors.Join(errAskedToLeave, cause)
+	case errors.As(err, &refusal):
+		step = refusal.reason()
 	case s.wire.eof.Load() && isEOF(err):
 		step = ClientAborted
 	case s.wire.broken.Load() != 0 && reasonOf(err) != ReasonNone:
@@ -58,25 +63,34 @@ func (s *stream) meetProxy() error {
 		s.enter(0)
 		return nil
 	}
-	peer := addrPort(s.conn.peer).Addr().WithZone("") // no prefix contains a zone
-	for _, from := range server.ProxyFrom {
-		if from.Contains(peer) {
-			s.enter(server.limits.proxyHeader)
-			if err := s.wire.await(); err != nil {
-				return err
-			}
-			if err := s.readProxyHeader(); err != nil {
-				return err
-			}
-			if hook := server.trace().ProxyHeader; hook != nil {
-				hook(s.conn)
-			}
-			return nil
-		}
+	if !s.conn.comesByProxy() {
+		s.wire.screening.Store(true)
+		s.enter(0)
+		return nil
 	}
-	s.wire.screening.Store(true)
-	s.enter(0)
-	return nil
+	s.enter(server.limits.proxyHeader)
+	if err := s.wire.await(); err != nil {
+		return err
+	}
+	if err := s.readProxyHeader(); err != nil {
+		return err
+	}
+	if hook := server.trace().ProxyHeader; hook != nil {
+		hook(s.conn)
+	}
+	if err := s.conn.reach(StageClient); err != nil {
+		return err
+	}
+	return s.conn.awaitGate()
+}
+
+// comesByProxy reports whether the peer must send a PROXY header.
+func (c *Conn) comesByProxy() bool {
+	if len(c.server.ProxyFrom) == 0 {
+		return false
+	}
+	peer := addrPort(c.peer).Addr().WithZone("") // no prefix contains a zone
+	return slices.ContainsFunc(c.server.ProxyFrom, func(from netip.Prefix) bool { return from.Contains(peer) })
 }
 
 // secure makes the TLS handshake, or in a server that allows plaintext looks at

@@ -45,6 +45,7 @@ type Conn struct {
 
 	onLoop     bool // guarded by mu
 	introduced bool // Draining may be told: Accepted has been, Closed not yet; guarded by mu
+	departed   bool // nobody waits for its end any more; guarded by mu
 
 	server   *Server
 	id       uint64
@@ -53,10 +54,24 @@ type Conn struct {
 	local, peer net.Addr                       // of the socket
 	client      atomic.Pointer[netip.AddrPort] // who the PROXY header says; nil without one
 
-	mu       sync.Mutex
-	request  *request                // to leave; nil for most
-	cancel   context.CancelCauseFunc // of the context that handlers see; nil if there is none
-	lifetime *time.Timer
+	mu      sync.Mutex
+	request *request                // to leave; nil for most
+	cancel  context.CancelCauseFunc // of the context that handlers see; nil if there is none
+	extra   *extra                  // nil for most
+}
+
+// extra is what only some connections have.
+type extra struct {
+	pass     Pass        // of the server's Gate; nil without one
+	lifetime *time.Timer // ends it
+	atEnd    []func()
+}
+
+func (c *Conn) extraLocked() *extra {
+	if c.extra == nil {
+		c.extra = new(extra)
+	}
+	return c.extra
 }
 
 var _ net.Conn = (*Conn)(nil)

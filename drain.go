@@ -20,6 +20,7 @@ const lastWords = 100 * time.Millisecond
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.init()
 	s.stopAccepting(draining)
+	s.lobby.close()
 	s.askAllToLeave()
 	select {
 	case <-s.gone:
@@ -58,6 +59,7 @@ func (s *Server) Close() error {
 
 func (s *Server) cutAll(reason CloseReason) error {
 	s.stopAccepting(closed)
+	s.lobby.close()
 	for _, c := range s.Conns() {
 		_ = c.cut(reason, nil)
 	}

@@ -8,8 +8,9 @@ import (
 // A Gate decides whom a server takes on. limit.Gate is one.
 //
 // It is asked by the goroutines that accept, one connection after the other: it must
-// not block, and what it does holds up everybody who waits. Its methods, and those of
-// its passes, are called from several goroutines.
+// not block, nor call runtime.Goexit, and what it does holds up everybody who waits. Its
+// methods, and those of its passes, are called from several goroutines. A panic in one of
+// them ends the connection that it was about, and nothing else.
 type Gate interface {
 	// Admit is asked about a connection that has just been accepted, before a
 	// goroutine or a handshake is spent on it. It returns what the connection holds of
@@ -21,10 +22,13 @@ type Gate interface {
 // A Pass is what a connection that was let in holds of its [Gate].
 type Pass interface {
 	// Reach is asked when the connection has come to a stage, and may refuse it there.
+	// Of those that Server.ProxyFrom does not list it is asked for StageClient where
+	// Admit is, and must not block.
 	Reach(c *Conn, at Stage) *Refusal
 
 	// Leave gives back what the connection holds. It is called once, also for a
-	// connection that Reach has refused, when its socket has been closed.
+	// connection that Reach has refused, when its socket has been closed. It must not
+	// block: event loops call it.
 	Leave(c *Conn, end End)
 }
 
@@ -54,8 +58,11 @@ const (
 )
 
 // A Refusal says why a connection is turned away, and how. It may be shared by many.
+//
+// As an error of a [Router] it ends the connection with that reason, also when it is
+// wrapped.
 type Refusal struct {
-	// Reason is Limited, Denied or Overloaded.
+	// Reason is Limited, Denied or Overloaded. Anything else is taken for Denied.
 	Reason CloseReason
 	// Cause says more, for logs. It may be nil.
 	Cause error
@@ -64,6 +71,24 @@ type Refusal struct {
 	Manner Manner
 	// Delay is how long the client is kept waiting with [Slowly]. Zero means 5 seconds.
 	Delay time.Duration
+}
+
+// Error returns a sentence such as "refused: limited".
+func (r *Refusal) Error() string {
+	if r.Cause != nil {
+		return "refused: " + r.reason().String() + ": " + r.Cause.Error()
+	}
+	return "refused: " + r.reason().String()
+}
+
+// Unwrap returns the cause.
+func (r *Refusal) Unwrap() error { return r.Cause }
+
+func (r *Refusal) reason() CloseReason {
+	if r.Reason.isRefusal() {
+		return r.Reason
+	}
+	return Denied
 }
 
 // A Manner is a way to turn somebody away.

@@ -31,7 +31,7 @@ func (f HandlerFunc) ServeTCP(ctx context.Context, c *Conn) error { return f(ctx
 //
 // Route runs within the arrival deadline, so a silent stranger cannot hold it.
 // When it returns an error the connection ends with reason no_route, or with
-// the reason that made a Peek in it fail. The handler it returns may itself be
+// the reason that made a Peek in it fail, or with that of a [*Refusal] that it wraps. The handler it returns may itself be
 // a Router.
 //
 // The ServeTCP of a Router is for callers that do not know Router, such as a

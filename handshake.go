@@ -50,11 +50,14 @@ func (s *stream) handshake(config *tls.Config) error {
 	if err := s.wire.await(); err != nil {
 		return err
 	}
+	if err := s.conn.reach(StageHandshake); err != nil {
+		return err
+	}
 	began := time.Now()
 	s.wire.sealed = true
 	_ = stretch(0)
 	handshake := tls.Server(&s.wire, config)
-	err := s.wire.throughGate(&s.conn.server.handshakes, handshake.Handshake) // bounded by the wire's deadline; a context would cost a goroutine
+	err := s.wire.throughTurnstile(&s.conn.server.handshakes, handshake.Handshake) // bounded by the wire's deadline; a context would cost a goroutine
 	if hook := s.conn.server.trace().Handshake; hook != nil {
 		hook(s.conn, time.Since(began), err)
 	}
@@ -63,7 +66,7 @@ func (s *stream) handshake(config *tls.Config) error {
 	}
 	s.tls, s.terms = handshake, config
 	s.conn.secured.Store(true)
-	return nil
+	return s.conn.reach(StageSecured)
 }
 
 // stretch has the goroutine's stack grow at once to what a handshake takes. It begins with
@@ -78,59 +81,59 @@ func stretch(i int) byte {
 
 const handshakeStack = 9 << 10 // bytes, which makes it 16 KiB
 
-// throughGate makes a handshake while it is let in. Whenever it has to wait for the peer
+// throughTurnstile makes a handshake while it is let in. Whenever it has to wait for the peer
 // it leaves: a peer that is slow, or silent, keeps nobody from the processor.
-func (w *wire) throughGate(g *gate, handshake func() error) error {
-	if g.most <= 0 {
+func (w *wire) throughTurnstile(t *turnstile, handshake func() error) error {
+	if t.most <= 0 {
 		return handshake()
 	}
-	if err := w.enterGate(g); err != nil {
+	if err := w.enterTurnstile(t); err != nil {
 		return err
 	}
 	defer func() {
-		if w.gate != nil {
-			w.gate = nil
-			g.leave()
+		if w.turnstile != nil {
+			w.turnstile = nil
+			t.leave()
 		}
 	}()
 	return handshake()
 }
 
-// enterGate waits until it is let in, within the present phase.
-func (w *wire) enterGate(g *gate) error {
+// enterTurnstile waits until it is let in, within the present phase.
+func (w *wire) enterTurnstile(t *turnstile) error {
 	w.mu.Lock()
 	until := w.phase
 	w.mu.Unlock()
-	if !g.enter(until) {
+	if !t.enter(until) {
 		return w.conn.cut(ArrivalTimeout, nil)
 	}
-	w.gate = g
+	w.turnstile = t
 	return nil
 }
 
-// readOutside reads what is there, and where there is nothing waits outside the gate.
+// readOutside reads what is there, and where there is nothing waits outside the turnstile.
 func (w *wire) readOutside(p []byte) (int, error) {
 	if w.direct() != nil {
 		if n, err := w.readNow(p); err != errWouldBlock {
 			return n, err
 		}
 	}
-	g := w.gate
-	w.gate = nil
-	g.leave()
+	t := w.turnstile
+	w.turnstile = nil
+	t.leave()
 	n, err := w.raw.Read(p)
 	n, err = w.count(p, n, err)
 	if err != nil {
 		return n, err
 	}
-	return n, w.enterGate(g)
+	return n, w.enterTurnstile(t)
 }
 
-// A gate lets so many through at the same time, and has the others wait: in order, until
+// A turnstile lets so many through at the same time, and has the others wait: in order, until
 // those who come first would wait too long. Then it is better to serve the newest, whose
 // client is the least likely to have given up.
-type gate struct {
-	most int // not positive: no gate
+type turnstile struct {
+	most int // not positive: any number
 
 	mu      sync.Mutex
 	inside  int
@@ -142,21 +145,21 @@ type visitor struct {
 	enter chan struct{} // closed when it may
 }
 
-// tooLongAtGate is how long somebody may have waited before the newest go first.
-const tooLongAtGate = 100 * time.Millisecond
+// tooLongAtTurnstile is how long somebody may have waited before the newest go first.
+const tooLongAtTurnstile = 100 * time.Millisecond
 
 // enter waits until there is room, and reports false if there is none by the given time.
 // A zero time is never.
-func (g *gate) enter(until time.Time) bool {
-	g.mu.Lock()
-	if g.inside < g.most {
-		g.inside++
-		g.mu.Unlock()
+func (t *turnstile) enter(until time.Time) bool {
+	t.mu.Lock()
+	if t.inside < t.most {
+		t.inside++
+		t.mu.Unlock()
 		return true
 	}
 	v := &visitor{time.Now(), make(chan struct{})}
-	g.waiting = append(g.waiting, v)
-	g.mu.Unlock()
+	t.waiting = append(t.waiting, v)
+	t.mu.Unlock()
 	if until.IsZero() {
 		<-v.enter
 		return true
@@ -167,40 +170,40 @@ func (g *gate) enter(until time.Time) bool {
 	case <-v.enter:
 		return true
 	case <-timer.C:
-		return !g.giveUp(v)
+		return !t.giveUp(v)
 	}
 }
 
 // giveUp takes v off the waiting, and reports whether it was still there.
-func (g *gate) giveUp(v *visitor) bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	i := slices.Index(g.waiting, v)
+func (t *turnstile) giveUp(v *visitor) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	i := slices.Index(t.waiting, v)
 	if i >= 0 {
-		g.waiting = slices.Delete(g.waiting, i, i+1)
+		t.waiting = slices.Delete(t.waiting, i, i+1)
 	}
 	return i >= 0
 }
 
 // leave makes room, which goes to one who waits.
-func (g *gate) leave() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if len(g.waiting) == 0 {
-		g.inside--
+func (t *turnstile) leave() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.waiting) == 0 {
+		t.inside--
 		return
 	}
 	i := 0
-	if time.Since(g.waiting[0].came) > tooLongAtGate {
-		i = len(g.waiting) - 1
+	if time.Since(t.waiting[0].came) > tooLongAtTurnstile {
+		i = len(t.waiting) - 1
 	}
-	close(g.waiting[i].enter)
-	g.waiting = slices.Delete(g.waiting, i, i+1)
+	close(t.waiting[i].enter)
+	t.waiting = slices.Delete(t.waiting, i, i+1)
 }
 
 // queued returns how many wait.
-func (g *gate) queued() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return len(g.waiting)
+func (t *turnstile) queued() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.waiting)
 }

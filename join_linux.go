@@ -24,7 +24,7 @@ type pair struct {
 
 // joinTo joins the connection to what j has for it.
 func (c *Conn) joinTo(j Joiner) (moved bool, err error) {
-	ctx := c.joinContext()
+	ctx := c.ownContext()
 	u, ok, err := c.upstreamOf(ctx, j)
 	if !ok {
 		return false, err
@@ -232,7 +232,11 @@ func (c *Conn) leaveBare(err error) {
 		c.onLoop = true
 		return
 	}
-	l.discard()
+	if reason.isRefusal() {
+		l.reset()
+	} else {
+		l.discard()
+	}
 	go c.depart(reason, err) // ends with the hooks
 }
 
@@ -252,8 +256,8 @@ func (*farewell) Slowed(time.Duration) {}
 // End is the connection's leave.
 func (f *farewell) End(reactor.Cause, error) { f.conn.depart(f.conn.Reason(), f.err) }
 
-// joinContext returns the context of a Joiner's Join.
-func (c *Conn) joinContext() context.Context {
+// ownContext returns the connection's context, also before it has a stream.
+func (c *Conn) ownContext() context.Context {
 	if s := c.stream.Load(); s != nil {
 		return s.context()
 	}

@@ -33,11 +33,14 @@ func (c *Conn) live() {
 
 func (c *Conn) run() (moved bool, err error) {
 	c.introduce()
+	if c.server.Gate != nil && !c.comesByProxy() {
+		if err := c.awaitGate(); err != nil {
+			return false, err
+		}
+	}
 	s := c.stream.Load()
 	if s == nil {
-		j := c.bareJoiner()
-		c.announce(j)
-		return c.joinTo(j)
+		return c.runBare()
 	}
 	h, err := s.arrive()
 	if err != nil {
@@ -122,7 +125,7 @@ func (c *Conn) startTimer(d time.Duration, f func()) {
 	if c.end.Load() != nil {
 		return // too late to limit anything
 	}
-	c.lifetime = time.AfterFunc(d, f) // stopped by depart
+	c.extraLocked().lifetime = time.AfterFunc(d, f) // stopped by depart
 }
 
 // caught turns a recovered panic into the connection's end. A value of nil is
@@ -237,8 +240,11 @@ func (s *stream) part(reason CloseReason) {
 	if s.conn.closing.Load() {
 		return
 	}
-	if reason.isKind() {
+	switch {
+	case reason.isKind(), reason.isRefusal() && s.tls != nil:
 		s.sayGoodbye()
+	case reason.isRefusal():
+		s.reset()
 	}
 	_ = s.wire.Close()
 }
@@ -290,8 +296,8 @@ func (s *stream) sayGoodbye() {
 // and tells the Trace.
 func (c *Conn) depart(reason CloseReason, err error) {
 	c.mu.Lock()
-	if c.lifetime != nil {
-		c.lifetime.Stop()
+	if c.extra != nil && c.extra.lifetime != nil {
+		c.extra.lifetime.Stop()
 	}
 	c.mu.Unlock()
 	s := c.server
@@ -303,8 +309,9 @@ func (c *Conn) depart(reason CloseReason, err error) {
 	s.leaving++
 	s.mu.Unlock()
 	s.freeSlot()
-	defer s.departed() // also when the hook calls runtime.Goexit
-	c.takeLeave(end)
+	defer s.departed() // also when a hook calls runtime.Goexit
+	defer c.takeLeave(end)
+	c.giveBack(end)
 }
 
 // departed lets the server end, if this was its last connection.

@@ -111,6 +111,12 @@ func (l *looped) close()                         { l.state.Or(closedByUs); l.Kil
 func (l *looped) discard()                       { _ = unix.Close(int(l.bare)) }
 func (l *looped) keepTo(in, out Pacer)           { l.SetPace(in, out) }
 
+// reset is discard with a reset.
+func (l *looped) reset() {
+	_ = unix.SetsockoptLinger(int(l.bare), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	l.discard()
+}
+
 func (l *looped) control(f func(fd uintptr)) error {
 	if !l.Control(func(fd int) { f(uintptr(fd)) }) {
 		return net.ErrClosed
@@ -219,6 +225,35 @@ func (c *Conn) enterLoopLocked() {
 	}
 	l.discard()
 	go c.neverBegin(err) // ends with the hooks
+}
+
+// runBare is what run does with a connection that was accepted as a bare socket.
+func (c *Conn) runBare() (moved bool, err error) {
+	if c.beginsOnLoop() {
+		return c.enterLoopLate()
+	}
+	j := c.bareJoiner()
+	c.announce(j)
+	return c.joinTo(j)
+}
+
+// enterLoopLate has a loop take over a connection that had to wait in a goroutine first.
+func (c *Conn) enterLoopLate() (moved bool, err error) {
+	l := &c.looped
+	l.state.And(^uint32(fresh)) // what its first Step would tell has been told, but this
+	c.announce(l.by.stepper)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over() {
+		return false, net.ErrClosed
+	}
+	err = c.server.eventLoops().Adopt(&l.Conn, int(l.bare), nil, (*stepping)(c), &c.server.loops.limits)
+	if err != nil {
+		c.ends(NetworkError, err) // as in neverBegin
+		return false, err
+	}
+	c.loopHasItLocked()
+	return true, nil
 }
 
 // neverBegin is the life of a connection that no loop would take, for want of

@@ -23,9 +23,10 @@ func (*stream) moveToLoop(Handler) bool { return false }
 func (*stream) canLoop() bool           { return false }
 
 func (*Conn) beginsOnLoop() bool                  { return false }
-func (*Conn) bareJoiner() Joiner                  { return nil }
+func (*Conn) runBare() (moved bool, _ error)      { return false, net.ErrClosed }
 func (*Conn) joinTo(Joiner) (moved bool, _ error) { return false, net.ErrClosed }
 func (*Conn) leaveBare(error)                     {}
+func (c *Conn) ownContext() context.Context       { return c.stream.Load().context() }
 
 func (*stream) joinOnLoop(Upstream) bool { return false }
 
@@ -38,6 +39,7 @@ func (looped) kill()                            {}
 func (looped) close()                           {}
 func (looped) discard()                         {}
 func (looped) keepTo(_, _ Pacer)                {}
+func (looped) reset()                           {}
 func (looped) control(func(fd uintptr)) error   { return net.ErrClosed }
 func (*Conn) enterLoopLocked()                  {}
 

@@ -185,15 +185,15 @@ func (w *wire) hurry() {
 	w.hasChangedLocked()
 }
 
-// abideRead is abide for a read, which waits outside of the gate that a handshake is within.
+// abideRead is abide for a read, which waits outside of the turnstile that a handshake is within.
 func (w *wire) abideRead(m *meter) error {
-	g := w.gate
-	if g == nil || !w.waits(m) {
+	t := w.turnstile
+	if t == nil || !w.waits(m) {
 		w.abide(m)
 		return nil
 	}
-	w.gate = nil
-	g.leave()
+	w.turnstile = nil
+	t.leave()
 	w.abide(m)
-	return w.enterGate(g)
+	return w.enterTurnstile(t)
 }

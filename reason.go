@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 )
 
@@ -21,6 +22,15 @@ type CloseReason uint8
 const (
 	// ReasonNone is the zero value: the connection has not ended.
 	ReasonNone CloseReason = iota
+
+	// Limited: it was one too many, or came too soon, for a limit of the Server.Gate's.
+	// Like the two that follow it counts in Stats.Refused at the door, and in Stats.Closed
+	// at every later stage.
+	Limited
+	// Denied: the Server.Gate does not let its client in at all.
+	Denied
+	// Overloaded: the server had no room for it, and would rather say so than have it wait.
+	Overloaded
 
 	// ClientAborted: the peer left before the connection was set up (a port
 	// scan, a TCP health check, a client that gave up).
@@ -96,6 +106,9 @@ const (
 
 var reasonWords = [reasonCount]string{
 	ReasonNone:          "none",
+	Limited:             "limited",
+	Denied:              "denied",
+	Overloaded:          "overloaded",
 	ClientAborted:       "client_aborted",
 	ArrivalTimeout:      "arrival_timeout",
 	ProxyHeaderInvalid:  "proxy_header_invalid",
@@ -141,6 +154,12 @@ func CloseReasons() []CloseReason {
 	}
 	return all
 }
+
+// refusals are the reasons that somebody may be turned away for at the door.
+var refusals = [...]CloseReason{Limited, Denied, Overloaded}
+
+// isRefusal reports whether r is one of them.
+func (r CloseReason) isRefusal() bool { return slices.Contains(refusals[:], r) }
 
 // A CloseError is what I/O on a connection returns, and what the cause of its
 // context is, once levee has ended it. It matches net.ErrClosed, and

@@ -46,6 +46,10 @@ type Server struct {
 	// peer of a Unix socket has no address and cannot be listed.
 	ProxyFrom []netip.Prefix
 
+	// Gate is asked about every connection before anything is spent on it, and at the
+	// stages of its arrival. It may be nil.
+	Gate Gate
+
 	// MaxConns is how many connections may be open at once. At that number the
 	// server stops accepting, and newcomers wait in the kernel's queue. Zero
 	// means what [DefaultMaxConns] returns: nearly the process's limit of open files;
@@ -120,8 +124,9 @@ type Server struct {
 
 	limits     limits
 	epoch      time.Time // what clock counts from
-	handshakes gate
+	handshakes turnstile
 	loops      loopSet
+	lobby      lobby        // of those who are turned away slowly
 	slow       atomic.Int64 // Steps that outlived StepBudget
 	acceptLog  complaints
 	panicLog   complaints
@@ -286,6 +291,7 @@ func (s *Server) init() {
 		s.limits = s.effectiveLimits()
 		s.handshakes.most = or(s.MaxHandshakes, runtime.GOMAXPROCS(0))
 		s.epoch = time.Now()
+		s.lobby.room = lobbyRoom(openFilesLimit())
 		s.gone = make(chan struct{})
 		s.stopping = make(chan struct{})
 		s.doors = make(map[*door]struct{})

@@ -3,9 +3,14 @@ package levee
 // Stats are a server's counts at one instant. They are taken together:
 // Accepted is always Active plus the sum of Closed.
 type Stats struct {
-	Accepted int64                 // connections accepted since the start
+	Accepted int64                 // connections accepted since the start, without those turned away at the door
 	Active   int64                 // of these, open now
 	Closed   map[CloseReason]int64 // of these, ended, by reason; every reason is present
+
+	// Refused are the connections that were turned away at the door, before anything was
+	// spent on them: by Server.Gate, or for want of room. Limited, Denied and Overloaded
+	// are always present, and nothing else is.
+	Refused map[CloseReason]int64
 
 	Read, Written     int64 // bytes on the wire, both of ended and of open connections
 	Panics            int64 // in handlers, hooks and TLS callbacks
@@ -32,6 +37,7 @@ func (s *Server) Stats() Stats {
 		Active:            int64(len(s.conns)),
 		Accepted:          int64(len(s.conns)) + s.left.total,
 		Closed:            make(map[CloseReason]int64, reasonCount),
+		Refused:           make(map[CloseReason]int64, len(refusals)),
 		Read:              s.left.read,
 		Written:           s.left.written,
 		Panics:            s.left.panics,
@@ -43,6 +49,9 @@ func (s *Server) Stats() Stats {
 	}
 	for _, reason := range CloseReasons() {
 		stats.Closed[reason] = s.left.closed[reason]
+	}
+	for _, reason := range refusals {
+		stats.Refused[reason] = s.left.refused[reason]
 	}
 	for _, c := range s.conns {
 		read, written := c.Traffic()
@@ -57,10 +66,11 @@ func (s *Server) Stats() Stats {
 	return stats
 }
 
-// tally sums up the connections that have ended.
+// tally sums up the connections that have ended, and those that never were.
 type tally struct {
 	total         int64
 	closed        [reasonCount]int64
+	refused       [reasonCount]int64 // at the door
 	read, written int64
 	panics        int64
 	acceptErrors  int64

@@ -14,7 +14,7 @@ import (
 // the connection: its goroutine, or on an event loop as a part of a Step, whose
 // Server.StepBudget Accepted and Serving share. But Draining runs in the goroutine
 // that asks: the caller's of Drain, a timer's, or at a Shutdown one for all
-// connections; and AcceptFailed in the acceptor's, where runtime.Goexit is not
+// connections; and AcceptFailed and Refused in the acceptor's, where runtime.Goexit is not
 // allowed. They should be quick: the connection waits. A panic in one ends that
 // connection only.
 type Trace struct {
@@ -24,6 +24,12 @@ type Trace struct {
 	// AcceptFailed is called when a listener's Accept returned an error that
 	// is not its end. The next try comes after the given pause.
 	AcceptFailed func(l net.Listener, err error, pause time.Duration)
+
+	// Refused is called when a connection was turned away at the door. It is the only hook
+	// that is told of it: such a connection was never accepted. At a flood it is called for
+	// all of them, so it should do next to nothing. Nothing must be done with c any more
+	// than to ask it.
+	Refused func(c *Conn, r *Refusal)
 
 	// ProxyHeader is called once a PROXY header has been read, and
 	// [Conn.ClientAddr] is the client's.
@@ -75,6 +81,7 @@ func Traces(traces ...*Trace) *Trace {
 		joined = Trace{
 			Accepted:     both1(joined.Accepted, t.Accepted),
 			AcceptFailed: both3(joined.AcceptFailed, t.AcceptFailed),
+			Refused:      both2(joined.Refused, t.Refused),
 			ProxyHeader:  both1(joined.ProxyHeader, t.ProxyHeader),
 			Handshake:    both3(joined.Handshake, t.Handshake),
 			Serving:      both2(joined.Serving, t.Serving),

@@ -312,7 +312,7 @@ func TestCloseReasonsAreDistinctWordsFitForAMetric(t *testing.T) {
 	if _, ok := words["none"]; ok {
 		t.Error("a connection cannot end for no reason")
 	}
-	want := strings.Fields(`client_aborted arrival_timeout proxy_header_invalid proxy_header_refused tls_failed no_route
+	want := strings.Fields(`limited denied overloaded client_aborted arrival_timeout proxy_header_invalid proxy_header_refused tls_failed no_route
 		client_closed client_reset network_error handler_closed handler_error handler_panic
 		upstream_unavailable upstream_closed upstream_reset upstream_failed upstream_stalled
 		idle_timeout half_closed_timeout write_stalled lifetime_expired

@@ -44,8 +44,9 @@ type wire struct {
 	impatient             bool                   // reads return errWouldBlock instead of waiting; the reader's own
 
 	turn  turn       // of those that write
-	gate  *gate      // that a handshake is within; nil when it is not
 	ready *readiness // how to wait for bytes without holding memory; made at the first wait
+
+	turnstile *turnstile // that a handshake is within; nil when it is not
 
 	// What follows is not in use while bytes flow.
 
@@ -140,7 +141,7 @@ func (w *wire) readSocket(p []byte) (n int, err error) {
 			n, err = w.readAhead(true)
 		case w.impatient:
 			n, err = w.readNow(p)
-		case w.gate != nil:
+		case w.turnstile != nil:
 			n, err = w.readOutside(p)
 		default:
 			n, err = w.raw.Read(p)

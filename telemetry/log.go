@@ -16,7 +16,8 @@ import (
 // The ordinary end of a connection is logged at level debug. Ends that are this
 // side's doing (handler_error, handler_panic, drain_timeout, upstream_unavailable)
 // are logged at warn, at most ten a second; the first line after a gap says how many
-// were held back in it. What strangers sent stands in a line only quoted and cut
+// were held back in it. Those who are turned away at the door are logged at debug. What
+// strangers sent stands in a line only quoted and cut
 // short, as an attribute.
 func Log(logger *slog.Logger) *levee.Trace {
 	warnings := &gate{}
@@ -34,6 +35,11 @@ func Log(logger *slog.Logger) *levee.Trace {
 				}
 			}
 			logger.LogAttrs(context.Background(), level, "connection closed", attributes(c, end, held)...)
+		},
+		Refused: func(c *levee.Conn, r *levee.Refusal) {
+			if logger.Enabled(context.Background(), slog.LevelDebug) {
+				logger.LogAttrs(context.Background(), slog.LevelDebug, "connection refused", refusal(c, r)...)
+			}
 		},
 	}
 }
@@ -61,6 +67,18 @@ func attributes(c *levee.Conn, end levee.End, held int) []slog.Attr {
 	}
 	if held > 0 {
 		attrs = append(attrs, slog.Int("more_like_it", held))
+	}
+	return attrs
+}
+
+func refusal(c *levee.Conn, r *levee.Refusal) []slog.Attr {
+	attrs := []slog.Attr{
+		slog.String("listener", c.Server().Name),
+		slog.String("client", c.RemoteAddr().String()),
+		slog.String("reason", c.Reason().String()),
+	}
+	if r.Cause != nil {
+		attrs = append(attrs, slog.String("err", cut(r.Cause.Error())))
 	}
 	return attrs
 }

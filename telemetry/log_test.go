@@ -242,3 +242,42 @@ func Example() {
 	srv.Shutdown(context.Background())
 	// Output: level=DEBUG msg="connection closed" listener=public reason=handler_closed in=0 out=3
 }
+
+// after lets so many in, and nobody else.
+type after struct{ most int }
+
+func (a *after) Admit(*levee.Conn) (levee.Pass, *levee.Refusal) {
+	if a.most--; a.most < 0 {
+		return nil, &levee.Refusal{Reason: levee.Denied, Cause: errors.New(strings.Repeat("a ban ", 100))}
+	}
+	return nil, nil
+}
+
+func TestARefusalIsOneLineAtLevelDebug(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log lines
+		for _, level := range []slog.Level{slog.LevelDebug, slog.LevelInfo} {
+			l := serve(t, &levee.Server{Name: "main", Handler: moody, Gate: &after{}, Trace: telemetry.Log(log.logger(level))})
+			client := dial(t, l).LocalAddr().String()
+			synctest.Wait()
+			entries := log.take(t)
+			if level > slog.LevelDebug {
+				if len(entries) > 0 {
+					t.Errorf("at level %v: %v", level, entries)
+				}
+				continue
+			}
+			if len(entries) != 1 {
+				t.Fatalf("%d lines, want one: %v", len(entries), entries)
+			}
+			for key, want := range map[string]any{"msg": "connection refused", "level": "DEBUG", "listener": "main", "client": client, "reason": "denied"} {
+				if got := entries[0][key]; got != want {
+					t.Errorf("%s is %v, want %v", key, got, want)
+				}
+			}
+			if err, _ := entries[0]["err"].(string); !strings.HasPrefix(err, "a ban a ban") || len(err) > 510 {
+				t.Errorf("err is %q", err)
+			}
+		}
+	})
+}

@@ -101,6 +101,8 @@ var descriptions = []description{
 var (
 	closedDesc = prometheus.NewDesc("levee_connections_closed_total",
 		"Connections ended, by reason.", []string{"listener", "reason"}, nil)
+	refusedDesc = prometheus.NewDesc("levee_connections_refused_total",
+		"Connections turned away at the door, by reason.", []string{"listener", "reason"}, nil)
 	bytesDesc = prometheus.NewDesc("levee_bytes_total",
 		"Bytes on the wire, TLS included: in is from clients, out is to them.", []string{"listener", "direction"}, nil)
 )
@@ -115,6 +117,7 @@ func (c *counts) Describe(ch chan<- *prometheus.Desc) {
 		ch <- d.desc
 	}
 	ch <- closedDesc
+	ch <- refusedDesc
 	ch <- bytesDesc
 }
 
@@ -130,6 +133,9 @@ func (c *counts) Collect(ch chan<- prometheus.Metric) {
 		}
 		for reason, n := range stats.Closed {
 			ch <- prometheus.MustNewConstMetric(closedDesc, prometheus.CounterValue, float64(n), server.Name, reason.String())
+		}
+		for reason, n := range stats.Refused {
+			ch <- prometheus.MustNewConstMetric(refusedDesc, prometheus.CounterValue, float64(n), server.Name, reason.String())
 		}
 		ch <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(stats.Read), server.Name, "in")
 		ch <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(stats.Written), server.Name, "out")

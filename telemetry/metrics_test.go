@@ -76,7 +76,7 @@ var moody = levee.HandlerFunc(func(_ context.Context, c *levee.Conn) error {
 
 func TestNamesAndLabelsAreAsDocumented(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		srv := &levee.Server{Name: "public", Handler: moody, MaxConns: 100, Logger: discard}
+		srv := &levee.Server{Name: "public", Handler: moody, MaxConns: 100, Logger: discard, Gate: &after{most: 5}}
 		registry := observe(srv)
 		l := serve(t, srv)
 		for _, text := range []string{"e", "p", "p", "b"} {
@@ -85,6 +85,7 @@ func TestNamesAndLabelsAreAsDocumented(t *testing.T) {
 		stays := dial(t, l)
 		io.WriteString(stays, "x12345")
 		io.ReadFull(stays, make([]byte, 5))
+		dial(t, l)
 		// A connection takes a moment to leave.
 		time.Sleep(10 * time.Millisecond) // virtual time
 
@@ -118,6 +119,11 @@ levee_connections_active{listener="public"} 1
 		want += `# HELP levee_connections_max Connections that may be open; +Inf if any number may.
 # TYPE levee_connections_max gauge
 levee_connections_max{listener="public"} 100
+# HELP levee_connections_refused_total Connections turned away at the door, by reason.
+# TYPE levee_connections_refused_total counter
+levee_connections_refused_total{listener="public",reason="denied"} 1
+levee_connections_refused_total{listener="public",reason="limited"} 0
+levee_connections_refused_total{listener="public",reason="overloaded"} 0
 # HELP levee_handler_panics_total Panics caught in handlers, hooks and TLS callbacks.
 # TYPE levee_handler_panics_total counter
 levee_handler_panics_total{listener="public"} 2
@@ -131,7 +137,7 @@ levee_handshakes_waiting{listener="public"} 0
 		names := []string{
 			"levee_accept_errors_total", "levee_accept_queue_length", "levee_accept_queue_limit", "levee_bytes_total",
 			"levee_connections_accepted_total", "levee_connections_active", "levee_connections_closed_total",
-			"levee_connections_max", "levee_handler_panics_total", "levee_handlers_slow_total", "levee_handshakes_waiting",
+			"levee_connections_max", "levee_connections_refused_total", "levee_handler_panics_total", "levee_handlers_slow_total", "levee_handshakes_waiting",
 		}
 		if err := testutil.GatherAndCompare(registry, strings.NewReader(want), names...); err != nil {
 			t.Error(err)
