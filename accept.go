@@ -34,6 +34,8 @@ type door struct {
 	bare  *bareListener // takes connections as bare sockets; nil if they need an arrival
 	turn  turn          // of the acceptor that is in next
 	pause time.Duration // after the last failure, 0 after a success; the turn's
+	crowd crowd         // the turn's
+	files fileGauge     // the turn's
 }
 
 // accept lets connections in until the server stops or the listener is closed.
@@ -55,8 +57,8 @@ func (d *door) next() *Conn {
 	d.turn.take()
 	defer d.turn.give()
 	s := d.server
-	for s.awaitRoom() {
-		c, err := d.take()
+	for d.awaitRoom() {
+		c, err := d.takeWithFile()
 		if err == nil {
 			d.pause = 0
 			if !c.passDoor() {
@@ -97,7 +99,7 @@ func (d *door) take() (*Conn, error) {
 // at the cap each door but one may have a connection in hand that is not served
 // yet.
 func (d *door) admit(c *Conn) *Conn {
-	if d.server.takeSlot() {
+	if d.awaitSlot(d.server.gone) {
 		return c
 	}
 	c.shutOut()
@@ -222,21 +224,42 @@ func (s *Server) list(c *Conn) (listed, drain bool) {
 // awaitRoom waits until the cap allows one more connection. It returns false
 // when the server stops. It takes no slot: an acceptor whose listener is quiet
 // would keep it from the others.
-func (s *Server) awaitRoom() bool {
+func (d *door) awaitRoom() bool {
+	s := d.server
 	select {
 	case <-s.stopping:
 		return false
 	default:
 	}
-	if s.slots == nil {
+	if !d.awaitSlot(s.stopping) {
+		return false
+	}
+	s.freeSlot()
+	return true
+}
+
+// awaitSlot waits for a slot, and now and then relieves those who wait behind it for too
+// long. It returns false if stop is closed first.
+func (d *door) awaitSlot(stop <-chan struct{}) bool {
+	s := d.server
+	if s.takeFreeSlot() {
 		return true
 	}
-	select {
-	case <-s.stopping:
-		return false
-	case s.slots <- struct{}{}:
-		s.freeSlot()
-		return true
+	timer := &time.Timer{} // which never fires
+	if d.crowd.counted {
+		timer = time.NewTimer(d.untilLook())
+		defer timer.Stop()
+	}
+	for {
+		select {
+		case <-stop:
+			return false
+		case s.slots <- struct{}{}:
+			return true
+		case <-timer.C:
+			d.relieve()
+			timer.Reset(shedAfter)
+		}
 	}
 }
 
@@ -283,12 +306,6 @@ func (s *Server) acceptFailed(l net.Listener, err error, pause time.Duration, st
 	if hook := s.trace().AcceptFailed; hook != nil {
 		s.guard(nil, func() { hook(l, err, pause) })
 	}
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-stop:
-		return false
-	case <-timer.C:
-		return true
-	}
+	s.lobby.clear() // those who are there are open files
+	return pauseFor(pause, stop, lacksFiles(err))
 }

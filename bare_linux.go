@@ -168,17 +168,36 @@ func (b *bareListener) accept() (*Conn, error) {
 
 // conn returns what was just accepted.
 func (b *bareListener) conn() *Conn {
-	local := b.local
-	if local == nil {
-		local = tcpAddr(bare.Local(b.fd))
-	}
-	c := new(Conn)
-	c.init(b.server, local, tcpAddr(b.peer))
-	c.looped.by, c.looped.bare = &b.service, int32(b.fd) //nolint:gosec // descriptors are small
+	c := newBareConn(b.server, &b.service, b.fd, b.local, b.peer)
 	if b.service.stepper != nil {
 		c.looped.state.Store(fresh)
 	}
 	return c
+}
+
+// newBareConn returns a bare socket's connection. A local address of nil is the socket's own.
+func newBareConn(s *Server, by *service, fd int, local net.Addr, peer netip.AddrPort) *Conn {
+	if local == nil {
+		local = tcpAddr(bare.Local(fd))
+	}
+	c := new(Conn)
+	c.init(s, local, tcpAddr(peer))
+	c.looped.by, c.looped.bare = by, int32(fd) //nolint:gosec // descriptors are small
+	return c
+}
+
+// takeWaiting accepts a connection that is only to be turned away, however its like are
+// accepted. It returns nil if there is none.
+func (d *door) takeWaiting() *Conn {
+	sock, err := d.listener.(syscall.Conn).SyscallConn() // of a kind whose queue the kernel counts
+	if err != nil {
+		return nil
+	}
+	fd, peer := -1, netip.AddrPort{}
+	if e := sock.Control(func(l uintptr) { fd, peer, err = bare.Accept(int(l)) }); e != nil || err != nil {
+		return nil
+	}
+	return newBareConn(d.server, &service{base: d.ctx}, fd, nil, peer)
 }
 
 // tcpAddr is net.TCPAddrFromAddrPort with one allocation.

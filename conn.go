@@ -45,6 +45,7 @@ type Conn struct {
 
 	onLoop     bool // guarded by mu
 	introduced bool // Draining may be told: Accepted has been, Closed not yet; guarded by mu
+	arriving   bool // it counts as that; whoever has the connection
 	departed   bool // nobody waits for its end any more; guarded by mu
 
 	server   *Server
@@ -104,6 +105,10 @@ func (c *Conn) asked() (CloseReason, error) {
 // lastID makes ids unique in the process, over all servers: an operator names a
 // connection by its id alone.
 var lastID atomic.Uint64
+
+// endedConns counts those that have ended, over all servers: files are the process's, and
+// an acceptor that lacks one does not care whose connection has had it.
+var endedConns atomic.Int64
 
 func (c *Conn) init(s *Server, local, peer net.Addr) {
 	c.server, c.id, c.accepted = s, lastID.Add(1), s.clock()

@@ -11,7 +11,9 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -22,7 +24,7 @@ import (
 
 const (
 	fewFiles       = 64
-	fewFilesEnv    = "LEVEE_TEST_FEW_FILES" // set in the child, to its MaxConns
+	fewFilesEnv    = "LEVEE_TEST_FEW_FILES" // set in the child, to what it is to be
 	fewFilesWindow = time.Second            // the longest pause between two accepts
 )
 
@@ -32,11 +34,16 @@ type report struct {
 	CPU                               time.Duration
 	Active, Accepted, AcceptErrors    int64
 	MaxConns, QueueLength, QueueLimit int
+	Spare                             int // files that it can still open, up to 100
 }
 
 func TestServerOutOfFilesStaysAliveAndServesAllOnceTheyAreFree(t *testing.T) {
-	if maxConns, isChild := os.LookupEnv(fewFilesEnv); isChild {
-		serveWithFewFiles(t, maxConns)
+	if limit, isChild := os.LookupEnv(fewFilesEnv); isChild {
+		maxConns, err := strconv.Atoi(limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		serveWithFewFiles(t, &levee.Server{Handler: answering, MaxConns: maxConns}, listenTCP(t))
 		return
 	}
 	for _, test := range []struct {
@@ -48,7 +55,7 @@ func TestServerOutOfFilesStaysAliveAndServesAllOnceTheyAreFree(t *testing.T) {
 		{"without a cap", -1, -1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			child := startWithFewFiles(t, test.maxConns)
+			child := startWithFewFiles(t, fewFiles, fmt.Sprint(test.maxConns))
 			if child.start.MaxConns != test.want {
 				t.Errorf("MaxConns is %d with %d open files, want %d", child.start.MaxConns, fewFiles, test.want)
 			}
@@ -108,16 +115,17 @@ type fewFilesChild struct {
 	out   *bufio.Scanner
 }
 
-func startWithFewFiles(t *testing.T, maxConns int) *fewFilesChild {
+// startWithFewFiles runs this test in a child, which is told what it is to be.
+func startWithFewFiles(t *testing.T, files int, what string) *fewFilesChild {
 	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
 	// Not t.Context: it ends before Cleanup, and the child is to end in peace.
-	cmd := exec.Command("sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, fewFiles),
-		self, "-test.run=^TestServerOutOfFilesStaysAliveAndServesAllOnceTheyAreFree$")
-	cmd.Env = append(os.Environ(), fewFilesEnv+"="+strconv.Itoa(maxConns))
+	cmd := exec.Command("sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0" "$@"`, files),
+		self, "-test.run=^"+regexp.QuoteMeta(strings.Split(t.Name(), "/")[0])+"$")
+	cmd.Env = append(os.Environ(), fewFilesEnv+"="+what)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -158,18 +166,14 @@ func (c *fewFilesChild) ask(t *testing.T) (r report) {
 }
 
 // serveWithFewFiles is the child. It reports once for every line it is sent.
-func serveWithFewFiles(t *testing.T, maxConns string) {
-	limit, err := strconv.Atoi(maxConns)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l := listenTCP(t)
-	s := serve(t, &levee.Server{Handler: answering, MaxConns: limit}, l)
+func serveWithFewFiles(t *testing.T, srv *levee.Server, l net.Listener) {
+	s := serve(t, srv, l)
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); {
 		stats := s.Stats()
 		line, err := json.Marshal(report{
 			Addr: l.Addr().String(), CPU: cpuTime(t),
 			Active: stats.Active, Accepted: stats.Accepted, AcceptErrors: stats.AcceptErrors,
+			Spare:    spareFiles(),
 			MaxConns: stats.MaxConns, QueueLength: stats.QueueLength, QueueLimit: stats.QueueLimit,
 		})
 		if err != nil {
@@ -186,4 +190,117 @@ func cpuTime(t *testing.T) time.Duration {
 		t.Fatal(err)
 	}
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+// spareFiles returns how many files the process can still open, up to 100.
+func spareFiles() int {
+	var files []*os.File
+	for range 100 {
+		f, err := os.Open(os.DevNull)
+		if err != nil {
+			break
+		}
+		files = append(files, f)
+	}
+	for _, f := range files {
+		_ = f.Close()
+	}
+	return len(files)
+}
+
+const (
+	someFiles   = 1024
+	keptFiles   = 64                     // of these
+	recovery    = 400 * time.Millisecond // at most, when the back-off has reached its second
+	bareSockets = "bare sockets"
+)
+
+func TestLastFilesAreKeptForOthersAndFreedOnesUsedAtOnce(t *testing.T) {
+	if kind, isChild := os.LookupEnv(fewFilesEnv); isChild {
+		l := listenPlain(t)
+		if kind == bareSockets {
+			l = listenTCP(t)
+		}
+		serveWithFewFiles(t, &levee.Server{Handler: &lines{}, MaxConns: -1, GoroutinePerConn: kind != bareSockets}, l)
+		return
+	}
+	for _, kind := range []string{bareSockets, "net's connections"} {
+		t.Run(kind, func(t *testing.T) {
+			child := startWithFewFiles(t, someFiles, kind)
+			clients := dialUntilFull(t, child.start.Addr)
+			served := make(chan time.Time)
+			go knock(child.start.Addr, served)    // ends when it is served
+			<-time.After(1500 * time.Millisecond) // for the back-off to get long, and to measure
+			before := child.ask(t)
+			<-time.After(fewFilesWindow)
+			full := child.ask(t)
+			if share := float64(full.CPU-before.CPU) / float64(fewFilesWindow); share > 0.1 {
+				t.Errorf("out of files, the server burns %.0f %% of a CPU", 100*share)
+			}
+			if tries := full.AcceptErrors - before.AcceptErrors; tries < 1 || tries > 3 {
+				t.Errorf("%d accepts failed within %v: the test tests nothing", tries, fewFilesWindow)
+			}
+			if full.AcceptErrors == 0 || full.Active > someFiles-keptFiles || full.Active < someFiles/2 {
+				t.Errorf("%d connections with %d files, %d accepts failed", full.Active, someFiles, full.AcceptErrors)
+			}
+			if full.Spare < keptFiles-8 || full.Spare > keptFiles { // event loops, pipes and the like have opened some since
+				t.Errorf("%d files are left to others, want nearly %d", full.Spare, keptFiles)
+			}
+			if full.Accepted != full.Active {
+				t.Errorf("%d accepted, %d active: those turned away are counted", full.Accepted, full.Active)
+			}
+
+			began := time.Now()
+			for _, c := range clients[:100] {
+				c.Close()
+			}
+			if took := receive(t, served).Sub(began); took > recovery {
+				t.Errorf("it took %v until somebody was served again", took)
+			}
+		})
+	}
+}
+
+// dialUntilFull connects clients, who stay, until the server turns them away.
+func dialUntilFull(t *testing.T, addr string) (inside []net.Conn) {
+	t.Helper()
+	for range 2 * someFiles {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			return inside
+		}
+		t.Cleanup(func() { c.Close() })
+		_ = c.SetDeadline(time.Now().Add(longest))
+		if exchangeOn(c) != nil {
+			return inside
+		}
+		inside = append(inside, c)
+	}
+	t.Fatal("nobody is turned away")
+	return nil
+}
+
+func exchangeOn(c net.Conn) error {
+	if _, err := io.WriteString(c, "echo hello\n"); err != nil {
+		return err
+	}
+	return expect(c, "hello\n")
+}
+
+// knock has one client after the other come until one is served, and says when that was.
+func knock(addr string, served chan<- time.Time) {
+	for exchangeLine(addr) != nil {
+	}
+	served <- time.Now()
+}
+
+// exchangeLine has a new client be served.
+func exchangeLine(addr string) error {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(longest))
+	return exchangeOn(c)
 }

@@ -8,7 +8,8 @@ type limits struct {
 	idle, halfClosed, writeStall time.Duration
 	joinedIdle                   time.Duration
 	lifetime, drain, step        time.Duration
-	conns                        int
+	conns, arrivals              int
+	files                        int // descriptors from there on are left to others; 0 if none are
 }
 
 func (s *Server) effectiveLimits() limits {
@@ -24,6 +25,8 @@ func (s *Server) effectiveLimits() limits {
 		drain:       patience(s.DrainTimeout, 25*time.Second),
 		step:        patience(s.StepBudget, time.Millisecond),
 		conns:       or(s.MaxConns, s.defaultMaxConns()),
+		arrivals:    or(s.MaxArrivals, 16<<10),
+		files:       filesForAll(openFilesLimit()),
 	}
 }
 
@@ -72,6 +75,19 @@ func (s *Server) defaultMaxConns() int {
 // spareFiles are the open files that connections leave to everything else: the
 // admin port, logs, certificates.
 const spareFiles = 128
+
+// reservedFiles are the last ones, which no accepted connection gets: without them the
+// admin port, say, would be shut just when it is needed.
+const reservedFiles = 64
+
+// filesForAll returns which descriptors connections may have where so many files may be
+// open: those below. It is 0 if there are too few to keep any back.
+func filesForAll(files int) int {
+	if files < 16*reservedFiles {
+		return 0
+	}
+	return files - reservedFiles
+}
 
 // defaultMaxConns derives the cap on connections from that on open files, so
 // that the process pauses before the kernel refuses.

@@ -58,6 +58,7 @@ func (c *Conn) run() (moved bool, err error) {
 
 // announce tells the Trace that the arrival is over.
 func (c *Conn) announce(h Handler) {
+	c.hasArrived()
 	if hook := c.server.trace().Serving; hook != nil {
 		hook(c, h)
 	}
@@ -309,6 +310,7 @@ func (c *Conn) depart(reason CloseReason, err error) {
 	s.leaving++
 	s.mu.Unlock()
 	s.freeSlot()
+	endedConns.Add(1)
 	defer s.departed() // also when a hook calls runtime.Goexit
 	defer c.takeLeave(end)
 	c.giveBack(end)

@@ -111,6 +111,8 @@ func (l *looped) close()                         { l.state.Or(closedByUs); l.Kil
 func (l *looped) discard()                       { _ = unix.Close(int(l.bare)) }
 func (l *looped) keepTo(in, out Pacer)           { l.SetPace(in, out) }
 
+func (l *looped) descriptor() int { return int(l.bare) }
+
 // reset is discard with a reset.
 func (l *looped) reset() {
 	_ = unix.SetsockoptLinger(int(l.bare), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})

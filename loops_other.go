@@ -40,8 +40,11 @@ func (looped) close()                           {}
 func (looped) discard()                         {}
 func (looped) keepTo(_, _ Pacer)                {}
 func (looped) reset()                           {}
+func (looped) descriptor() int                  { return -1 }
 func (looped) control(func(fd uintptr)) error   { return net.ErrClosed }
 func (*Conn) enterLoopLocked()                  {}
+
+func (*door) takeWaiting() *Conn { return nil }
 
 type bareListener struct{}
 

@@ -3,6 +3,7 @@ package levee
 import (
 	"context"
 	"errors"
+	"runtime"
 )
 
 // Pass returns what the connection holds of the server's Gate, or nil.
@@ -33,6 +34,7 @@ func (c *Conn) AtEnd(f func()) {
 
 // giveBack has what was taken for the connection, whose socket is closed, given back.
 func (c *Conn) giveBack(end End) {
+	c.hasArrived()
 	c.mu.Lock()
 	c.departed = true
 	x := c.extra
@@ -48,12 +50,43 @@ func (c *Conn) giveBack(end End) {
 	}
 }
 
-// passDoor asks the Gate about a connection that has just been accepted, and turns it
-// away if it may not come in.
+// passDoor turns a connection away that has just been accepted, if it may not come in.
 func (c *Conn) passDoor() bool {
-	if c.server.Gate == nil {
+	return (c.server.Gate == nil || c.passGate()) && c.mayArrive()
+}
+
+// tooManyArrive refuses those for whom there is no room on the way to a handler.
+var tooManyArrive = &Refusal{Reason: Overloaded, Cause: errors.New("too many connections are arriving")}
+
+// mayArrive makes a connection one of those that are arriving, if it needs a goroutine for
+// that. Where there are too many, some may be about to be through: they get their chance.
+func (c *Conn) mayArrive() bool {
+	if c.beginsOnLoop() && !c.mustWait() {
 		return true
 	}
+	s := c.server
+	c.arriving = true
+	n, most := s.arriving.Add(1), int64(s.limits.arrivals)
+	if n > most && most > 0 {
+		runtime.Gosched()
+		if s.arriving.Load() > most {
+			c.refuse(tooManyArrive)
+			return false
+		}
+	}
+	return true
+}
+
+// hasArrived takes the connection out of those that are arriving.
+func (c *Conn) hasArrived() {
+	if c.arriving {
+		c.arriving = false
+		c.server.arriving.Add(-1)
+	}
+}
+
+// passGate asks the Gate.
+func (c *Conn) passGate() bool {
 	refusal, asked := c.askGate()
 	switch {
 	case !asked: // it panicked

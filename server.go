@@ -51,11 +51,20 @@ type Server struct {
 	Gate Gate
 
 	// MaxConns is how many connections may be open at once. At that number the
-	// server stops accepting, and newcomers wait in the kernel's queue. Zero
+	// server stops accepting, and newcomers wait in the kernel's queue. Where that has
+	// been half full for a second, and the system tells, those who have waited longest are
+	// turned away, with reason overloaded, until it is a quarter full. Zero
 	// means what [DefaultMaxConns] returns: nearly the process's limit of open files;
 	// or less than half of that if Handler is a [Joiner], whose connections take two
 	// files each. A Joiner that a Router chooses does not show: give a figure then.
 	MaxConns int
+
+	// MaxArrivals is how many connections may be arriving at once: accepted, but without
+	// a handler yet, with a goroutine each for PROXY header, TLS handshake and routing.
+	// Beyond that the newest are turned away, with reason overloaded. Zero means 16,384:
+	// about as many TLS handshakes as a processor makes in 10 seconds, so that more would
+	// come to nothing. Those that go to an event loop at once do not count.
+	MaxArrivals int
 
 	// ArrivalTimeout is how long a connection may take from accept until its
 	// handler is chosen: PROXY header, first bytes, TLS handshake and routing
@@ -126,7 +135,8 @@ type Server struct {
 	epoch      time.Time // what clock counts from
 	handshakes turnstile
 	loops      loopSet
-	lobby      lobby        // of those who are turned away slowly
+	lobby      lobby // of those who are turned away slowly
+	arriving   atomic.Int64
 	slow       atomic.Int64 // Steps that outlived StepBudget
 	acceptLog  complaints
 	panicLog   complaints
@@ -264,6 +274,8 @@ func (s *Server) start(ctx context.Context, listeners []net.Listener, failed cha
 			server: s, listener: l, bare: bare[i], ctx: base, failed: failed,
 			acceptors: acceptorsPerListener(),
 		}
+		_, longest := queueOf(l)
+		door.crowd.counted = longest > 0
 		s.doors[door] = struct{}{}
 		for range door.acceptors {
 			s.acceptors++

@@ -12,6 +12,7 @@ type Stats struct {
 	// are always present, and nothing else is.
 	Refused map[CloseReason]int64
 
+	Arriving          int   // connections without a handler yet that have a goroutine
 	Read, Written     int64 // bytes on the wire, both of ended and of open connections
 	Panics            int64 // in handlers, hooks and TLS callbacks
 	AcceptErrors      int64 // failed accepts, however they failed
@@ -42,6 +43,7 @@ func (s *Server) Stats() Stats {
 		Written:           s.left.written,
 		Panics:            s.left.panics,
 		AcceptErrors:      s.left.acceptErrors,
+		Arriving:          int(s.arriving.Load()),
 		SlowSteps:         s.slow.Load(),
 		HandshakesWaiting: s.handshakes.queued(),
 		MaxConns:          s.limits.conns,

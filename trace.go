@@ -22,7 +22,8 @@ type Trace struct {
 	Accepted func(c *Conn)
 
 	// AcceptFailed is called when a listener's Accept returned an error that
-	// is not its end. The next try comes after the given pause.
+	// is not its end, or nearly all files are open. The next try comes after the given
+	// pause, or sooner where one of these is closed.
 	AcceptFailed func(l net.Listener, err error, pause time.Duration)
 
 	// Refused is called when a connection was turned away at the door. It is the only hook

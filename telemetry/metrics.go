@@ -81,6 +81,8 @@ type description struct {
 var descriptions = []description{
 	describe("levee_connections_active", "Connections that are open.", prometheus.GaugeValue,
 		func(s levee.Stats) float64 { return float64(s.Active) }),
+	describe("levee_connections_arriving", "Connections without a handler yet: in TLS handshakes, say.", prometheus.GaugeValue,
+		func(s levee.Stats) float64 { return float64(s.Arriving) }),
 	describe("levee_connections_max", "Connections that may be open; +Inf if any number may.", prometheus.GaugeValue, maxConns),
 	describe("levee_connections_accepted_total", "Connections accepted.", prometheus.CounterValue,
 		func(s levee.Stats) float64 { return float64(s.Accepted) }),

@@ -109,6 +109,9 @@ levee_connections_accepted_total{listener="public"} 5
 # HELP levee_connections_active Connections that are open.
 # TYPE levee_connections_active gauge
 levee_connections_active{listener="public"} 1
+# HELP levee_connections_arriving Connections without a handler yet: in TLS handshakes, say.
+# TYPE levee_connections_arriving gauge
+levee_connections_arriving{listener="public"} 0
 # HELP levee_connections_closed_total Connections ended, by reason.
 # TYPE levee_connections_closed_total counter
 `
@@ -136,7 +139,7 @@ levee_handshakes_waiting{listener="public"} 0
 `
 		names := []string{
 			"levee_accept_errors_total", "levee_accept_queue_length", "levee_accept_queue_limit", "levee_bytes_total",
-			"levee_connections_accepted_total", "levee_connections_active", "levee_connections_closed_total",
+			"levee_connections_accepted_total", "levee_connections_active", "levee_connections_arriving", "levee_connections_closed_total",
 			"levee_connections_max", "levee_connections_refused_total", "levee_handler_panics_total", "levee_handlers_slow_total", "levee_handshakes_waiting",
 		}
 		if err := testutil.GatherAndCompare(registry, strings.NewReader(want), names...); err != nil {
