@@ -102,6 +102,7 @@ const (
 	// address for a minute (TIME_WAIT).
 	Politely
 	// Slowly keeps it waiting first, which slows down a client that would come back at once. It costs
-	// an open file; no more than 1,024 of a server's, beyond which it is a reset.
+	// an open file; no more than 1,024 of a server's, and a sixteenth of those that the process
+	// may have open, beyond which it is a reset.
 	Slowly
 )

@@ -97,7 +97,7 @@ var limited = &levee.Refusal{Reason: levee.Limited, Cause: errors.New("one too m
 // or in virtual.
 func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
-	for end := time.Now().Add(longest); !holds(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(longest); !holds(); <-time.After(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("not so after %v: %s", longest, what)
 		}
@@ -109,7 +109,7 @@ func wantBook(t testing.TB, d *doorman, entries ...string) {
 	t.Helper()
 	want := strings.Join(entries, "\n")
 	for end := time.Now().Add(longest); len(d.read()) < len(want) && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 	}
 	if got := d.read(); got != want {
 		t.Errorf("the gate's book reads\n%s\nwant\n%s", got, want)

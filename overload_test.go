@@ -44,7 +44,7 @@ func TestNewestIsTurnedAwayWhenTooManyArrive(t *testing.T) {
 		if n := s.Stats().Arriving; n != 1 {
 			t.Errorf("%d are arriving, want 1", n)
 		}
-		time.Sleep(10 * time.Second) // virtual: the last has not spoken in time
+		time.Sleep(10 * time.Second) // virtual time
 		if n := s.Stats().Arriving; n != 0 {
 			t.Errorf("%d are arriving, want none", n)
 		}

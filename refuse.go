@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"slices"
 )
 
 // Pass returns what the connection holds of the server's Gate, or nil.
@@ -45,8 +46,8 @@ func (c *Conn) giveBack(end End) {
 	if x.pass != nil {
 		defer c.server.guard(c, func() { x.pass.Leave(c, end) })
 	}
-	for i := len(x.atEnd) - 1; i >= 0; i-- {
-		c.server.guard(c, x.atEnd[i])
+	for _, f := range slices.Backward(x.atEnd) {
+		c.server.guard(c, f)
 	}
 }
 
@@ -70,6 +71,7 @@ func (c *Conn) mayArrive() bool {
 	if n > most && most > 0 {
 		runtime.Gosched()
 		if s.arriving.Load() > most {
+			c.hasArrived()
 			c.refuse(tooManyArrive)
 			return false
 		}
