@@ -20,6 +20,7 @@ const lastWords = 100 * time.Millisecond
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.init()
 	s.stopAccepting(draining)
+	s.resumeReads() // who is not read from does not leave
 	s.lobby.close()
 	s.askAllToLeave()
 	select {

@@ -370,9 +370,33 @@ func (j *joint) endFar() {
 // limitSilence has the upstream, which gets no more, say what it has to within the limit.
 func (j *joint) limitSilence() {
 	j.nearOver.Store(int64(j.stream.wire.clock()))
-	if limit := j.stream.conn.server.limits.halfClosed; limit > 0 {
-		_ = j.far.SetReadDeadline(time.Now().Add(limit))
+	j.hurry()
+}
+
+// hurry arms the upstream's deadline, if it has one.
+func (j *joint) hurry() {
+	if j.nearOver.Load() != 0 {
+		_ = j.silenceIsOver()
 	}
+}
+
+// silenceIsOver reports whether the upstream, which gets no more, has been silent for too
+// long. If not it has the deadline look again when it may be.
+func (j *joint) silenceIsOver() bool {
+	j.mu.Lock() // so that the last to arm the deadline knows the pressure
+	defer j.mu.Unlock()
+	server := j.stream.conn.server
+	limit := server.patience(server.limits.halfClosed)
+	if limit <= 0 {
+		return false
+	}
+	since := max(j.receivedAt.Load(), j.movedAt.Load(), j.nearOver.Load())
+	if pace := j.stream.wire.meterOut(); pace != nil {
+		since = max(since, pace.until.Load()) // until then it was not read
+	}
+	left := limit + time.Duration(since) - j.stream.wire.clock()
+	_ = j.far.SetReadDeadline(time.Now().Add(left))
+	return left <= 0
 }
 
 // endNear passes the upstream's end on.
@@ -405,17 +429,10 @@ func (j *joint) receive(most int) (buffer *[copySize]byte, n int, err error) {
 // halfClosedTooLong looks whether the client has been waiting, its side closed, for
 // too long, and ends the connection then.
 func (j *joint) halfClosedTooLong() bool {
-	limit := j.stream.conn.server.limits.halfClosed
-	since := max(j.receivedAt.Load(), j.movedAt.Load(), j.nearOver.Load())
-	if pace := j.stream.wire.meterOut(); pace != nil {
-		since = max(since, pace.until.Load()) // until then it was not read
-	}
-	silent := j.stream.wire.clock() - time.Duration(since)
-	if silent >= limit {
+	if j.silenceIsOver() {
 		_ = j.stream.conn.cut(HalfClosedTimeout, nil)
 		return true
 	}
-	_ = j.far.SetReadDeadline(time.Now().Add(limit - silent))
 	return false
 }
 

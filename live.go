@@ -279,6 +279,9 @@ func (s *stream) sayGoodbye() {
 	b := blocks.Get().(*block)
 	defer blocks.Put(b)
 	n, err := s.wire.readLast(b[:])
+	if s.conn.server.pressed(NoLinger) {
+		return
+	}
 	if err == errWouldBlock && unsent(s.wire.raw) {
 		err = nil // what comes while the kernel still sends would make it drop the rest
 	}

@@ -27,6 +27,8 @@ type loopSet struct {
 	limits  reactor.Limits
 	unix    reactor.Limits // of connections over Unix sockets
 
+	hurried *reactor.Reactor // the same, once it knows of the pressure; guarded by pressing.mu
+
 	joined     reactor.Limits // of pairs
 	joinedUnix reactor.Limits // of pairs with a Unix socket
 }
@@ -60,8 +62,66 @@ func (s *Server) eventLoops() *reactor.Reactor {
 			return
 		}
 		l.reactor = r
+		s.pressing.mu.Lock()
+		defer s.pressing.mu.Unlock()
+		l.hurried = r
+		r.Hurry(s.hurry())
 	})
 	return l.reactor
+}
+
+// hurry returns what event loops cut short.
+func (s *Server) hurry() reactor.Hurry {
+	return reactor.Hurry{Idle: s.pressed(ShortIdle), Goodbye: s.pressed(NoLinger), Narrow: s.pressed(PauseReads)}
+}
+
+// hurryLoops has the event loops know of the pressure. It is called under pressing.mu.
+func (s *Server) hurryLoops() {
+	if r := s.loops.hurried; r != nil {
+		r.Hurry(s.hurry())
+	}
+}
+
+// quietOnLoops returns the connections on event loops from or to which nothing has moved
+// for so long. It is called under pressing.mu.
+func (s *Server) quietOnLoops(atLeast time.Duration) (quiet []quietConn) {
+	for _, seen := range s.survey() {
+		if c := connOf(seen.Owner); c != nil && seen.Idle > atLeast {
+			quiet = append(quiet, quietConn{c, seen.Idle})
+		}
+	}
+	return quiet
+}
+
+// survey returns what event loops see of their connections, at a time.
+func (s *Server) survey() (all []reactor.Sight) {
+	r := s.loops.hurried
+	if r == nil {
+		return nil
+	}
+	told := make(chan []reactor.Sight, r.Loops())
+	tooLong := time.NewTimer(surveyTime)
+	defer tooLong.Stop()
+	for calls := r.Survey(func(seen []reactor.Sight) { told <- seen }); calls > 0; calls-- {
+		select {
+		case seen := <-told:
+			all = append(all, seen...)
+		case <-tooLong.C:
+			return all
+		}
+	}
+	return all
+}
+
+// connOf returns the connection that an event loop has for the server.
+func connOf(o reactor.Owner) *Conn {
+	switch o := o.(type) {
+	case *stepping:
+		return (*Conn)(o)
+	case owner:
+		return o.itself().conn
+	}
+	return nil // on its way out
 }
 
 // closeLoops ends the event loops when no connection can need them any more.
@@ -106,6 +166,9 @@ const (
 
 func (l *looped) traffic() (read, written int64) { return l.Traffic() }
 func (l *looped) askToLeave()                    { l.Leave() }
+func (l *looped) held() int                      { return l.Held() }
+func (l *looped) pause()                         { l.Pause() }
+func (l *looped) resume()                        { l.Resume() }
 func (l *looped) kill()                          { l.Kill() }
 func (l *looped) close()                         { l.state.Or(closedByUs); l.Kill() }
 func (l *looped) discard()                       { _ = unix.Close(int(l.bare)) }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"time"
 )
 
 // Elsewhere than on Linux there are no event loops: every connection has its
@@ -17,7 +18,9 @@ func pipeFiles() int { return 0 }
 
 type loopSet struct{}
 
-func (*Server) closeLoops() {}
+func (*Server) closeLoops()                            {}
+func (*Server) hurryLoops()                            {}
+func (*Server) quietOnLoops(time.Duration) []quietConn { return nil }
 
 func (*stream) moveToLoop(Handler) bool { return false }
 func (*stream) canLoop() bool           { return false }
@@ -35,6 +38,9 @@ type looped struct{}
 func (looped) traffic() (read, written int64)   { return 0, 0 }
 func (looped) secure() (*tls.Conn, *tls.Config) { return nil, nil }
 func (looped) askToLeave()                      {}
+func (looped) held() int                        { return 0 }
+func (looped) pause()                           {}
+func (looped) resume()                          {}
 func (looped) kill()                            {}
 func (looped) close()                           {}
 func (looped) discard()                         {}

@@ -53,6 +53,10 @@ func (c *Conn) giveBack(end End) {
 
 // passDoor turns a connection away that has just been accepted, if it may not come in.
 func (c *Conn) passDoor() bool {
+	if r := c.server.turnsAway(); r != nil {
+		c.refuse(r)
+		return false
+	}
 	return (c.server.Gate == nil || c.passGate()) && c.mayArrive()
 }
 

@@ -138,6 +138,7 @@ type Server struct {
 	lobby      lobby // of those who are turned away slowly
 	arriving   atomic.Int64
 	slow       atomic.Int64 // Steps that outlived StepBudget
+	pressing   pressing
 	acceptLog  complaints
 	panicLog   complaints
 

@@ -24,8 +24,9 @@ type Stats struct {
 	// (TCP on Linux does).
 	QueueLength, QueueLimit int
 
-	MaxConns int  // the cap on Active, negative if there is none
-	Draining bool // Shutdown or Close has been called
+	MaxConns int      // the cap on Active, negative if there is none
+	Draining bool     // Shutdown or Close has been called
+	Pressure Pressure // that Press has put the server under
 }
 
 // Stats returns the server's counts. It looks at every open connection, so it is
@@ -48,6 +49,7 @@ func (s *Server) Stats() Stats {
 		HandshakesWaiting: s.handshakes.queued(),
 		MaxConns:          s.limits.conns,
 		Draining:          s.state != serving,
+		Pressure:          Pressure(s.pressing.now.Load()), //nolint:gosec // a Pressure it was
 	}
 	for _, reason := range CloseReasons() {
 		stats.Closed[reason] = s.left.closed[reason]
@@ -66,6 +68,46 @@ func (s *Server) Stats() Stats {
 		stats.QueueLimit += limit
 	}
 	return stats
+}
+
+// A Load is what a server has to do, of what can be told at once.
+type Load struct {
+	Active, MaxConns  int   // open connections, and how many may be; negative if any number
+	Arriving          int   // of them, without a handler yet and with a goroutine
+	MaxArrivals       int   // negative if any number may
+	HandshakesWaiting int   // TLS handshakes that wait for one of MaxHandshakes
+	MaxHandshakes     int   // negative if any number are computed at once
+	Accepted          int64 // so far, those turned away among them
+
+	// QueueLength and QueueLimit are as in Stats, of the listener whose queue is fullest.
+	QueueLength, QueueLimit int
+}
+
+// Load returns what Stats does not have to count for: its cost does not depend on how many
+// connections are open. It may be asked several times a second.
+func (s *Server) Load() Load {
+	s.init()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	load := Load{
+		Active:            len(s.conns),
+		MaxConns:          s.limits.conns,
+		MaxArrivals:       s.limits.arrivals,
+		Accepted:          int64(len(s.conns)) + s.left.total,
+		Arriving:          int(s.arriving.Load()),
+		HandshakesWaiting: s.handshakes.queued(),
+		MaxHandshakes:     s.handshakes.most,
+	}
+	for _, refused := range s.left.refused {
+		load.Accepted += refused
+	}
+	for d := range s.doors {
+		length, limit := queueOf(d.listener)
+		if load.QueueLimit == 0 || length*load.QueueLimit > load.QueueLength*limit {
+			load.QueueLength, load.QueueLimit = length, limit
+		}
+	}
+	return load
 }
 
 // tally sums up the connections that have ended, and those that never were.

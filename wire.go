@@ -233,6 +233,7 @@ func (w *wire) readLimitLocked() (time.Time, CloseReason) {
 	if w.shut.Load() {
 		patience, reason = w.conn.server.limits.halfClosed, HalfClosedTimeout
 	}
+	patience = w.conn.server.patience(patience)
 	if patience < 0 || w.kernelReads {
 		return time.Time{}, ReasonNone
 	}

@@ -21,6 +21,9 @@ func (l *loop) sayGoodbye(c *Conn, cause Cause, err error) bool {
 		return l.close(c, cause, err) // nothing unread, nothing unsent: a plain close harms nobody
 	}
 	c.read.Add(int64(n))
+	if l.hurry.Goodbye {
+		return l.close(c, cause, err)
+	}
 	c.rest = &rest{since: l.now, cause: cause, refusal: err, dropped: n}
 	c.weigh()
 	c.clear(refused)

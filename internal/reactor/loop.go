@@ -51,6 +51,7 @@ type loop struct {
 	pipes  pipes
 	bench  workbench
 	doubt  int // that calls are quick; see feed
+	hurry  Hurry
 	stop   bool
 
 	in, out []byte // of the call that runs, or of the next
@@ -300,9 +301,9 @@ func (l *loop) patience(c *Conn) (since int64, limit time.Duration, cause Cause)
 	case c.owes() && c.limits.WriteStall > 0:
 		return c.rest.since, c.limits.WriteStall, Stalled
 	case c.is(away|paused) || c.waits():
-		return l.now, c.limits.Idle, Idle // it is not the peer that is idle
+		return l.now, l.idle(c.limits.Idle), Idle // it is not the peer that is idle
 	}
-	return c.active, c.limits.Idle, Idle
+	return c.active, l.idle(c.limits.Idle), Idle
 }
 
 // look sees whether a connection's time is over.
@@ -313,9 +314,7 @@ func (l *loop) look(c *Conn) bool {
 	if c.peer != nil {
 		return l.lookAtPair(c)
 	}
-	if c.owes() && sendQueue(int(c.fd)) < c.rest.queue {
-		l.progress(c)
-	}
+	l.askTaken(c)
 	switch since, limit, cause := l.patience(c); {
 	case c.is(parting):
 		return l.drop(c)

@@ -24,6 +24,7 @@ const (
 	opResume
 	opInspect
 	opRelease
+	opAll
 	opStop
 )
 
@@ -35,6 +36,7 @@ type message struct {
 	back    *back
 	inspect func(View)
 	release func(fd int, in, out []byte)
+	all     func(*loop)
 }
 
 // back is what a call that outlived its budget, or that the lane made, has to say.
@@ -56,14 +58,16 @@ type mailbox struct {
 	closed bool // the loop ends: nothing that comes is read
 }
 
-// post leaves a message and sees that it is read.
-func (l *loop) post(m message) {
+// post leaves a message and sees that it is read, unless the loop ends.
+func (l *loop) post(m message) (left bool) {
 	b := &l.mailbox
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !b.closed {
-		l.postLocked(m)
+	if b.closed {
+		return false
 	}
+	l.postLocked(m)
+	return true
 }
 
 func (l *loop) postLocked(m message) {
@@ -143,6 +147,9 @@ func (l *loop) obey(m message) bool {
 	switch m.op {
 	case opStop:
 		l.stop = true
+		return true
+	case opAll:
+		m.all(l)
 		return true
 	case opAdopt:
 		return l.enter(c, m.first)

@@ -87,6 +87,7 @@ func (l *loop) join(near *Conn, first []byte) error {
 // enterPair makes the loop the pair's.
 func (l *loop) enterPair(near *Conn, first []byte) bool {
 	far := near.peer
+	makeNarrow(near)
 	near.set(readable) // most likely; what the far one has, its event will say
 	for _, c := range [...]*Conn{near, far} {
 		l.list(c)
@@ -158,6 +159,9 @@ func (l *loop) sent(c *Conn) {
 // move makes one read from c, and writes to p what it got. Its error is c's; p's shows
 // in p's state.
 func (l *loop) move(c, p *Conn) error {
+	if p.quick == narrow && p.written.Load() >= proofOfSpeed {
+		l.makeWide(p)
+	}
 	switch {
 	case c.is(sealed):
 		return l.moveOpened(c, p)
@@ -176,7 +180,7 @@ func (l *loop) move(c, p *Conn) error {
 		return err
 	case err != nil:
 		return os.NewSyscallError("read", err)
-	case n == len(buffer) && n >= bulkLeast && !c.limits.Uneven:
+	case n == len(buffer) && n >= bulkLeast && !c.limits.Uneven && p.quick == wide:
 		c.set(bulk)
 	case n < len(buffer) && !c.is(uneven):
 		c.clear(readable) // a short read: the socket is empty, and the next byte a new edge
@@ -501,17 +505,17 @@ func (l *loop) patienceWith(near *Conn) (since int64, limit time.Duration, cause
 	case owing.owes() && limits.WriteStall > 0:
 		return owing.rest.since, limits.WriteStall, cause
 	case near.is(paused):
-		return l.now, limits.Idle, Idle
+		return l.now, l.idle(limits.Idle), Idle
 	case near.isHeard() || far.isHeard():
-		return since, limits.HalfClosed, HalfClosed
+		return since, l.idle(limits.HalfClosed), HalfClosed
 	case near.is(broken) || far.is(broken):
 		if !owing.owes() {
 			return 0, 0, 0 // passReset's patience is its own
 		}
 	case near.is(ended) != far.is(ended):
-		return since, limits.HalfClosed, HalfClosed
+		return since, l.idle(limits.HalfClosed), HalfClosed
 	}
-	return since, limits.Idle, Idle
+	return since, l.idle(limits.Idle), Idle
 }
 
 // isHeard reports whether c takes no more, and all that is waited for is what it has to say.
@@ -523,11 +527,8 @@ func (l *loop) lookAtPair(near *Conn) bool {
 		far.clear(young)
 		l.reactor.lasting(int(far.fd))
 	}
-	for _, c := range [...]*Conn{near, near.peer} {
-		if c.owes() && sendQueue(int(c.fd)) < c.rest.queue {
-			l.waitFor(c)
-		}
-	}
+	l.askTaken(near)
+	l.askTaken(near.peer)
 	if since, limit, cause := l.patienceWith(near); limit > 0 && l.now-since >= int64(limit) {
 		return l.endPair(near, cause, nil)
 	}

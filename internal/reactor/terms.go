@@ -16,3 +16,9 @@ const (
 	// LeastWait is what is worth waiting for where a Pacer asks for it: a timer is not more exact.
 	LeastWait = time.Millisecond
 )
+
+// Hurried returns what is left of a limit on silence under pressure: a tenth, but at
+// least a second, or all of it if that is less. No limit stays none.
+func Hurried(limit time.Duration) time.Duration {
+	return min(limit, max(limit/10, time.Second))
+}
