@@ -18,6 +18,7 @@ var rooms = []room{
 	{"frame", &neighbour},
 	{"httpserve", &neighbour},
 	{"leveetest", &bench},
+	{"overload", &neighbour},
 	{"proxy", &neighbour},
 	{"route", &neighbour},
 	{"telemetry", &neighbour},

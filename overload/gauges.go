@@ -1,0 +1,151 @@
+package overload
+
+import (
+	"os"
+	"runtime/metrics"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/levee-net/levee"
+)
+
+// senses are where loads come from.
+type senses interface {
+	look(now time.Time) Loads
+}
+
+// gauges are the senses of a process.
+type gauges struct {
+	*Controller
+	memory    memory
+	files     float64 // how many may be open; 0 if that is not known
+	scheduler scheduler
+	doors     []acceptGauge // of each server
+}
+
+func newGauges(c *Controller) *gauges {
+	return &gauges{
+		Controller: c,
+		memory:     newMemory(c.AdjustMemoryLimit),
+		files:      fileLimit(),
+		doors:      make([]acceptGauge, len(c.Servers)),
+	}
+}
+
+func (g *gauges) look(now time.Time) (loads Loads) {
+	loads[Memory] = g.memory.look()
+	loads[Scheduler] = portion(g.scheduler.look().Seconds(), or(g.SchedulerDelay, 200*time.Millisecond).Seconds())
+	open := openFiles()
+	loads[Files] = portion(open, g.files)
+	for i, s := range g.Servers {
+		l := s.Load()
+		if open == 0 {
+			loads[Files] = max(loads[Files], portion(float64(l.Active), float64(l.MaxConns)))
+		}
+		delay := g.doors[i].look(now, l)
+		loads[AcceptQueue] = max(loads[AcceptQueue], portion(delay.Seconds(), or(g.AcceptDelay, 25*time.Millisecond).Seconds()))
+		loads[Arriving] = max(loads[Arriving], portion(float64(l.Arriving), float64(l.MaxArrivals)/2))
+		loads[Handshakes] = max(loads[Handshakes],
+			portion(float64(l.HandshakesWaiting), float64(l.MaxHandshakes)*float64(or(g.WaitingHandshakes, 100))))
+	}
+	return loads
+}
+
+// portion returns how much of the limit n is, 0 if there is none.
+func portion(n, limit float64) float64 {
+	if limit <= 0 {
+		return 0
+	}
+	return n / limit
+}
+
+// openFiles returns how many files the process has open, 0 if that cannot be told without
+// counting them. The kernel tells since Linux 6.2, as the size of a directory. It is all the
+// same to it how many there are. The number that a new file would get is no measure: files are closed in
+// any order, and the first gap may be anywhere.
+func openFiles() float64 {
+	info, err := os.Stat("/proc/self/fd")
+	if err != nil {
+		return 0
+	}
+	return float64(info.Size())
+}
+
+// fileLimit returns how many files the process may have open, 0 if that is not known.
+func fileLimit() float64 {
+	limits, err := os.ReadFile("/proc/self/limits")
+	if err != nil {
+		return 0
+	}
+	_, line, _ := strings.Cut(string(limits), "Max open files")
+	fields := strings.Fields(line)
+	if len(fields) == 0 {
+		return 0
+	}
+	n, _ := strconv.ParseFloat(fields[0], 64) // "unlimited" is none
+	return n
+}
+
+// An acceptGauge estimates how long newcomers wait to be accepted.
+type acceptGauge struct {
+	at       time.Time
+	accepted int64
+	queue    int
+}
+
+// look goes by the shortest queue that was seen at the two ends of an interval: if somebody waited at
+// both, newcomers were accepted as fast as can be. A crowd that comes at once is gone by the second.
+func (g *acceptGauge) look(now time.Time, l levee.Load) time.Duration {
+	took, accepted, standing := now.Sub(g.at), l.Accepted-g.accepted, min(g.queue, l.QueueLength)
+	g.at, g.accepted, g.queue = now, l.Accepted, l.QueueLength
+	if accepted <= 0 || l.MaxConns > 0 && l.Active >= l.MaxConns {
+		return 0 // nobody is let in: to turn others away does not change that
+	}
+	return took * time.Duration(standing) / time.Duration(accepted)
+}
+
+// scheduler tells how long goroutines wait for a processor.
+type scheduler struct {
+	sample []metrics.Sample
+	before []uint64
+}
+
+// look returns the 99th percentile since the last look.
+func (s *scheduler) look() time.Duration {
+	if s.sample == nil {
+		s.sample = []metrics.Sample{{Name: "/sched/latencies:seconds"}}
+	}
+	metrics.Read(s.sample)
+	if s.sample[0].Value.Kind() != metrics.KindFloat64Histogram {
+		return 0
+	}
+	h := s.sample[0].Value.Float64Histogram()
+	first := len(s.before) == 0
+	if first {
+		s.before = make([]uint64, len(h.Counts))
+	}
+	total := uint64(0)
+	for i, n := range h.Counts {
+		n, s.before[i] = n-s.before[i], n
+		h.Counts[i] = n
+		total += n
+	}
+	if first {
+		return 0
+	}
+	return percentile(h, total)
+}
+
+// percentile returns the bucket's beginning in which the 99th is.
+func percentile(h *metrics.Float64Histogram, total uint64) time.Duration {
+	beyond := total / 100
+	for i, n := range slices.Backward(h.Counts) {
+		if n > beyond {
+			return time.Duration(max(0, h.Buckets[i]) * float64(time.Second))
+		}
+		beyond -= n
+	}
+	return 0
+}

@@ -1,0 +1,197 @@
+// Package overload keeps servers well when there is more to do than can be done: those who
+// are connected and behave are not to notice.
+//
+// A [Controller] looks ten times a second at what is short, and answers in two ways.
+//
+// What fills up and does not empty by itself, memory and open files, is answered by a
+// [levee.Pressure] on the servers. A pressure comes at once when a load reaches its
+// threshold, and goes a level at a time, when for a second no load has come near (to 90 % of)
+// it. A load of 1 is all that there is.
+//
+//	            short_idle  no_linger  refuse_new  pause_reads  shed_idle
+//	memory            0.70       0.75        0.80         0.85       0.92
+//	files             0.80       0.85        0.95            -       0.98
+//
+// To pause reads frees no files; but shed_idle includes it. No connection is shed once the load is
+// below the threshold, though the pressure stays for its second.
+//
+// What is only a matter of time, newcomers that come faster than they can be served, is
+// answered by turning away a share of them at the door ([levee.Server.TurnAway]): as many
+// as need be for those who are let in not to wait, and not all of them, or the processors
+// would be idle meanwhile. No level of pressure would help: an idle connection takes no
+// processor. Here a load of 1 is what is aimed at.
+//
+//	accept_queue  how long newcomers wait to be accepted   25 ms
+//	arriving      connections without a handler yet        half of MaxArrivals
+//	handshakes    waiting to be computed                   100 for each of MaxHandshakes
+//	scheduler     99th percentile of how long goroutines
+//	              wait for a processor                     200 ms
+//
+// The share halves at most in a tenth of a second, and is back at all of them within a
+// second of the last load above 1. So what is left of an overload is gone within two seconds of its end.
+package overload
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/levee-net/levee"
+)
+
+// A Controller presses servers. The zero value of every field but Servers is a safe
+// default; negative is off. They must not be changed once Run has been called.
+type Controller struct {
+	// Servers are pressed all alike: they share the process.
+	Servers []*levee.Server
+
+	// Interval is the time between two looks. Zero means 100 ms.
+	Interval time.Duration
+
+	// Calm is for how long loads must be well below the threshold of a pressure before it
+	// goes. Zero means 1 second.
+	Calm time.Duration
+
+	// AdjustMemoryLimit has Run lower the Go runtime's memory limit by what the kernel
+	// holds for the process, such as sockets' buffers: the collector does not know of them, and
+	// would leave garbage lying where there is no room. It is what [SetMemoryLimit]
+	// returns.
+	AdjustMemoryLimit bool
+
+	// AcceptDelay is how long newcomers may wait to be accepted before a share of them is
+	// turned away. Zero means 25 ms.
+	AcceptDelay time.Duration
+
+	// WaitingHandshakes is how many TLS handshakes may wait for each that is computed
+	// before newcomers are turned away. Zero means 100: some 50 ms.
+	WaitingHandshakes int
+
+	// SchedulerDelay is how long one of a hundred goroutines may wait for a processor
+	// before newcomers are turned away. Zero means 200 ms.
+	SchedulerDelay time.Duration
+
+	// Logger is told of each pressure once, with what caused it, but at most once a
+	// second. Nil means slog.Default().
+	Logger *slog.Logger
+
+	// Changed is called by Run whenever the pressure changes, and when newcomers begin to be turned
+	// away, or are no more. It may be nil.
+	Changed func(State)
+
+	sense func(*Controller) senses // nil but in tests
+
+	mu    sync.Mutex
+	state State
+}
+
+// State is what a controller has seen last, and done about it.
+type State struct {
+	Pressure   levee.Pressure
+	TurnedAway float64   // the share of newcomers that is, 0 to 0.95
+	Cause      Input     // of the last change
+	Since      time.Time // it
+	Loads      Loads
+}
+
+// State returns the present state. It may be called at any time, from several goroutines.
+func (c *Controller) State() State {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.state
+}
+
+func or[T comparable](v, byDefault T) T {
+	var zero T
+	if v == zero {
+		return byDefault
+	}
+	return v
+}
+
+// Run looks and presses until ctx ends, and then takes all pressure away. It is called once.
+func (c *Controller) Run(ctx context.Context) {
+	senses := c.senses()
+	interval := or(c.Interval, 100*time.Millisecond)
+	l := ladder{calm: or(c.Calm, time.Second)}
+	r := ration{share: 1}
+	log := changeLog{to: c.Logger}
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	defer c.press(levee.NoPressure, 0)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-ticker.C:
+			loads := senses.look(now)
+			before, turnedAway := l.level, r.turnedAway()
+			renew := l.look(now, loads)
+			r.look(loads)
+			if l.level != before || r.turnedAway() != turnedAway || renew {
+				c.press(l.level, r.turnedAway())
+			}
+			log.look(now, c.note(now, l, r, loads))
+		}
+	}
+}
+
+func (c *Controller) senses() senses {
+	if c.sense != nil {
+		return c.sense(c)
+	}
+	return newGauges(c)
+}
+
+func (c *Controller) press(p levee.Pressure, turnAway float64) {
+	for _, s := range c.Servers {
+		s.TurnAway(turnAway)
+		s.Press(p)
+	}
+}
+
+// note notes what Run has done, and tells of it.
+func (c *Controller) note(now time.Time, l ladder, r ration, loads Loads) State {
+	c.mu.Lock()
+	old, next := c.state, State{Pressure: l.level, TurnedAway: r.turnedAway(), Loads: loads}
+	changed := next.Pressure != old.Pressure || (next.TurnedAway > 0) != (old.TurnedAway > 0)
+	switch {
+	case !changed:
+		next.Cause, next.Since = old.Cause, old.Since
+	case next.Pressure != old.Pressure:
+		next.Cause, next.Since = l.cause, now
+	default:
+		next.Cause, next.Since = r.cause, now
+	}
+	c.state = next
+	c.mu.Unlock()
+	if changed && c.Changed != nil {
+		c.Changed(next)
+	}
+	return next
+}
+
+// logInterval bounds how often a changing pressure is logged.
+const logInterval = time.Second
+
+// A changeLog logs what the pressure has become. What has come and gone since the last line is
+// not told, but the last change always is.
+type changeLog struct {
+	to   *slog.Logger
+	last time.Time
+	told State
+}
+
+func (g *changeLog) look(now time.Time, s State) {
+	same := s.Pressure == g.told.Pressure && (s.TurnedAway > 0) == (g.told.TurnedAway > 0)
+	if same || !g.last.IsZero() && now.Sub(g.last) < logInterval {
+		return
+	}
+	level := slog.LevelInfo
+	if s.Pressure > g.told.Pressure || s.TurnedAway > 0 {
+		level = slog.LevelWarn
+	}
+	g.last, g.told = now, s
+	or(g.to, slog.Default()).Log(context.Background(), level, "pressure", "level", s.Pressure.String(),
+		"cause", s.Cause.String(), "load", s.Loads[s.Cause], "turned_away", s.TurnedAway)
+}
