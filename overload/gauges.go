@@ -36,7 +36,7 @@ func newGauges(c *Controller) *gauges {
 
 func (g *gauges) look(now time.Time) (loads Loads) {
 	loads[Memory] = g.memory.look()
-	loads[Scheduler] = portion(g.scheduler.look().Seconds(), or(g.SchedulerDelay, 200*time.Millisecond).Seconds())
+	loads[Scheduler] = portion(g.scheduler.look().Seconds(), or(g.SchedulerDelay, 50*time.Millisecond).Seconds())
 	open := openFiles()
 	loads[Files] = portion(open, g.files)
 	for i, s := range g.Servers {

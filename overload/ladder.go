@@ -98,13 +98,13 @@ func (l *ladder) look(now time.Time, loads Loads) (again bool) {
 // A ration is the share of newcomers that are let in.
 type ration struct {
 	share float64
-	step  float64
+	load  float64 // at the last look
 	cause Input
 }
 
 const (
-	leastShare = 0.05 // so that it shows when there is room again
-	firstStep  = 0.02 // back up; twice as much each time that there is still room
+	leastShare = 0.1  // so that it shows when there is room again
+	growth     = 1.15 // of the share, each time that there is room: all are let in again after 17 looks at most
 )
 
 // turnedAway returns the share that is not.
@@ -118,11 +118,13 @@ func (r *ration) look(loads Loads) {
 			most = input
 		}
 	}
-	if load := loads[most]; load > 1 {
-		r.share = max(leastShare, r.share/min(load, 2))
-		r.step, r.cause = firstStep, most
-		return
+	load, before := loads[most], r.load
+	r.load = load
+	switch {
+	case load > 1 && load < before: // it goes down already: what is queued has to be served first
+	case load > 1:
+		r.share, r.cause = max(leastShare, r.share/min(load, 2)), most
+	default:
+		r.share = min(1, r.share*growth)
 	}
-	r.share = min(1, r.share+r.step)
-	r.step *= 2
 }

@@ -25,10 +25,10 @@
 //	arriving      connections without a handler yet        half of MaxArrivals
 //	handshakes    waiting to be computed                   100 for each of MaxHandshakes
 //	scheduler     99th percentile of how long goroutines
-//	              wait for a processor                     200 ms
+//	              wait for a processor                     50 ms
 //
-// The share halves at most in a tenth of a second, and is back at all of them within a
-// second of the last load above 1. So what is left of an overload is gone within two seconds of its end.
+// The share that is let in halves at most in a tenth of a second, is never less than a tenth, and grows by
+// 15 % when there is room. So what is left of an overload is gone within two seconds of its end.
 package overload
 
 import (
@@ -68,7 +68,7 @@ type Controller struct {
 	WaitingHandshakes int
 
 	// SchedulerDelay is how long one of a hundred goroutines may wait for a processor
-	// before newcomers are turned away. Zero means 200 ms.
+	// before newcomers are turned away. Zero means 50 ms.
 	SchedulerDelay time.Duration
 
 	// Logger is told of each pressure once, with what caused it, but at most once a
@@ -88,7 +88,7 @@ type Controller struct {
 // State is what a controller has seen last, and done about it.
 type State struct {
 	Pressure   levee.Pressure
-	TurnedAway float64   // the share of newcomers that is, 0 to 0.95
+	TurnedAway float64   // the share of newcomers that is, 0 to 0.9
 	Cause      Input     // of the last change
 	Since      time.Time // it
 	Loads      Loads
