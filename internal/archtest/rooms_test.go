@@ -19,6 +19,7 @@ var rooms = []room{
 	{"httpserve", &neighbour},
 	{"leveetest", &bench},
 	{"overload", &neighbour},
+	{"limit", &neighbour},
 	{"proxy", &neighbour},
 	{"route", &neighbour},
 	{"telemetry", &neighbour},
