@@ -1,15 +1,18 @@
 package limit
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/levee-net/levee"
 )
 
 // A Gate lets connections into a [levee.Server] as limits, lists and bans say. It
-// may serve several servers, and a scope, lists and bans several gates: a gate itself holds
-// nothing of its connections, so another with the same scopes can take its place at any time.
+// may serve several servers, and a scope, lists and bans several gates. A gate itself keeps no
+// account of connections, so another with the same scopes can take its place at any time.
 //
 // Its fields must not be changed once it is in use. Methods may be called from several
 // goroutines.
@@ -26,28 +29,112 @@ type Gate struct {
 	// It is asked last, and has SharedTimeout for its answer; zero means 50 ms. Without an answer
 	// the local limits decide alone, and for 250 ms nobody waits for it again.
 	//
-	// A client that it has refused is refused for a moment without asking, half a second or until its
+	// What it has refused is refused for a moment without asking, half a second or until its
 	// rate lets one more in: so a flood does not reach it.
 	Shared        Shared
 	SharedTimeout time.Duration
+
+	once    sync.Once
+	rules   []rule
+	denied  map[error]*levee.Refusal
+	sharing sharing
+	idle    sync.Pool // of *waiter: those that were turned away at the door, so that a flood makes no garbage
 }
 
-// Denies returns why the gate's lists and bans would not let addr in, or nil. It is for
-// connections that are there when either has changed; see [levee.Conn.Forbid].
-func (g *Gate) Denies(addr netip.Addr) error
+var _ levee.Gate = (*Gate)(nil)
 
-// Stats returns the gate's own counts; for the others see [Scope.Stats], [Lists.Stats] and [Bans.Stats].
-func (g *Gate) Stats() GateStats
-
-// Route returns a handler that counts what h serves in a scope of its own as well: from when
-// it is routed until it ends. It is a [levee.Router], and does for h what a Router's Route
-// does; what it refuses ends with an error that wraps a *[levee.Refusal]. A nil Gate shares nothing.
-//
-// All limits of the scope are asked then, so Handshakes limits nothing.
-func (g *Gate) Route(s *Scope, h levee.Handler) levee.Handler
+// Why a client may not come in at all.
+var (
+	ErrDenied     = errors.New("on the deny list")
+	ErrNotAllowed = errors.New("not on the allow list")
+	ErrNotLoaded  = errors.New("the lists are not loaded yet")
+	ErrBanned     = errors.New("banned")
+)
 
 // A LimitError is the cause of a refusal by a limit.
 type LimitError struct {
 	Limit string // its name
-	Bits  int    // of the IPv6 prefix that has taken too much; 0 otherwise
+
+	bits int
+}
+
+// Error returns a sentence such as "limit public.client.rate (of the client's /48)".
+func (e *LimitError) Error() string {
+	if e.bits > 0 {
+		return fmt.Sprintf("limit %s (of the client's /%d)", e.Limit, e.bits)
+	}
+	return "limit " + e.Limit
+}
+
+func (g *Gate) init() {
+	g.once.Do(func() {
+		g.rules = rulesOf(g.Scopes, g.Manner, g.Delay)
+		g.denied = make(map[error]*levee.Refusal)
+		for _, cause := range []error{ErrDenied, ErrNotAllowed, ErrNotLoaded, ErrBanned} {
+			g.denied[cause] = &levee.Refusal{Reason: levee.Denied, Cause: cause, Manner: g.Manner, Delay: g.Delay}
+		}
+		g.sharing.timeout = orDefault(g.SharedTimeout, defaultSharedTimeout)
+	})
+}
+
+// Admit charges a connection that has just been accepted to the totals.
+func (g *Gate) Admit(*levee.Conn) (levee.Pass, *levee.Refusal) {
+	g.init()
+	w := g.newPass()
+	if refusal := w.enter(time.Now()); refusal != nil {
+		g.recycle(w)
+		return nil, refusal
+	}
+	if g.Shared != nil && w.stake.anyShared() {
+		return w, nil
+	}
+	return &w.pass, nil
+}
+
+func (g *Gate) newPass() *waiter {
+	w, _ := g.idle.Get().(*waiter)
+	if w == nil {
+		w = new(waiter)
+	}
+	w.gate, w.whole, w.stake.rules = g, w, g.rules
+	return w
+}
+
+// recycle takes back a pass that nobody has got to know.
+func (g *Gate) recycle(w *waiter) {
+	*w = waiter{}
+	g.idle.Put(w)
+}
+
+// Denies returns why the gate's lists and bans would not let addr in, or nil. It is for
+// connections that are there when either has changed; see [levee.Conn.Forbid].
+func (g *Gate) Denies(addr netip.Addr) error {
+	if g.Lists != nil && g.Lists.Mode == Enforce {
+		if err := g.Lists.Denies(addr); err != nil {
+			return err
+		}
+	}
+	if g.Bans != nil {
+		return g.Bans.Denies(addr)
+	}
+	return nil
+}
+
+// Stats returns the gate's own counts; for the others see [Scope.Stats], [Lists.Stats] and
+// [Bans.Stats].
+func (g *Gate) Stats() GateStats {
+	return GateStats{Shared: g.sharing.stats()}
+}
+
+// bar returns what refuses a client because of who it is.
+func (g *Gate) bar(addr netip.Addr, now time.Time) *levee.Refusal {
+	if g.Lists != nil {
+		if err := g.Lists.decide(addr); err != nil {
+			return g.denied[err]
+		}
+	}
+	if g.Bans != nil && g.Bans.decide(addr, now) {
+		return g.denied[ErrBanned]
+	}
+	return nil
 }

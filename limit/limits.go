@@ -1,7 +1,11 @@
 package limit
 
 import (
+	"cmp"
 	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
 )
 
 // A Mode is what becomes of who exceeds a limit.
@@ -77,6 +81,10 @@ type Scope struct {
 
 	// Connection is what each connection may move.
 	Connection Bandwidth
+
+	once   sync.Once
+	totals law
+	sum    set // whose first account is that of all connections
 }
 
 // Clients are what each client of a [Scope] may take.
@@ -105,6 +113,10 @@ type Clients struct {
 	// they have used up the entries that a client could have, of which each has 16, it
 	// is counted as one together with all others to whom that happens there.
 	Entries int
+
+	once  sync.Once
+	each  law
+	table *table
 }
 
 // A Key is what makes two connections one client's.
@@ -124,9 +136,49 @@ const (
 	ByServerName
 )
 
-// Set changes the limits of all connections together, from the next decision on. Those that are there
-// stay, and are counted; bandwidth where there was none is for new connections only.
-func (s *Scope) Set(l Limits) { s.init(); s.totals.set(l) }
+// Set changes the limits of all connections together, from the next decision on. Those that are
+// there stay, and are counted; bandwidth where there was none is for new connections only.
+func (s *Scope) Set(l Limits) {
+	s.init()
+	s.totals.set(l)
+}
 
 // Set changes the limits of each client, as [Scope.Set] does.
-func (c *Clients) Set(l Limits) { c.init(); c.each.set(l) }
+func (c *Clients) Set(l Limits) {
+	c.init()
+	c.each.set(l)
+}
+
+func (s *Scope) init() {
+	s.once.Do(func() {
+		name := cmp.Or(s.Name, "levee")
+		s.totals.epoch = time.Now()
+		s.totals.times = [widths]float64{1}
+		s.totals.call(name)
+		s.totals.set(s.Limits)
+		s.sum.tags[0] = tagOf(rand.Uint64())
+		for _, c := range s.Clients {
+			c.init()
+			c.each.call(name + "." + cmp.Or(c.Name, "client"))
+		}
+	})
+}
+
+const defaultEntries = 1 << 17
+
+func (c *Clients) init() {
+	c.once.Do(func() {
+		c.table = newTable(orDefault(c.Entries, defaultEntries))
+		c.each.epoch = time.Now()
+		c.each.times = [widths]float64{one: 1, wide56: float64(cmp.Or(c.Times56, 4)), wide48: float64(cmp.Or(c.Times48, 16))}
+		c.each.set(c.Limits)
+	})
+}
+
+// orDefault returns n if it is positive.
+func orDefault[T int | time.Duration](n, def T) T {
+	if n > 0 {
+		return n
+	}
+	return def
+}

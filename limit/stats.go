@@ -59,3 +59,28 @@ type BanStats struct {
 	Untold    int64      // bans and lifts that SharedBans was not told, because it failed or was behind
 	Err       error      // of the last telling, if it failed
 }
+
+// Stats returns the scope's counts. It looks at all that is remembered of clients, so it is for the pace
+// of a metrics scrape.
+func (s *Scope) Stats() ScopeStats {
+	s.init()
+	s.sum.mu.Lock()
+	stats := ScopeStats{Open: int64(s.sum.accounts[0].open)}
+	s.sum.mu.Unlock()
+	stats.Limits = s.totals.stats()
+	for _, c := range s.Clients {
+		stats.Limits = append(stats.Limits, c.each.stats()...)
+		stats.Clients = append(stats.Clients, c.stats())
+	}
+	return stats
+}
+
+func (c *Clients) stats() TableStats {
+	return TableStats{
+		Name:    c.each.name,
+		Entries: len(c.table.sets) * ways,
+		Used:    c.table.used(c.each.since(time.Now())),
+		Evicted: c.table.evicted.Load(),
+		Crowded: c.table.crowded.Load(),
+	}
+}
