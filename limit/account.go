@@ -201,12 +201,12 @@ func (l *law) exceeded(t *terms, k kind) {
 	}
 }
 
-func (l *law) stats() []LimitStats {
-	var all []LimitStats
+func (l *law) stats() []Decisions {
+	var all []Decisions
 	t := l.terms.Load()
 	for k := connections; k < kinds; k++ {
 		c := &l.counts[k]
-		s := LimitStats{Limit: l.names[k], Allowed: c.allowed.Load(), Refused: c.refused.Load(), WouldRefuse: c.wouldRefuse.Load()}
+		s := Decisions{Limit: l.names[k], Allowed: c.allowed.Load(), Refused: c.refused.Load(), WouldRefuse: c.wouldRefuse.Load()}
 		if t.has(k) || s.Allowed+s.Refused+s.WouldRefuse > 0 {
 			all = append(all, s)
 		}

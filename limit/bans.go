@@ -346,7 +346,7 @@ func (b *Bans) changed(ban Ban) {
 func (b *Bans) Stats() BanStats {
 	b.init()
 	now := time.Now()
-	stats := BanStats{Decisions: LimitStats{
+	stats := BanStats{Decisions: Decisions{
 		Limit: cmp.Or(b.Name, "bans"), Refused: b.refused.Load(), WouldRefuse: b.wouldRefuse.Load(),
 	}}
 	b.mu.Lock()

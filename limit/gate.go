@@ -51,15 +51,15 @@ var (
 	ErrBanned     = errors.New("banned")
 )
 
-// A LimitError is the cause of a refusal by a limit.
-type LimitError struct {
+// A Error is the cause of a refusal by a limit.
+type Error struct {
 	Limit string // its name
 
 	bits int
 }
 
 // Error returns a sentence such as "limit public.client.rate (of the client's /48)".
-func (e *LimitError) Error() string {
+func (e *Error) Error() string {
 	if e.bits > 0 {
 		return fmt.Sprintf("limit %s (of the client's /%d)", e.Limit, e.bits)
 	}

@@ -208,7 +208,7 @@ func (l *Lists) decide(addr netip.Addr) error {
 
 // Stats returns the lists' counts.
 func (l *Lists) Stats() ListStats {
-	stats := ListStats{Decisions: LimitStats{
+	stats := ListStats{Decisions: Decisions{
 		Limit:       cmp.Or(l.Name, "lists"),
 		Allowed:     l.counts.allowed.Load(),
 		Refused:     l.counts.refused.Load(),

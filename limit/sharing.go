@@ -24,7 +24,7 @@ type sharing struct {
 
 	mu       sync.Mutex
 	counts   SharedStats
-	retry    time.Time           // nobody waits for an answer before
+	retry    time.Time            // nobody waits for an answer before
 	verdicts map[uint64]time.Time // refusals, by what was refused: until when they hold
 }
 
@@ -210,7 +210,7 @@ func (g *Gate) claim(ctx context.Context, questions []question) (refused int, ok
 	if err == nil && refused >= len(claims) {
 		err = fmt.Errorf("claim %d of %d refused", refused, len(claims))
 	}
-	if context.Cause(ctx) == context.Canceled { //nolint:errorlint // as it comes: the connection has ended, which says nothing of the others
+	if context.Cause(ctx) == context.Canceled { // the connection has ended, which says nothing of the others
 		return -1, false
 	}
 	s.answered(err, time.Now())

@@ -21,7 +21,7 @@ func rulesOf(scopes []*Scope, manner levee.Manner, delay time.Duration) []rule {
 		r := rule{scope: s, clients: c, law: l}
 		for w := range r.refusals {
 			for k := range r.refusals[w] {
-				cause := &LimitError{Limit: l.names[k], bits: prefixBits[w]}
+				cause := &Error{Limit: l.names[k], bits: prefixBits[w]}
 				if c == nil || w == int(one) {
 					cause.bits = 0
 				}

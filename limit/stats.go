@@ -2,8 +2,8 @@ package limit
 
 import "time"
 
-// LimitStats are a limit's decisions.
-type LimitStats struct {
+// Decisions are those of one limit.
+type Decisions struct {
 	Limit       string // its name
 	Allowed     int64  // for bandwidth 0
 	Refused     int64  // for bandwidth: waits
@@ -13,7 +13,7 @@ type LimitStats struct {
 // ScopeStats are a scope's counts. Each number is right, but they are not taken at one instant.
 type ScopeStats struct {
 	Open    int64        // connections
-	Limits  []LimitStats // those that limit something or have decided something; in a fixed order
+	Limits  []Decisions  // those that limit something or have decided something; in a fixed order
 	Clients []TableStats // one for each of Clients
 }
 
@@ -44,7 +44,7 @@ type SharedStats struct {
 
 // ListStats are a list's.
 type ListStats struct {
-	Decisions   LimitStats
+	Decisions   Decisions
 	Allow, Deny int       // prefixes
 	Loaded      time.Time // when the files last changed what is in force
 	Err         error     // of the last load, if it failed
@@ -52,12 +52,12 @@ type ListStats struct {
 
 // BanStats are the counts of bans.
 type BanStats struct {
-	Decisions LimitStats // Allowed stays 0
-	Active    int        // bans
-	Made      int64      // bans by refusals, also in Shadow
-	Dropped   int64      // bans that had to end early, for others
-	Untold    int64      // bans and lifts that SharedBans was not told, because it failed or was behind
-	Err       error      // of the last telling, if it failed
+	Decisions Decisions // Allowed stays 0
+	Active    int       // bans
+	Made      int64     // bans by refusals, also in Shadow
+	Dropped   int64     // bans that had to end early, for others
+	Untold    int64     // bans and lifts that SharedBans was not told, because it failed or was behind
+	Err       error     // of the last telling, if it failed
 }
 
 // Stats returns the scope's counts. It looks at all that is remembered of clients, so it is for the pace

@@ -24,7 +24,7 @@ const ways = 16 // with half of the accounts in use, one set in 250 is full
 
 type set struct {
 	mu       sync.Mutex
-	tags     [ways]uint64       // hashes; 0 is nobody's account
+	tags     [ways]uint64      // hashes; 0 is nobody's account
 	accounts [ways + 1]account // the last is the common one of all for whom there was no room
 }
 
