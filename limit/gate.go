@@ -27,7 +27,8 @@ type Gate struct {
 
 	// Shared, if it is set, counts together with other machines what limits say that are Shared.
 	// It is asked last, and has SharedTimeout for its answer; zero means 50 ms. Without an answer
-	// the local limits decide alone, and for 250 ms nobody waits for it again.
+	// the local limits decide alone. If it has a method Hold([]Claim), that is told of the
+	// connections that came in without having been granted, and they are given back as the others are.
 	//
 	// What it has refused is refused for a moment without asking, half a second or until its
 	// rate lets one more in: so a flood does not reach it.

@@ -3,6 +3,7 @@ package limit
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -14,7 +15,6 @@ import (
 
 const (
 	defaultSharedTimeout = 50 * time.Millisecond
-	pauseAfterFailure    = 250 * time.Millisecond
 	verdictHolds         = 500 * time.Millisecond // at most
 )
 
@@ -24,7 +24,6 @@ type sharing struct {
 
 	mu       sync.Mutex
 	counts   SharedStats
-	retry    time.Time            // nobody waits for an answer before
 	verdicts map[uint64]time.Time // refusals, by what was refused: until when they hold
 }
 
@@ -154,10 +153,10 @@ func (g *Gate) ask(ctx context.Context, questions []question) (got []Claim, refu
 	inShadow := func(q question) bool { return q.mode == Shadow }
 	enforced := slices.DeleteFunc(slices.Clone(questions), inShadow)
 	if len(enforced) > 0 {
-		refused, ok := g.claim(ctx, enforced)
+		refused, err := g.claim(ctx, enforced)
 		switch {
-		case !ok:
-			return nil, nil, nil
+		case err != nil:
+			return g.hold(questions), nil, nil
 		case refused >= 0:
 			q := enforced[refused]
 			q.rule.law.counts[shared].refused.Add(1)
@@ -169,15 +168,16 @@ func (g *Gate) ask(ctx context.Context, questions []question) (got []Claim, refu
 	// Those in Shadow must not keep the others from being granted, nor one of them another.
 	shadows := slices.DeleteFunc(slices.Clone(questions), func(q question) bool { return !inShadow(q) })
 	for len(shadows) > 0 {
-		refused, ok := g.claim(ctx, shadows)
-		if !ok {
-			break
+		refused, err := g.claim(ctx, shadows)
+		switch {
+		case err != nil:
+			return append(got, g.hold(shadows)...), nil, nil
+		case refused < 0:
+			return granted(got, shadows), nil, nil
 		}
-		if refused < 0 {
-			got = granted(got, shadows)
-			break
-		}
-		shadows[refused].rule.law.counts[shared].wouldRefuse.Add(1)
+		q := shadows[refused]
+		q.rule.law.counts[shared].wouldRefuse.Add(1)
+		got = append(got, g.hold([]question{q})...) // it comes in all the same
 		shadows = slices.Delete(shadows, refused, refused+1)
 	}
 	return got, nil, nil
@@ -189,58 +189,62 @@ func granted(got []Claim, questions []question) []Claim {
 		if q.by == one {
 			q.rule.law.counts[shared].allowed.Add(1)
 		}
-		if q.Most > 0 {
-			got = append(got, q.Claim)
-		}
 	}
-	return got
+	return append(got, open(questions)...)
 }
 
-// claim asks, unless there was no answer a moment ago. It is not ok without an answer.
-func (g *Gate) claim(ctx context.Context, questions []question) (refused int, ok bool) {
-	s := &g.sharing
-	if !s.mayAsk(time.Now()) {
-		return -1, false
+// open returns the claims that count as open connections.
+func open(questions []question) (claims []Claim) {
+	for _, q := range questions {
+		if q.Most > 0 {
+			claims = append(claims, q.Claim)
+		}
 	}
+	return claims
+}
+
+// hold has a connection counted that comes in without having been granted, if that is possible, and returns the
+// claims that have to be given back then.
+func (g *Gate) hold(questions []question) []Claim {
+	claims := open(questions)
+	holder, ok := g.Shared.(interface{ Hold(claims []Claim) })
+	if !ok || len(claims) == 0 {
+		return nil
+	}
+	holder.Hold(claims)
+	return claims
+}
+
+// claim asks.
+func (g *Gate) claim(ctx context.Context, questions []question) (refused int, err error) {
 	claims := make([]Claim, len(questions))
 	for i, q := range questions {
 		claims[i] = q.Claim
 	}
-	refused, err := g.Shared.Claim(ctx, claims)
+	refused, err = g.Shared.Claim(ctx, claims)
 	if err == nil && refused >= len(claims) {
 		err = fmt.Errorf("claim %d of %d refused", refused, len(claims))
 	}
-	if context.Cause(ctx) == context.Canceled { // the connection has ended, which says nothing of the others
-		return -1, false
-	}
-	s.answered(err, time.Now())
-	return refused, err == nil
+	g.sharing.answered(ctx, err)
+	return refused, err
 }
 
-func (s *sharing) mayAsk(now time.Time) bool {
+func (s *sharing) answered(ctx context.Context, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if now.Before(s.retry) {
-		s.counts.Skipped++
-		return false
-	}
 	s.counts.Asked++
-	return true
-}
-
-func (s *sharing) answered(err error, now time.Time) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err == nil {
-		s.retry, s.counts.FailingSince, s.counts.LastError = time.Time{}, time.Time{}, nil
+	switch {
+	case err == nil:
+		s.counts.FailingSince, s.counts.LastError = time.Time{}, nil
+		return
+	case errors.Is(ctx.Err(), context.Canceled): // the connection has ended, which says nothing of the others
 		return
 	}
 	s.counts.Failed++
 	s.counts.LastError = err
 	if s.counts.FailingSince.IsZero() {
-		s.counts.FailingSince = now
+		s.counts.FailingSince = time.Now()
 	}
-	s.retry = now.Add(pauseAfterFailure)
 }
 
 // remember has what was refused be refused for a moment without asking.

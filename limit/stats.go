@@ -37,7 +37,6 @@ type GateStats struct {
 // SharedStats tell how the sharing of limits with other machines goes.
 type SharedStats struct {
 	Asked, Failed int64     // questions, and those of them without an answer in time
-	Skipped       int64     // not asked because the last one had failed a moment ago
 	FailingSince  time.Time // when the first failed since the last answer; zero if all is well
 	LastError     error     // why; nil if all is well
 }
