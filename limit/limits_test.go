@@ -223,6 +223,19 @@ func TestShadowCountsWhatEnforceRefuses(t *testing.T) {
 	}
 }
 
+func TestShadowChargesNobodyForWhatEnforceWouldHaveRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Scope{Clients: []*Clients{{Times56: 1, Limits: Limits{Rate: Rate{PerSecond: 1, Burst: 1}, Mode: Shadow}}}}
+		g := &Gate{Scopes: []*Scope{s}}
+		comes(t, g, "2001:db8:0:1::1")
+		time.Sleep(900 * time.Millisecond) // virtual time
+		comes(t, g, "2001:db8:0:2::1")     // too soon for the /56, and no charge to its /64
+		time.Sleep(100 * time.Millisecond) // virtual time
+		comes(t, g, "2001:db8:0:2::1")
+		wants(t, s, "levee.client.rate", 2, 0, 1)
+	})
+}
+
 func TestShadowCountsConnectionsThatAreOpen(t *testing.T) {
 	c := &Clients{Limits: Limits{Connections: 2, Mode: Shadow}}
 	s := &Scope{Name: "public", Clients: []*Clients{c}}
