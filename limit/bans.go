@@ -44,7 +44,7 @@ type Bans struct {
 	// whatever comes instead.
 	Reasons []levee.CloseReason
 
-	// Size is how many bans there may be. One more ends that which would end first. Zero
+	// Size is how many bans there may be. For one more, that which would end first ends now. Zero
 	// means 65,536.
 	Size int
 	// Entries is how many clients' refusals are remembered, as in [Clients.Entries]. Zero means
