@@ -211,7 +211,8 @@ func TestATableWithoutRoomForgetsOnlyWhoIsGone(t *testing.T) {
 		for _, g := range guests {
 			g.st.leave(0)
 		}
-		for i, a := range &c.table.sets[0].accounts {
+		for i := range c.table.sets[0].accounts {
+			a := &c.table.sets[0].accounts[i]
 			if a.open != 0 {
 				t.Fatalf("account %d has %d open at the end", i, a.open)
 			}

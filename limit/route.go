@@ -67,16 +67,14 @@ func (r *route) Route(ctx context.Context, c *levee.Conn) (levee.Handler, error)
 	return r.next, nil
 }
 
+// charge asks what each client may take before what all may: who is over the one is not to
+// hide behind the other.
 func (r *route) charge(st *stake, c *levee.Conn, addr netip.Addr, now time.Time) (*levee.Refusal, *rule) {
 	for i := range r.rules {
-		var refusal *levee.Refusal
-		switch rule := &r.rules[i]; {
-		case rule.clients == nil:
-			refusal = st.total(i, now)
-		case rule.clients.By == ByAddress:
-			refusal = st.address(i, addr, now)
+		if clients := r.rules[i].clients; clients == nil || clients.By != ByAddress {
+			continue
 		}
-		if refusal != nil {
+		if refusal := st.address(i, addr, now); refusal != nil {
 			return refusal, &r.rules[i]
 		}
 	}
@@ -84,6 +82,9 @@ func (r *route) charge(st *stake, c *levee.Conn, addr netip.Addr, now time.Time)
 		if refusal, by := st.identify(state, addr, now); refusal != nil {
 			return refusal, by
 		}
+	}
+	if refusal := st.total(0, now); refusal != nil {
+		return refusal, &r.rules[0]
 	}
 	if r.gate != nil {
 		return r.gate.sharing.recall(st, 0, now)
