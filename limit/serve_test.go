@@ -145,7 +145,8 @@ func TestFailedHandshakesBan(t *testing.T) {
 			_, _ = c.Write([]byte("SSH-2.0-client\r\n"))
 			_, _ = io.Copy(io.Discard, c)
 			synctest.Wait()
-			time.Sleep(time.Second) // virtual time; until the server has stopped waiting for the client's end
+			// Until the server has stopped waiting for the client's end.
+			time.Sleep(time.Second) // virtual time
 		}
 		isTurnedAway(t, from(t, l, "198.51.100.1"))
 		if stats := srv.Stats(); stats.Closed[levee.TLSFailed] != 3 || stats.Closed[levee.Denied] != 1 {
@@ -199,7 +200,8 @@ func TestClientsByCertificateAreWhoTheyProveToBe(t *testing.T) {
 				t.Errorf("%d, %q from %s: %v", i, c.name, c.addr, err)
 			}
 		}
-		time.Sleep(time.Second) // virtual time; until the server has stopped waiting for the clients' ends
+		// Until the server has stopped waiting for the clients' ends.
+		time.Sleep(time.Second) // virtual time
 		if n := srv.Stats().Closed[levee.Limited]; n != 3 {
 			t.Errorf("%d ended as limited: %v", n, srv.Stats().Closed)
 		}

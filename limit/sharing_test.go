@@ -109,7 +109,8 @@ func TestMachinesCountTogether(t *testing.T) {
 			t.Errorf("the others count %v; want %v", r.open, want)
 		}
 		leaves(held[0])
-		time.Sleep(time.Second) // virtual time; until the refusal is not remembered any more
+		// Until the refusal is not remembered any more.
+		time.Sleep(time.Second) // virtual time
 		if _, by := arrives(t.Context(), g[1], "192.0.2.1"); by != "" {
 			t.Errorf("when one has left: %q", by)
 		}
