@@ -103,7 +103,7 @@ func TestABucketIsEarnedInAPauseButNotForLong(t *testing.T) {
 func pacersOf(p *pass) (in, out levee.Pacer) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.in.pacer(), p.out.pacer()
+	return p.extraLocked().in.pacer(), p.extraLocked().out.pacer()
 }
 
 func TestAConnectionKeepsToAllThatItHasAPartIn(t *testing.T) {

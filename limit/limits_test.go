@@ -414,6 +414,12 @@ func TestADecisionAllocatesNothing(t *testing.T) {
 	}
 }
 
+func TestAConnectionHoldsLittle(t *testing.T) {
+	if size := unsafe.Sizeof(waiter{}); size > 160 {
+		t.Errorf("a pass takes %d bytes", size)
+	}
+}
+
 func TestAMillionClientsFitIn64MiB(t *testing.T) {
 	notUnderRace(t)
 	if size := unsafe.Sizeof(set{}); size/ways > 52 {

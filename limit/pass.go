@@ -18,14 +18,26 @@ type pass struct {
 	gate  *Gate
 	whole *waiter // that it is part of
 
-	mu      sync.Mutex
-	stake   stake
-	gone    bool       // Leave has been called
-	shut    bool       // it was turned away by StageClient
-	known   bool       // StageClient was reached
-	client  netip.Addr // not valid if it has none
+	mu     sync.Mutex
+	stake  stake
+	gone   bool       // Leave has been called
+	shut   bool       // it was turned away by StageClient
+	known  bool       // StageClient was reached
+	client netip.Addr // not valid if it has none
+	extra  *extra     // nil for most
+}
+
+// extra is what a pass has of limits that not everybody uses.
+type extra struct {
 	in, out shares
 	claims  []Claim // that other machines count as open
+}
+
+func (p *pass) extraLocked() *extra {
+	if p.extra == nil {
+		p.extra = new(extra)
+	}
+	return p.extra
 }
 
 // A waiter is a pass that has to ask other machines.
@@ -92,7 +104,7 @@ func (p *pass) greet(addr netip.Addr) (refusal *levee.Refusal, strike, paced boo
 		p.shut = true
 		return refusal, strike, false
 	}
-	return nil, false, p.addShares(&p.stake, 0)
+	return nil, false, p.addSharesLocked(&p.stake, 0)
 }
 
 func (p *pass) chargeClient(addr netip.Addr, now time.Time) (*levee.Refusal, *rule) {
@@ -142,7 +154,7 @@ func (p *pass) identify(c *levee.Conn) *levee.Refusal {
 		p.mu.Unlock()
 		return refusal
 	}
-	paced := p.addShares(&p.stake, mark)
+	paced := p.addSharesLocked(&p.stake, mark)
 	questions := p.questions(mark, state)
 	p.mu.Unlock()
 	if paced {
@@ -205,8 +217,11 @@ func (p *pass) Leave(_ *levee.Conn, end levee.End) {
 	p.mu.Lock()
 	p.gone = true
 	p.stake.leave(0)
-	claims, g, known, shut, addr := p.claims, p.gate, p.known, p.shut, p.client
-	p.claims = nil
+	g, known, shut, addr := p.gate, p.known, p.shut, p.client
+	var claims []Claim
+	if p.extra != nil {
+		claims = p.extra.claims
+	}
 	p.mu.Unlock()
 	if len(claims) > 0 {
 		g.Shared.Release(claims)
@@ -220,16 +235,19 @@ func (p *pass) Leave(_ *levee.Conn, end levee.End) {
 	}
 }
 
-// addShares has the connection's bytes count in a stake's accounts, from the given one on, and
+// addSharesLocked has the connection's bytes count in a stake's accounts, from the given one on, and
 // reports whether any limit is on them.
-func (p *pass) addShares(st *stake, from int) bool {
-	in, out := st.shares(from, up), st.shares(from, down)
-	p.in.rest = append(p.in.rest, in...)
-	p.out.rest = append(p.out.rest, out...)
-	own := st.own(from)
-	p.in.add(own.Up)
-	p.out.add(own.Down)
-	return len(in)+len(out) > 0 || own != Bandwidth{}
+func (p *pass) addSharesLocked(st *stake, from int) bool {
+	in, out, own := st.shares(from, up), st.shares(from, down), st.own(from)
+	if len(in)+len(out) == 0 && own == (Bandwidth{}) {
+		return false
+	}
+	x := p.extraLocked()
+	x.in.rest = append(x.in.rest, in...)
+	x.out.rest = append(x.out.rest, out...)
+	x.in.add(own.Up)
+	x.out.add(own.Down)
+	return true
 }
 
 // own returns the least that the scopes of which something is held allow a connection.
@@ -268,7 +286,8 @@ func (s *shares) pacer() levee.Pacer {
 // pace tells the connection how fast it may be.
 func (p *pass) pace(c *levee.Conn) {
 	p.mu.Lock()
-	in, out := p.in.pacer(), p.out.pacer()
+	x := p.extraLocked()
+	in, out := x.in.pacer(), x.out.pacer()
 	p.mu.Unlock()
 	c.Pace(in, out)
 }

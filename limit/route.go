@@ -99,7 +99,7 @@ func (r *route) pace(st *stake, c *levee.Conn) {
 		p = new(pass)
 	}
 	p.mu.Lock()
-	paced := p.addShares(st, 0)
+	paced := p.addSharesLocked(st, 0)
 	p.mu.Unlock()
 	if paced {
 		p.pace(c)

@@ -129,8 +129,9 @@ func (p *pass) ask(ctx context.Context, questions []question) *levee.Refusal {
 	got, refusal, by := p.gate.ask(ctx, questions)
 	p.mu.Lock()
 	gone, addr := p.gone, p.client
-	if !gone {
-		p.claims = append(p.claims, got...)
+	if !gone && len(got) > 0 {
+		x := p.extraLocked()
+		x.claims = append(x.claims, got...)
 	}
 	p.mu.Unlock()
 	if gone && len(got) > 0 {
