@@ -2,6 +2,7 @@ package limit
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -109,7 +110,12 @@ func TestAListWithAMistakeLeavesTheOldOneInForce(t *testing.T) {
 	g := &Gate{Lists: l}
 	watched := make(chan error)
 	ctx := t.Context()
-	go func() { watched <- l.Watch(ctx) }() // ends with the test
+	go func() { watched <- l.Watch(ctx) }() // ends with ctx
+	t.Cleanup(func() {
+		if err := <-watched; !errors.Is(err, context.Canceled) {
+			t.Errorf("Watch: %v", err)
+		}
+	})
 	<-changed
 	denies := func(addr string, want error) {
 		t.Helper()

@@ -90,6 +90,7 @@ func TestAServersClientsAreThoseBehindItsProxy(t *testing.T) {
 		first.Close()
 		synctest.Wait()
 		isServed(t, from(t, l, "198.51.100.1"))
+		synctest.Wait()
 		if n := srv.Stats().Closed[levee.Limited]; n != 1 {
 			t.Errorf("%d ended as limited", n)
 		}
@@ -126,6 +127,7 @@ func TestWhoIsBannedIsRefusedAtTheDoorAndEndedInside(t *testing.T) {
 		}
 		isServed(t, good)
 		isTurnedAway(t, from(t, l, "198.51.100.7"))
+		synctest.Wait()
 		if stats := srv.Stats(); stats.Closed[levee.Policy] != 1 || stats.Closed[levee.Denied] != 1 {
 			t.Errorf("%v", stats.Closed)
 		}
@@ -149,6 +151,7 @@ func TestFailedHandshakesBan(t *testing.T) {
 			time.Sleep(time.Second) // virtual time
 		}
 		isTurnedAway(t, from(t, l, "198.51.100.1"))
+		synctest.Wait()
 		if stats := srv.Stats(); stats.Closed[levee.TLSFailed] != 3 || stats.Closed[levee.Denied] != 1 {
 			t.Errorf("%v", stats.Closed)
 		}
