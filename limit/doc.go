@@ -25,9 +25,12 @@
 //
 // Try a limit with Mode [Shadow] first: it counts what it would refuse, and refuses nothing.
 //
-// A connection is shown to everything that has a say, in this order: at accept the totals
-// of the gate's scopes, in their order; once its client is known the [Lists], the [Bans], and each
-// client's limits; then, if a limit is [Shared], the other machines. What refuses it is the
-// reason that it ends with, and none of the others has then been charged. Rates are GCRA's (a leaky bucket as a
-// meter, ITU-T I.371): so many per second, and so many at once after a pause.
+// A connection is shown to everything that has a say, in this order: when it is accepted, the
+// totals of the gate's scopes; once its client is known, the [Lists], the [Bans] and what
+// each client may take; then, if a limit is Shared, the other machines; and handshakes and
+// identities when they come. The first to refuse it is named by the [levee.Refusal] that it
+// ends with. Who is refused by the time its client is known has used up nobody's rate.
+//
+// Rates are GCRA's (a leaky bucket as a meter, ITU-T I.371): so many per second, and so many
+// at once after a pause.
 package limit
