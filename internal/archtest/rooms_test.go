@@ -20,6 +20,8 @@ var rooms = []room{
 	{"leveetest", &bench},
 	{"overload", &neighbour},
 	{"limit", &neighbour},
+	{"limit", &neighbour},
+	{"limit/redislimit", &leaf},
 	{"proxy", &neighbour},
 	{"route", &neighbour},
 	{"telemetry", &neighbour},
@@ -135,7 +137,7 @@ var heavyDependencies = []dependency{
 	},
 	{
 		path:  "github.com/redis",
-		rooms: []string{"certs/acme/redisstorage", "internal/app", "cmd/levee", "e2e"},
+		rooms: []string{"certs/acme/redisstorage", "limit/redislimit", "internal/app", "cmd/levee", "e2e"},
 		why:   "most servers run alone; sharing between machines is a package that its users ask for",
 	},
 	{

@@ -1,0 +1,115 @@
+package redislimit
+
+import (
+	"container/list"
+	"time"
+)
+
+// counts are the open connections of this machine, by key, in the order in which Redis has to
+// be told of them.
+type counts struct {
+	byKey map[string]*count
+	order list.List // of *count: those that Redis does not know right come first, then those told long ago
+	life  int       // grows when Redis forgets all that it was told
+}
+
+type count struct {
+	key   string
+	open  int
+	stale bool // Redis has another number
+	life  int  // in which Redis was last told
+	told  time.Time
+	place *list.Element
+}
+
+func (c *counts) len() int { return len(c.byKey) }
+
+func (c *counts) open(key string) int {
+	if n := c.byKey[key]; n != nil {
+		return n.open
+	}
+	return 0
+}
+
+// add changes a number that Redis has to be told of.
+func (c *counts) add(key string, by int) {
+	n := c.byKey[key]
+	if n == nil {
+		if by <= 0 {
+			return // what was never held
+		}
+		n = c.new(key)
+	}
+	n.open = max(n.open+by, 0)
+	c.spoil(n)
+}
+
+// spoil has Redis be told of a number as soon as may be. It knows nothing of one that it was never told.
+func (c *counts) spoil(n *count) {
+	if n.open == 0 && n.life != c.life {
+		c.drop(n)
+		return
+	}
+	n.stale = true
+	c.order.MoveToFront(n.place)
+}
+
+// granted takes in one more, which Redis counts already. If nobody wants it any more, Redis is to be told.
+func (c *counts) granted(key string, wanted bool) {
+	n := c.byKey[key]
+	if n == nil {
+		n = c.new(key)
+	}
+	if n.life = c.life; !n.stale { // what has changed since Redis was asked has to be told yet
+		c.tell(n)
+	}
+	if wanted {
+		n.open++
+	} else {
+		c.spoil(n)
+	}
+}
+
+func (c *counts) new(key string) *count {
+	if c.byKey == nil {
+		c.byKey = make(map[string]*count)
+	}
+	n := &count{key: key, life: -1}
+	n.place = c.order.PushFront(n)
+	c.byKey[key] = n
+	return n
+}
+
+func (c *counts) drop(n *count) {
+	c.order.Remove(n.place)
+	delete(c.byKey, n.key)
+}
+
+// next returns a number that Redis has to be told of, as one that it has been told; nil if there is none.
+func (c *counts) next(now time.Time, refresh time.Duration) *count {
+	for front := c.order.Front(); front != nil; front = c.order.Front() {
+		n := front.Value.(*count) //nolint:errcheck,forcetypeassert // nothing else is in there
+		switch {
+		case n.life != c.life && n.open == 0:
+			c.drop(n)
+		case n.life != c.life || n.stale || now.Sub(n.told) >= refresh:
+			c.tell(n)
+			return n
+		default:
+			return nil
+		}
+	}
+	return nil
+}
+
+func (c *counts) tell(n *count) {
+	n.stale, n.life, n.told = false, c.life, time.Now()
+	c.order.MoveToBack(n.place)
+}
+
+// settle forgets a number that Redis has been told is 0, and still is.
+func (c *counts) settle(n *count) {
+	if n.open == 0 && !n.stale {
+		c.drop(n)
+	}
+}
