@@ -140,6 +140,7 @@ func (b *Bans) keys() []string {
 func (b *Bans) versionKey() string { return tagged(b.Prefix, "bans:version") }
 
 // Ban is limit.SharedBans'. A ban of the same prefix is replaced. Of the reason the first 200 bytes are kept.
+// After an error it may be in force all the same: what Redis reads late it does late.
 func (b *Bans) Ban(ctx context.Context, ban limit.Ban) error {
 	if !ban.Prefix.IsValid() || time.Until(ban.Until) <= 0 {
 		return fmt.Errorf("ban %s until %s: that is nobody, or over", ban.Prefix, ban.Until.Format(time.RFC3339))

@@ -10,14 +10,14 @@ import (
 type counts struct {
 	byKey map[string]*count
 	order list.List // of *count: those that Redis does not know right come first, then those told long ago
-	life  int       // grows when Redis forgets all that it was told
+	life  string    // the machine's name in Redis, a new one when that may have forgotten something
 }
 
 type count struct {
 	key   string
 	open  int
-	stale bool // Redis has another number
-	life  int  // in which Redis was last told
+	stale bool   // Redis has another number
+	life  string // in which Redis was last told; empty if never
 	told  time.Time
 	place *list.Element
 }
@@ -74,7 +74,7 @@ func (c *counts) new(key string) *count {
 	if c.byKey == nil {
 		c.byKey = make(map[string]*count)
 	}
-	n := &count{key: key, life: -1}
+	n := &count{key: key}
 	n.place = c.order.PushFront(n)
 	c.byKey[key] = n
 	return n
@@ -85,21 +85,25 @@ func (c *counts) drop(n *count) {
 	delete(c.byKey, n.key)
 }
 
-// next returns a number that Redis has to be told of, as one that it has been told; nil if there is none.
-func (c *counts) next(now time.Time, refresh time.Duration) *count {
+// next returns a number that Redis has to be told of, as one that it has been told, and under
+// which name it was before, if that was another one. It returns nil if there is none.
+func (c *counts) next(now time.Time, refresh time.Duration) (n *count, before string) {
 	for front := c.order.Front(); front != nil; front = c.order.Front() {
-		n := front.Value.(*count) //nolint:errcheck,forcetypeassert // nothing else is in there
+		n = front.Value.(*count)
 		switch {
 		case n.life != c.life && n.open == 0:
 			c.drop(n)
 		case n.life != c.life || n.stale || now.Sub(n.told) >= refresh:
+			if n.life != c.life {
+				before = n.life
+			}
 			c.tell(n)
-			return n
+			return n, before
 		default:
-			return nil
+			return nil, ""
 		}
 	}
-	return nil
+	return nil, ""
 }
 
 func (c *counts) tell(n *count) {

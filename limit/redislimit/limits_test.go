@@ -240,9 +240,19 @@ func TestHostileKeysAreKeysOfTheirOwn(t *testing.T) {
 	l := machine(t, redis.socket())
 	long := strings.Repeat("x", 1<<16)
 	claims := []limit.Claim{
-		{Limit: "a", Key: "b:c"}, {Limit: "a:b", Key: "c"}, {Limit: "1:a", Key: "b"}, {Limit: "a", Key: ""},
-		{Limit: "", Key: "a"}, {Limit: "a", Key: "\r\n*1\r\n$8\r\nFLUSHALL\r\n"}, {Limit: "a", Key: "\x00"}, {Limit: "a", Key: "}{"},
-		{Limit: "a", Key: "*"}, {Limit: "a", Key: long}, {Limit: "a", Key: long + "x"}, {Limit: "ax", Key: long}, {Limit: long, Key: "a"},
+		{Limit: "a", Key: "b:c"},
+		{Limit: "a:b", Key: "c"},
+		{Limit: "1:a", Key: "b"},
+		{Limit: "a", Key: ""},
+		{Limit: "", Key: "a"},
+		{Limit: "a", Key: "\r\n*1\r\n$8\r\nFLUSHALL\r\n"},
+		{Limit: "a", Key: "\x00"},
+		{Limit: "a", Key: "}{"},
+		{Limit: "a", Key: "*"},
+		{Limit: "a", Key: long},
+		{Limit: "a", Key: long + "x"},
+		{Limit: "ax", Key: long},
+		{Limit: long, Key: "a"},
 		{Limit: "a", Key: "\xff\xfe"},
 	}
 	for _, c := range claims {

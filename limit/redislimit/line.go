@@ -48,8 +48,10 @@ func (l *line) do(ctx context.Context, timeout time.Duration, command func(conte
 	go func() { // until ctx ends, or a little later
 		defer close(over)
 		defer cancel()
-		if l.client, err = reached(ctx, l.client, l.reach); err == nil {
-			numbers, err = numbersOf(command(ctx, l.client))
+		var client rueidis.Client
+		if client, err = reached(ctx, l.client, l.reach); err == nil {
+			l.client = client
+			numbers, err = numbersOf(command(ctx, client))
 		}
 	}()
 	late := time.NewTimer(timeout)

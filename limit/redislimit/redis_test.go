@@ -64,8 +64,10 @@ func startRedis(t *testing.T, args ...string) *server {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	s := &server{t: t, dir: dir, args: append([]string{program, "--port", "0", "--unixsocket", filepath.Join(dir, "s"),
-		"--save", "", "--appendonly", "no", "--dir", dir}, args...)}
+	s := &server{t: t, dir: dir, args: append([]string{
+		program, "--port", "0", "--unixsocket", filepath.Join(dir, "s"),
+		"--save", "", "--appendonly", "no", "--dir", dir,
+	}, args...)}
 	s.start()
 	t.Cleanup(func() {
 		s.kill()

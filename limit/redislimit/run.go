@@ -32,10 +32,13 @@ func (l *Limits) Run(ctx context.Context) error {
 	l.mu.Unlock()
 	defer r.leave()
 	for r.join(ctx) {
-		err := r.share(ctx)
-		if ctx.Err() == nil && (!errors.Is(err, errForgotten) || time.Since(r.tried) < patience) {
+		switch err := r.share(ctx); {
+		case ctx.Err() != nil:
+		case errors.Is(err, errForgotten) && time.Since(r.forgotten) >= patience:
+			r.forgotten, r.tried = time.Now(), time.Time{} // who waits is asked about again in the next life
+		default:
 			r.fail(err)
-		} // else who waits is asked about again in the next life
+		}
 	}
 	return nil
 }
@@ -45,9 +48,10 @@ type run struct {
 	*Limits
 	line
 
-	name    string    // of this life
-	tried   time.Time // when it last tried to begin one
-	renewed time.Time // the lease
+	name      string    // of this life
+	tried     time.Time // when it last tried to begin one; zero if it may at once
+	renewed   time.Time // the lease
+	forgotten time.Time // when Redis last had
 }
 
 var errForgotten = errors.New("it has forgotten this machine more than once in a second")
@@ -68,7 +72,7 @@ func (r *run) join(ctx context.Context) bool {
 		}
 		r.name, r.renewed = name, r.tried
 		r.mu.Lock()
-		r.counts.life++
+		r.counts.life = name
 		r.mu.Unlock()
 		r.health.set(nil, r.Changed)
 		return true
@@ -160,11 +164,11 @@ func (r *run) turn(every time.Duration) (t *turn, more bool) {
 	t.keys = append(t.keys, r.live())
 	t.args = append(t.args, r.name, lease, milliseconds(keep), "")
 	for len(t.told) < mostTold {
-		n := r.counts.next(now, refresh)
+		n, before := r.counts.next(now, refresh)
 		if n == nil {
 			break
 		}
-		t.told, t.keys, t.args = append(t.told, n), append(t.keys, n.key), append(t.args, strconv.Itoa(n.open))
+		t.told, t.keys, t.args = append(t.told, n), append(t.keys, n.key), append(t.args, strconv.Itoa(n.open), before)
 	}
 	t.args[3] = strconv.Itoa(len(t.told))
 	r.waiting = t.take(r.waiting, &r.counts)

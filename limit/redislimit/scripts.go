@@ -7,12 +7,14 @@ import "github.com/redis/rueidis"
 // then. A name is alive while it has a lease in the sorted set KEYS[1], by when that ends
 // in microseconds. What is counted under any other is nobody's.
 
-// joinScript begins a life (ARGV[2]) and ends the one before.
+// joinScript begins a life (ARGV[2]) and ends the one before. It adds first: a Redis that is out of memory refuses
+// that, but only if the script has not written anything yet.
 var joinScript = rueidis.NewLuaScript(`
-if redis.call('TYPE', KEYS[1]).ok ~= 'zset' then redis.call('DEL', KEYS[1]) end
+local is = redis.call('TYPE', KEYS[1]).ok
+if is ~= 'zset' and is ~= 'none' then redis.call('DEL', KEYS[1]) end
 local time = redis.call('TIME')
-redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('ZADD', KEYS[1], string.format('%d', time[1] * 1000000 + time[2] + ARGV[3] * 1000), ARGV[2])
+redis.call('ZREM', KEYS[1], ARGV[1])
 redis.call('PEXPIRE', KEYS[1], 2 * ARGV[3])
 return 1`)
 
@@ -21,7 +23,8 @@ return 1`)
 // machine's life is over.
 //
 // Its arguments are the name, a new lease or 0, how long to keep counts, and how many are
-// told; then these counts, whose keys are KEYS[2] and so on; and then the connections: how many claims, and of
+// told; then these counts, whose keys are KEYS[2] and so on, each with the name of an earlier
+// life or nothing; and then the connections: how many claims, and of
 // each how many may be open and are on this machine, the interval and the span of the rate. The keys of a claim follow
 // in that order, of what is not 0.
 //
@@ -40,10 +43,11 @@ end
 if not lives(me) then return {0} end
 
 local argument, key = 3, 1
-local function number()
+local function word()
 	argument = argument + 1
-	return tonumber(ARGV[argument])
+	return ARGV[argument]
 end
+local function number() return tonumber(word()) end
 local function nextKey()
 	key = key + 1
 	return KEYS[key]
@@ -61,12 +65,14 @@ local function own(command, at, ...)
 end
 
 local mine, whole = {}, {} -- by key: how many are open here, and when a burst is whole again
+local dead = {}
 for _ = 1, number() do
 	local at = nextKey()
 	mine[at] = number()
+	local before = word()
+	if before ~= '' then table.insert(dead, {at, before}) end
 end
 
-local dead = {}
 local others = {}
 local function openElsewhere(at)
 	if others[at] then return others[at] end
@@ -123,5 +129,5 @@ end
 for at, n in pairs(mine) do
 	if n == 0 then own('HDEL', at, me) end
 end
-for _, who in ipairs(dead) do redis.call('HDEL', who[1], who[2]) end
+for _, who in ipairs(dead) do own('HDEL', who[1], who[2]) end
 return replies`)
