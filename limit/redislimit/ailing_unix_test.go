@@ -84,6 +84,7 @@ func TestNobodyWaitsForARedisThatAils(t *testing.T) {
 			eventually(t, "limits are shared", func() bool { return l.State().Err == nil })
 			hold(t, l, 10, open(20, "x"))
 
+			began := time.Now()
 			a.inflict(redis)
 			took := claimDuring(l, time.Second)
 			if !a.passing && l.State().Err == nil {
@@ -108,8 +109,9 @@ func TestNobodyWaitsForARedisThatAils(t *testing.T) {
 			if n := claimed(t, other, 30, open(20, "x")); n != 9 {
 				t.Errorf("with 11 of 20 there, %d more were let in", n)
 			}
-			states := len(changed)
-			if want := 3; !a.passing && states != want || a.passing && states > want {
+			// A test's machine that stands still for 50 ms is an ailment of its own.
+			states, most := len(changed), 1+2*int(time.Since(began)/time.Second+1)
+			if states%2 != 1 || !a.passing && states < 3 || states > most {
 				t.Errorf("there were %d changes", states)
 			}
 			for want := true; states > 0; states, want = states-1, !want {
@@ -231,7 +233,7 @@ func TestNobodyWaitsForARedisThatIsSlow(t *testing.T) {
 	if err := l.State().Err; err == nil {
 		t.Error("it is said to be well")
 	}
-	if n := len(changed); n != 2 {
+	if n := len(changed); n < 2 || n > 4 {
 		t.Errorf("there were %d changes", n)
 	}
 	delay.Store(0)
@@ -364,5 +366,19 @@ func TestManyConnectionsAreToldOfInBatches(t *testing.T) {
 	eventually(t, "Redis knows them all again", told)
 	if trips := l.Stats().RoundTrips - before; trips > keys/256+5 {
 		t.Errorf("it took %d round trips", trips)
+	}
+}
+
+func TestAConnectionThatBrokeWhileNobodyUsedItCostsNobodyAnAnswer(t *testing.T) {
+	redis := startRedis(t)
+	l := machine(t, redis.socket())
+	claimed(t, l, 5, open(10, "x"))
+	redis.kill()
+	redis.start()
+	if n := claimed(t, l, 20, open(10, "x")); n != 5 {
+		t.Errorf("with 5 of 10 there, %d more were let in", n)
+	}
+	if err := l.State().Err; err != nil {
+		t.Error(err)
 	}
 }

@@ -3,12 +3,13 @@ package redislimit
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unicode"
 	"unicode/utf8"
@@ -34,8 +35,8 @@ type Bans struct {
 	// Prefix is what the keys begin with, in braces, for all machines alike. Empty means levee:limit.
 	Prefix string
 
-	// Most is how many bans there may be. One more takes the place of the one that would end first. Zero means
-	// 10,000, which are 2 MB in Redis, and in every machine that watches.
+	// Most is how many bans there may be. With one more the one that would end first is over. Zero means
+	// 10,000, which are 3 MB in Redis, and in every machine that watches.
 	Most int
 
 	// Every is the time between looks. Zero means a second.
@@ -44,14 +45,11 @@ type Bans struct {
 	// Changed is called by Watch when Redis begins to ail, and when it has recovered. It may be nil.
 	Changed func(State)
 
-	health health
+	health    health
+	displaced atomic.Int64
 }
 
 var _ limit.SharedBans = (*Bans)(nil)
-
-// ErrFull is returned for a ban that would end before all others, of which there are as many
-// as there may be.
-var ErrFull = errors.New("redislimit: there are too many bans")
 
 const (
 	banTimeout = 2 * time.Second
@@ -61,80 +59,93 @@ const (
 
 // Two machines may tell the time differently, so what travels is how long a ban has to go yet.
 //
-// KEYS are the ends by prefix (a sorted set, in milliseconds), the reasons by prefix, and the
-// version, which is another one after every change: when the first one of it was made, and
-// how many there were since. It outlives every ban that there ever was, lifted ones too: so
-// when it is missing, or was made anew, the bans were lost and not lifted.
+// KEYS are the ends by prefix (a sorted set, in milliseconds), the reasons by prefix, the
+// numbers of the bans by prefix (a sorted set), and the version. That has three parts: when
+// the first one was made, how often a ban was taken away before its end, and the number of the last
+// ban. So who watches need only ask for bans with higher numbers, unless the second part has
+// changed. The version outlives every ban that there ever was, lifted ones too: so when it is
+// missing, or was made anew, the bans were lost and not lifted.
+//
+// A script puts in or reads a few hundred at most, for while it runs nobody else is served.
 const bansLua = `
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-for i, kind in ipairs({'zset', 'hash', 'string'}) do
+for i, kind in ipairs({'zset', 'hash', 'zset', 'string'}) do
 	local is = redis.call('TYPE', KEYS[i]).ok
 	if is ~= kind and is ~= 'none' then redis.call('DEL', KEYS[i]) end
 end
+local function whole(n) return string.format('%d', n) end
+local made, lifted, last = string.match(redis.call('GET', KEYS[4]) or '', '^(%d+)%.(%d+)%.(%d+)$')
+if not made then made, lifted, last = time[1] .. string.format('%06d', time[2]), 0, 0 end
+
 local function forget(prefixes)
 	for _, prefix in ipairs(prefixes) do
 		redis.call('ZREM', KEYS[1], prefix)
 		redis.call('HDEL', KEYS[2], prefix)
+		redis.call('ZREM', KEYS[3], prefix)
 	end
+	return #prefixes
 end
 local function change()
-	local version = redis.call('GET', KEYS[3])
-	local made, n = string.match(version or '', '^(%d+)%.(%d+)$')
-	if not made then made, n = time[1] .. string.format('%06d', time[2]), 0 end
-	local left = redis.call('PTTL', KEYS[3])
-	local last = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
-	if last then
-		left = math.max(left, last - now)
-		redis.call('PEXPIREAT', KEYS[1], last)
-		redis.call('PEXPIREAT', KEYS[2], last)
+	local left = math.max(redis.call('PTTL', KEYS[4]), 60000)
+	local final = redis.call('ZREVRANGE', KEYS[1], 0, 0, 'WITHSCORES')[2]
+	if final then
+		left = math.max(left, final - now)
+		for i = 1, 3 do redis.call('PEXPIREAT', KEYS[i], final) end
 	end
-	redis.call('SET', KEYS[3], made .. '.' .. string.format('%d', n + 1), 'PX', string.format('%d', math.max(left, 60000)))
+	redis.call('SET', KEYS[4], made .. '.' .. whole(lifted) .. '.' .. whole(last), 'PX', whole(left))
 end
 `
 
 var (
-	// banScript puts in triples of prefix, milliseconds and reason, and returns how many are in
-	// force then. ARGV[1] is how many there may be. With ARGV[2] it puts in what is missing only.
+	// banScript puts in triples of prefix, milliseconds and reason, and returns how many had to go
+	// for that. ARGV[1] is how many there may be. With ARGV[2] it puts in what is missing only.
 	banScript = rueidis.NewLuaScript(bansLua + `
-forget(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 1000))
-local done, changed = 0, false
+forget(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, 200))
 for i = 3, #ARGV, 3 do
-	local prefix, till = ARGV[i], string.format('%d', now + ARGV[i + 1])
+	local prefix = ARGV[i]
 	if ARGV[2] == '' or not redis.call('ZSCORE', KEYS[1], prefix) then
-		redis.call('ZADD', KEYS[1], till, prefix)
+		last = last + 1
+		redis.call('ZADD', KEYS[1], whole(now + ARGV[i + 1]), prefix)
 		redis.call('HSET', KEYS[2], prefix, ARGV[i + 2])
-		changed = true
+		redis.call('ZADD', KEYS[3], last, prefix)
 	end
 end
-local over = redis.call('ZCARD', KEYS[1]) - tonumber(ARGV[1])
-if over > 0 then forget(redis.call('ZRANGE', KEYS[1], 0, over - 1)) end
-if changed then change() end
-for i = 3, #ARGV, 3 do
-	if redis.call('ZSCORE', KEYS[1], ARGV[i]) then done = done + 1 end
+local over = math.min(redis.call('ZCARD', KEYS[1]) - ARGV[1], 200)
+local gone = 0
+if over > 0 then
+	gone = forget(redis.call('ZRANGE', KEYS[1], 0, over - 1))
+	lifted = lifted + 1
 end
-return done`)
+change()
+return gone`)
 
 	liftScript = rueidis.NewLuaScript(bansLua + `
 if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then return 0 end
 forget({ARGV[1]})
+lifted = lifted + 1
 change()
 return 1`)
 
-	// readScript returns the version, and triples as above.
+	// readScript returns the version, the number that it has come to, and triples as above, of at
+	// most ARGV[2] bans whose numbers are higher than ARGV[1].
 	readScript = rueidis.NewLuaScript(bansLua + `
-local all = {redis.call('GET', KEYS[3]) or ''}
-local ends = redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now, '+inf', 'WITHSCORES')
-for i = 1, #ends, 2 do
-	table.insert(all, ends[i])
-	table.insert(all, string.format('%d', ends[i + 1] - now))
-	table.insert(all, redis.call('HGET', KEYS[2], ends[i]) or '')
+local all = {redis.call('GET', KEYS[4]) or '', ''}
+local some = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. ARGV[1], '+inf', 'WITHSCORES', 'LIMIT', 0, ARGV[2])
+for i = 1, #some, 2 do
+	local ends = redis.call('ZSCORE', KEYS[1], some[i])
+	if ends and tonumber(ends) > now then
+		table.insert(all, some[i])
+		table.insert(all, whole(ends - now))
+		table.insert(all, redis.call('HGET', KEYS[2], some[i]) or '')
+	end
+	all[2] = some[i + 1]
 end
 return all`)
 )
 
 func (b *Bans) keys() []string {
-	return []string{tagged(b.Prefix, "bans"), tagged(b.Prefix, "bans:why"), b.versionKey()}
+	return []string{tagged(b.Prefix, "bans"), tagged(b.Prefix, "bans:why"), tagged(b.Prefix, "bans:numbers"), b.versionKey()}
 }
 
 func (b *Bans) versionKey() string { return tagged(b.Prefix, "bans:version") }
@@ -145,11 +156,7 @@ func (b *Bans) Ban(ctx context.Context, ban limit.Ban) error {
 	if !ban.Prefix.IsValid() || time.Until(ban.Until) <= 0 {
 		return fmt.Errorf("ban %s until %s: that is nobody, or over", ban.Prefix, ban.Until.Format(time.RFC3339))
 	}
-	done, err := b.put(ctx, "", ban)
-	if err == nil && done == 0 {
-		err = ErrFull
-	}
-	return failed("ban", ban.Prefix, err)
+	return failed("ban", ban.Prefix, b.put(ctx, "", ban))
 }
 
 func failed(what string, prefix netip.Prefix, err error) error {
@@ -159,18 +166,22 @@ func failed(what string, prefix netip.Prefix, err error) error {
 	return nil
 }
 
-func (b *Bans) put(ctx context.Context, missingOnly string, bans ...limit.Ban) (done int64, err error) {
+func (b *Bans) put(ctx context.Context, missingOnly string, bans ...limit.Ban) error {
 	args := []string{strconv.Itoa(positive(b.Most, 10_000)), missingOnly}
 	for _, ban := range bans {
 		left := min(max(time.Until(ban.Until), time.Millisecond), longestBan)
 		args = append(args, ban.Prefix.Masked().String(), milliseconds(left), oneLine(ban.Why))
 	}
-	err = b.with(ctx, func(ctx context.Context, client rueidis.Client) (err error) {
-		done, err = banScript.Exec(ctx, client, b.keys(), args).AsInt64()
+	return b.with(ctx, func(ctx context.Context, client rueidis.Client) error {
+		displaced, err := banScript.Exec(ctx, client, b.keys(), args).AsInt64()
+		b.displaced.Add(max(displaced, 0))
 		return err
 	})
-	return done, err
 }
+
+// Displaced is how many bans had to end early because this machine put in others, and there
+// were Most.
+func (b *Bans) Displaced() int64 { return b.displaced.Load() }
 
 // oneLine is short, and does nothing to a terminal.
 func oneLine(why string) string {
@@ -212,6 +223,7 @@ func (b *Bans) Watch(ctx context.Context, tell func([]limit.Ban)) {
 	look := time.NewTicker(positive(b.Every, time.Second))
 	defer look.Stop()
 	for {
+		ended := w.expire()
 		changed, err := w.look(ctx)
 		if ctx.Err() != nil {
 			return
@@ -220,8 +232,8 @@ func (b *Bans) Watch(ctx context.Context, tell func([]limit.Ban)) {
 			err = fmt.Errorf("redislimit: bans: %w", err)
 		}
 		b.health.set(err, b.Changed)
-		if changed || w.expire() {
-			tell(slices.Clone(w.known))
+		if w.expire() || ended || changed {
+			tell(w.inForce())
 		}
 		select {
 		case <-look.C:
@@ -234,84 +246,129 @@ func (b *Bans) Watch(ctx context.Context, tell func([]limit.Ban)) {
 // A watch is what one who watches knows.
 type watch struct {
 	*Bans
-	version string      // empty until there was a look
-	known   []limit.Ban // by their ends
 	looked  bool
+	version version
+	known   map[netip.Prefix]limit.Ban
+}
+
+// A version is what bansLua says.
+type version struct {
+	made, lifted, last string // all empty if there is none
+}
+
+func versionOf(s string) (v version) {
+	v.made, s, _ = strings.Cut(s, ".")
+	v.lifted, v.last, _ = strings.Cut(s, ".")
+	return v
+}
+
+// extends returns whether there are only more bans than in the other version.
+func (v version) extends(other version) bool {
+	return v.made == other.made && v.lifted == other.lifted
 }
 
 // look returns whether the bans have changed.
 func (w *watch) look(ctx context.Context) (changed bool, err error) {
-	var version string
+	var now version
 	err = w.with(ctx, func(ctx context.Context, client rueidis.Client) error {
-		var err error
-		if version, err = client.Do(ctx, client.B().Get().Key(w.versionKey()).Build()).ToString(); rueidis.IsRedisNil(err) {
+		s, err := client.Do(ctx, client.B().Get().Key(w.versionKey()).Build()).ToString()
+		if now = versionOf(s); rueidis.IsRedisNil(err) {
 			return nil
 		}
 		return err
 	})
-	if err != nil || w.looked && version == w.version && (version != "" || len(w.known) == 0) {
+	if err != nil {
 		return false, err
 	}
-	if w.lost(version) {
+	lost := len(w.known) > 0 && (now.made == "" || now.made != w.version.made)
+	if w.looked && !lost && now == w.version {
+		return false, nil
+	}
+	if lost {
 		if err := w.restore(ctx); err != nil {
 			return false, err
 		}
 	}
-	if err := w.read(ctx); err != nil {
-		return false, err
-	}
-	return true, nil
+	return w.read(ctx, now)
 }
 
-// lost returns whether Redis has forgotten bans that are in force.
-func (w *watch) lost(version string) bool {
-	w.expire()
-	made, _, _ := strings.Cut(version, ".")
-	before, _, _ := strings.Cut(w.version, ".")
-	return len(w.known) > 0 && made != before
-}
-
-const mostRestored = 128 // bans in a round trip
+const (
+	mostRestored = 100 // bans in a round trip
+	mostRead     = 500
+)
 
 // restore gives Redis what it has forgotten.
 func (w *watch) restore(ctx context.Context) error {
-	for bans := range slices.Chunk(w.known, mostRestored) {
-		if _, err := w.put(ctx, "missing only", bans...); err != nil {
+	for bans := range slices.Chunk(w.inForce(), mostRestored) {
+		if err := w.put(ctx, "missing only", bans...); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (w *watch) read(ctx context.Context) error {
-	var all []string
-	began := time.Now()
-	err := w.with(ctx, func(ctx context.Context, client rueidis.Client) (err error) {
-		all, err = readScript.Exec(ctx, client, w.keys(), nil).AsStrSlice()
+// read brings what is known up to date. If a ban is taken away meanwhile it is of no avail,
+// and the next look will try again.
+func (w *watch) read(ctx context.Context, now version) (done bool, err error) {
+	known, after := make(map[netip.Prefix]limit.Ban), "0"
+	if w.looked && now.extends(w.version) {
+		known, after = maps.Clone(w.known), w.version.last
+	}
+	for first := true; after != ""; first = false {
+		began := time.Now()
+		words, err := w.page(ctx, after)
+		if err != nil {
+			return false, err
+		}
+		v := versionOf(words[0])
+		if !first && !v.extends(now) {
+			return false, nil
+		}
+		now, after = v, words[1]
+		for ban := range slices.Chunk(words[2:], 3) {
+			take(known, ban, began)
+		}
+	}
+	w.looked, w.version, w.known = true, now, known
+	return true, nil
+}
+
+// page returns what readScript does.
+func (w *watch) page(ctx context.Context, after string) (words []string, err error) {
+	err = w.with(ctx, func(ctx context.Context, client rueidis.Client) (err error) {
+		words, err = readScript.Exec(ctx, client, w.keys(), []string{after, strconv.Itoa(mostRead)}).AsStrSlice()
 		return err
 	})
+	if err == nil && (len(words) < 2 || len(words)%3 != 2) {
+		err = fmt.Errorf("it gives %d words for a version and bans", len(words))
+	}
+	return words, err
+}
+
+// take takes a ban in, unless somebody else has put it into Redis.
+func take(known map[netip.Prefix]limit.Ban, words []string, began time.Time) {
+	prefix, err := netip.ParsePrefix(words[0])
 	if err != nil {
-		return err
+		return
 	}
-	if len(all)%3 != 1 {
-		return fmt.Errorf("it gives %d words for a version and bans", len(all))
+	left, err := strconv.ParseInt(words[1], 10, 64)
+	if err != nil {
+		return
 	}
-	w.looked, w.version, w.known = true, all[0], nil
-	for ban := range slices.Chunk(all[1:], 3) {
-		prefix, err := netip.ParsePrefix(ban[0])
-		left, leftErr := strconv.ParseInt(ban[1], 10, 64)
-		if err != nil || leftErr != nil {
-			continue // somebody else's
-		}
-		w.known = append(w.known, limit.Ban{Prefix: prefix, Until: began.Add(time.Duration(left) * time.Millisecond), Why: oneLine(ban[2])})
-	}
-	slices.SortFunc(w.known, func(a, b limit.Ban) int { return cmp.Or(a.Until.Compare(b.Until), a.Prefix.Compare(b.Prefix)) })
-	return nil
+	left = min(left, longestBan.Milliseconds())
+	known[prefix] = limit.Ban{Prefix: prefix, Until: began.Add(time.Duration(left) * time.Millisecond), Why: oneLine(words[2])}
 }
 
 // expire forgets the bans that are over, and returns whether there were any.
 func (w *watch) expire() bool {
-	n, _ := slices.BinarySearchFunc(w.known, time.Now(), func(b limit.Ban, now time.Time) int { return b.Until.Compare(now) })
-	w.known = w.known[n:]
-	return n > 0
+	before, now := len(w.known), time.Now()
+	maps.DeleteFunc(w.known, func(_ netip.Prefix, b limit.Ban) bool { return !b.Until.After(now) })
+	return len(w.known) < before
+}
+
+// inForce returns the bans in the order of their ends.
+func (w *watch) inForce() []limit.Ban {
+	return slices.SortedFunc(maps.Values(w.known), func(a, b limit.Ban) int {
+		return cmp.Or(a.Until.Compare(b.Until), a.Prefix.Compare(b.Prefix))
+	})
 }

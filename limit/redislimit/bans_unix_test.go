@@ -130,7 +130,7 @@ func TestBansSurviveWhatBefallsRedis(t *testing.T) {
 		{"FLUSHALL", func(s *server) { s.do("FLUSHALL") }},
 		{"SCRIPT FLUSH", func(s *server) { s.do("SCRIPT", "FLUSH") }},
 		{"other things at our keys", func(s *server) {
-			for _, key := range []string{"bans", "bans:why", "bans:version"} {
+			for _, key := range []string{"bans", "bans:why", "bans:numbers", "bans:version"} {
 				s.do("DEL", "{levee:limit}:"+key)
 				s.do("RPUSH", "{levee:limit}:"+key, "x")
 			}
@@ -192,16 +192,16 @@ func TestThereAreOnlySoManyBans(t *testing.T) {
 	for i := range 3 {
 		ban(t, small, fmt.Sprintf("192.0.2.%d/32", i), time.Duration(i+1)*time.Hour)
 	}
-	err := small.Ban(t.Context(), limit.Ban{Prefix: netip.MustParsePrefix("192.0.2.8/32"), Until: time.Now().Add(time.Minute)})
-	if !errors.Is(err, redislimit.ErrFull) {
-		t.Errorf("a fourth one that ends first: %v", err)
-	}
+	w.knows(t, "192.0.2.0/32", "192.0.2.1/32", "192.0.2.2/32")
+	ban(t, small, "192.0.2.8/32", time.Minute) // ends first, so it is over
 	ban(t, small, "192.0.2.9/32", 10*time.Hour)
 	w.knows(t, "192.0.2.1/32", "192.0.2.2/32", "192.0.2.9/32")
-	for key, want := range map[string]int64{"ZCARD": 3, "HLEN": 3} {
-		name := map[string]string{"ZCARD": "{levee:limit}:bans", "HLEN": "{levee:limit}:bans:why"}[key]
-		if n, err := redis.do(key, name).AsInt64(); n != want || err != nil {
-			t.Errorf("%s is %d, %v", key, n, err)
+	if n := small.Displaced(); n != 2 {
+		t.Errorf("%d had to go", n)
+	}
+	for _, words := range [][]string{{"ZCARD", "{levee:limit}:bans"}, {"HLEN", "{levee:limit}:bans:why"}, {"ZCARD", "{levee:limit}:bans:numbers"}} {
+		if n, err := redis.do(words...).AsInt64(); n != 3 || err != nil {
+			t.Errorf("%s is %d, %v", words, n, err)
 		}
 	}
 }
@@ -233,6 +233,7 @@ func TestWhatIsInRedisIsNotTrusted(t *testing.T) {
 	ban(t, w, "192.0.2.7/32", time.Hour)
 	late := fmt.Sprint(time.Now().Add(time.Hour).UnixMilli())
 	redis.do("ZADD", "{levee:limit}:bans", late, "everybody", late, "10.0.0.0/8")
+	redis.do("ZADD", "{levee:limit}:bans:numbers", "7", "everybody", "7", "10.0.0.0/8")
 	redis.do("HSET", "{levee:limit}:bans:why", "10.0.0.0/8", "\x1b[31m"+strings.Repeat("x", 1000)+"\n")
 	redis.do("SET", "{levee:limit}:bans:version", "?")
 	bans := w.knows(t, "192.0.2.7/32", "10.0.0.0/8")
@@ -269,7 +270,7 @@ func TestTenThousandBansAreGivenBack(t *testing.T) {
 	}
 	eventually(t, "all are known", known)
 	sum := int64(0)
-	for _, key := range []string{"bans", "bans:why"} {
+	for _, key := range []string{"bans", "bans:why", "bans:numbers"} {
 		n, err := redis.do("MEMORY", "USAGE", "{levee:limit}:"+key, "SAMPLES", "0").AsInt64()
 		if err != nil {
 			t.Fatal(err)

@@ -35,7 +35,7 @@
 //   - A connection that is closed is told of right away, but nobody waits for that: what has
 //     become free is free elsewhere one or two round trips later.
 //   - A claim that Redis granted too late, after the machine has decided alone, has spent its
-//     share of a rate.
+//     share of a rate. One that was asked twice, for the connection broke, may have spent two.
 //   - Whom a rate has refused is refused on the same machine, without asking, until the time
 //     that Redis gave. A limit that is raised meanwhile is heeded after that: 1/rate seconds.
 //
@@ -46,9 +46,10 @@
 // An idle machine sends one command in 5 seconds, and one in a second with [Bans]. A machine
 // that holds many connections for long tells of their keys anew every 20 minutes.
 //
-// In Redis 7 a client costs about 130 bytes for its rate, until its burst is whole again, and
-// about 160 bytes for its open connections plus 20 for every machine that has some of them, and that
-// for an hour at most after the last was let in or told of. Names of more than 64 bytes are
+// In Redis 7 a client costs about 140 bytes for its rate, until its burst is whole again, and
+// about 140 bytes for its open connections, with 20 for every further machine that has some, as
+// long as there are any; what a dead machine has left goes with the next claim, or an hour after
+// the last. Names of more than 64 bytes are
 // hashed. Every key expires.
 //
 // # Which Redis

@@ -45,7 +45,7 @@ const (
 
 // A server is a Redis server of a test.
 type server struct {
-	t      *testing.T
+	t      testing.TB
 	dir    string
 	args   []string
 	cmd    *exec.Cmd
@@ -53,7 +53,7 @@ type server struct {
 	client rueidis.Client // of the test itself
 }
 
-func startRedis(t *testing.T, args ...string) *server {
+func startRedis(t testing.TB, args ...string) *server {
 	t.Helper()
 	program, err := exec.LookPath("redis-server")
 	if err != nil {
@@ -130,7 +130,7 @@ func options(socket string) rueidis.ClientOption {
 }
 
 // connect returns a client until the test ends.
-func connect(t *testing.T, socket string) rueidis.Client {
+func connect(t testing.TB, socket string) rueidis.Client {
 	t.Helper()
 	client, err := rueidis.NewClient(options(socket))
 	if err != nil {
@@ -141,7 +141,7 @@ func connect(t *testing.T, socket string) rueidis.Client {
 }
 
 // run has a machine share limits until the test ends, or stop is called.
-func run(t *testing.T, l *redislimit.Limits) (stop func()) {
+func run(t testing.TB, l *redislimit.Limits) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -165,7 +165,7 @@ func machine(t *testing.T, socket string) *redislimit.Limits {
 	return l
 }
 
-func eventually(t *testing.T, what string, is func() bool) {
+func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
 	look := time.NewTicker(5 * time.Millisecond)
 	defer look.Stop()

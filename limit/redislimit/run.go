@@ -32,12 +32,9 @@ func (l *Limits) Run(ctx context.Context) error {
 	l.mu.Unlock()
 	defer r.leave()
 	for r.join(ctx) {
-		switch err := r.share(ctx); {
-		case ctx.Err() != nil:
-		case errors.Is(err, errForgotten) && time.Since(r.forgotten) >= patience:
-			r.forgotten, r.tried = time.Now(), time.Time{} // who waits is asked about again in the next life
-		default:
-			r.fail(err)
+		err := r.share(ctx)
+		if ctx.Err() == nil {
+			r.end(err)
 		}
 	}
 	return nil
@@ -48,13 +45,34 @@ type run struct {
 	*Limits
 	line
 
-	name      string    // of this life
-	tried     time.Time // when it last tried to begin one; zero if it may at once
-	renewed   time.Time // the lease
-	forgotten time.Time // when Redis last had
+	name    string    // of this life
+	tried   time.Time // when it last tried to begin one; zero if it may at once
+	renewed time.Time // the lease
+	breaks  int       // how often one has ended without Redis ailing, in a second
+	broken  time.Time // when that second began
 }
 
-var errForgotten = errors.New("it has forgotten this machine more than once in a second")
+var errForgotten = errors.New("it forgets this machine again and again")
+
+// mostBreaks is how often in a second a life may end as if nothing had been. A client that has lost its
+// server may find that out of four connections, one after the other.
+const mostBreaks = 8
+
+// end decides what the end of a life means. Redis may have been emptied, or a connection be
+// gone, as an idle one is at times: then who waits is asked about again in the next life, at once. Or Redis
+// ails.
+func (r *run) end(err error) {
+	now := time.Now()
+	if now.Sub(r.broken) >= patience {
+		r.broken, r.breaks = now, 0
+	}
+	_, refused := rueidis.IsRedisErr(err)
+	if r.breaks++; refused || errors.Is(err, ErrLate) || r.health.err() != nil || r.breaks > mostBreaks {
+		r.fail(err)
+		return
+	}
+	r.tried = time.Time{}
+}
 
 // join begins a life, as soon as Redis lets it. It returns false when ctx has ended. Whatever went before is to be out
 // of the way first: its script might end up being run after this one's.
@@ -67,7 +85,9 @@ func (r *run) join(ctx context.Context) bool {
 		name := rand.Text()[:13] // 65 bits
 		_, err := r.line.run(ctx, r.timeout(), joinScript, []string{r.live()}, []string{r.name, name, milliseconds(r.lease())})
 		if err != nil {
-			r.fail(err)
+			if ctx.Err() == nil {
+				r.end(err)
+			}
 			continue
 		}
 		r.name, r.renewed = name, r.tried
