@@ -31,7 +31,12 @@ type watcher struct {
 
 func watch(t *testing.T, socket string) *watcher {
 	t.Helper()
-	w := &watcher{Bans: &redislimit.Bans{Client: connect(t, socket), Every: 20 * time.Millisecond}}
+	return startWatcher(t, &redislimit.Bans{Client: connect(t, socket), Every: 20 * time.Millisecond})
+}
+
+func startWatcher(t *testing.T, b *redislimit.Bans) *watcher {
+	t.Helper()
+	w := &watcher{Bans: b}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() { // until the test ends

@@ -26,10 +26,12 @@
 //   - While Redis does not answer, every machine decides alone: n machines may let in n times
 //     the limit. It is tried again every second. What was let in meanwhile, and told to
 //     [Limits.Hold], counts from then on.
-//   - A Redis that has lost its memory (a restart without persistence, a failover to a replica
-//     that was behind, FLUSHALL) is noticed with the next connection, or a third of a lease
-//     later. All machines then tell it their open connections anew, 256 keys in a round trip.
-//     Until that is done somebody may come in too many. Rates start anew: up to a burst more.
+//   - A Redis that has lost its memory (a restart without persistence, FLUSHALL) is noticed with
+//     the next connection, or a third of a lease later. All machines then tell it their open
+//     connections anew, 256 keys in a round trip. Until that is done somebody may come in too
+//     many. Rates start anew: up to a burst more.
+//   - One that has lost only the last moments, as by a failover to a replica that was behind,
+//     is put right by the next connection of a key, or within 20 minutes.
 //   - The connections of a machine that has died count until its lease runs out: 15 seconds at
 //     most. Those of one that has ended properly count no longer than it takes to say so.
 //   - A connection that is closed is told of right away, but nobody waits for that: what has
@@ -57,8 +59,9 @@
 // Redis 6 or later: alone, with Sentinel, or a cluster. All keys begin with the prefix in
 // braces, so they are in one slot: in a cluster one node keeps them all. Others that spread
 // the load are other prefixes, for limits that have nothing to do with each other. The client
-// may be shared with others. With maxmemory, let the policy be noeviction, or volatile-ttl: what is
-// evicted is forgotten, and a limit is then let in anew.
+// may be shared with others. With maxmemory, let the policy be noeviction, for what is evicted is
+// forgotten: without memory the machines decide alone, which is said, instead of letting too many in
+// without a word.
 //
 // Who can write to that Redis decides who may come in. Have it ask for a password, and talk
 // to it over TLS where the network is not yours.
