@@ -84,6 +84,12 @@ func TestNobodyWaitsForARedisThatAils(t *testing.T) {
 			eventually(t, "limits are shared", func() bool { return l.State().Err == nil })
 			hold(t, l, 10, open(20, "x"))
 
+			for len(changed) > 0 {
+				if s := <-changed; len(changed) == 0 && s.Err != nil {
+					t.Errorf("it was well, and is said to be %+v", s)
+				}
+			}
+
 			began := time.Now()
 			a.inflict(redis)
 			took := claimDuring(l, time.Second)
@@ -109,13 +115,13 @@ func TestNobodyWaitsForARedisThatAils(t *testing.T) {
 			if n := claimed(t, other, 30, open(20, "x")); n != 9 {
 				t.Errorf("with 11 of 20 there, %d more were let in", n)
 			}
-			// A test's machine that stands still for 50 ms is an ailment of its own.
-			states, most := len(changed), 1+2*int(time.Since(began)/time.Second+1)
-			if states%2 != 1 || !a.passing && states < 3 || states > most {
+			// A machine that stands still for 50 ms in the middle of a test is an ailment of its own.
+			states, most := len(changed), 2*int(time.Since(began)/time.Second+1)
+			if states%2 != 0 || !a.passing && states < 2 || states > most {
 				t.Errorf("there were %d changes", states)
 			}
-			for want := true; states > 0; states, want = states-1, !want {
-				if s := <-changed; (s.Err == nil) != want || s.Since.IsZero() {
+			for well := false; states > 0; states, well = states-1, !well {
+				if s := <-changed; (s.Err == nil) != well || s.Since.IsZero() {
 					t.Errorf("a change was %+v", s)
 				}
 			}
