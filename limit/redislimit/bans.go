@@ -23,7 +23,8 @@ import (
 //
 // Who watches looks every second whether anything has changed, for messages can be lost and
 // a look cannot. A Redis that has lost the bans is given them back by those who know them
-// still. One that comes back with an old copy of them, as from a snapshot, is believed.
+// still, and so is one that comes back with an old copy, as from a snapshot: then bans are in
+// force again that were lifted since.
 type Bans struct {
 	// Client is the connection to Redis. It stays the caller's, who closes it after use.
 	Client rueidis.Client
@@ -253,18 +254,27 @@ type watch struct {
 
 // A version is what bansLua says.
 type version struct {
-	made, lifted, last string // all empty if there is none
+	text         string
+	made         string // empty if there is none
+	lifted, last int64
 }
 
-func versionOf(s string) (v version) {
-	v.made, s, _ = strings.Cut(s, ".")
-	v.lifted, v.last, _ = strings.Cut(s, ".")
+func versionOf(text string) version {
+	v := version{text: text}
+	if _, err := fmt.Sscanf(strings.ReplaceAll(text, ".", " "), "%s %d %d", &v.made, &v.lifted, &v.last); err != nil {
+		return version{text: text} // somebody else's
+	}
 	return v
 }
 
 // extends returns whether there are only more bans than in the other version.
 func (v version) extends(other version) bool {
-	return v.made == other.made && v.lifted == other.lifted
+	return v.made == other.made && v.lifted == other.lifted && v.last >= other.last
+}
+
+// follows returns whether nothing has been lost since the other version.
+func (v version) follows(other version) bool {
+	return v.made != "" && v.made == other.made && v.lifted >= other.lifted && v.last >= other.last
 }
 
 // look returns whether the bans have changed.
@@ -280,7 +290,7 @@ func (w *watch) look(ctx context.Context) (changed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	lost := len(w.known) > 0 && (now.made == "" || now.made != w.version.made)
+	lost := len(w.known) > 0 && !now.follows(w.version)
 	if w.looked && !lost && now == w.version {
 		return false, nil
 	}
@@ -288,6 +298,7 @@ func (w *watch) look(ctx context.Context) (changed bool, err error) {
 		if err := w.restore(ctx); err != nil {
 			return false, err
 		}
+		now = version{} // of which nothing is known
 	}
 	return w.read(ctx, now)
 }
@@ -311,8 +322,8 @@ func (w *watch) restore(ctx context.Context) error {
 // and the next look will try again.
 func (w *watch) read(ctx context.Context, now version) (done bool, err error) {
 	known, after := make(map[netip.Prefix]limit.Ban), "0"
-	if w.looked && now.extends(w.version) {
-		known, after = maps.Clone(w.known), w.version.last
+	if w.looked && now.made != "" && now.extends(w.version) {
+		known, after = maps.Clone(w.known), strconv.FormatInt(w.version.last, 10)
 	}
 	for first := true; after != ""; first = false {
 		began := time.Now()

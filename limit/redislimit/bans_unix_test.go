@@ -165,6 +165,23 @@ func TestBansSurviveWhatBefallsRedis(t *testing.T) {
 	}
 }
 
+func TestARedisThatComesBackWithAnOldCopyIsGivenTheNewerBans(t *testing.T) {
+	redis := startRedis(t)
+	w := watch(t, redis.socket())
+	ban(t, w, "192.0.2.7/32", time.Hour)
+	redis.do("SAVE")
+	ban(t, w, "192.0.2.8/32", time.Hour)
+	w.knows(t, "192.0.2.7/32", "192.0.2.8/32")
+	redis.kill()
+	redis.start()
+	eventually(t, "Redis has both", func() bool {
+		n, err := redis.client.Do(t.Context(), redis.client.B().Zcard().Key("{levee:limit}:bans").Build()).AsInt64()
+		return err == nil && n == 2
+	})
+	watch(t, redis.socket()).knows(t, "192.0.2.7/32", "192.0.2.8/32")
+	w.knows(t, "192.0.2.7/32", "192.0.2.8/32")
+}
+
 func TestBansStayWhileRedisIsAway(t *testing.T) {
 	redis := startRedis(t)
 	w := watch(t, redis.socket())
