@@ -43,7 +43,8 @@ type Bans struct {
 	// Every is the time between looks. Zero means a second.
 	Every time.Duration
 
-	// Changed is called by Watch when Redis begins to ail, and when it has recovered. It may be nil.
+	// Changed is called by Watch when Redis begins to ail, and when it has recovered. It must not
+	// block. It may be nil.
 	Changed func(State)
 
 	health    health

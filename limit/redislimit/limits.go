@@ -35,8 +35,8 @@ type Limits struct {
 	// MaxWaiting is how many claims may wait for Redis. Beyond that Claim returns ErrBusy. Zero means 4,096.
 	MaxWaiting int
 
-	// Changed is called by Run when Redis begins to ail, and when it has recovered. At most once a second
-	// each. It may be nil.
+	// Changed is called by Run when Redis begins to ail, and when it has recovered: about once a second
+	// each, if it goes on like that. It must not block. It may be nil.
 	Changed func(State)
 
 	health health
