@@ -409,3 +409,26 @@ func TestAConnectionThatBrokeWhileNobodyUsedItCostsNobodyAnAnswer(t *testing.T) 
 		t.Error(err)
 	}
 }
+
+func TestEarlierLivesLeaveNothing(t *testing.T) {
+	redis := startRedis(t)
+	l := machine(t, redis.socket())
+	l.Hold([]limit.Claim{open(10, "x")})
+	l.Hold([]limit.Claim{open(10, "x")})
+	for range 4 {
+		name := func() string {
+			names, err := redis.do("ZRANGE", "{levee:limit}:live", "0", "-1").AsStrSlice()
+			if err != nil || len(names) != 1 {
+				return ""
+			}
+			return names[0]
+		}
+		before := name()
+		redis.do("DEL", "{levee:limit}:live")
+		claimed(t, l, 1, rate(1000, "y")) // notices
+		eventually(t, "there is one count, of another life", func() bool {
+			all, err := redis.do("HGETALL", "{levee:limit}:open:4:open:x").AsIntMap()
+			return err == nil && len(all) == 1 && name() != before && all[name()] == 2
+		})
+	}
+}

@@ -85,25 +85,23 @@ func (c *counts) drop(n *count) {
 	delete(c.byKey, n.key)
 }
 
-// next returns a number that Redis has to be told of, as one that it has been told, and under
-// which name it was before, if that was another one. It returns nil if there is none.
-func (c *counts) next(now time.Time, refresh time.Duration) (n *count, before string) {
+// next returns a number that Redis has to be told of, as one that it has been told, and whether it was told in
+// another life before. It returns nil if there is none.
+func (c *counts) next(now time.Time, refresh time.Duration) (n *count, again bool) {
 	for front := c.order.Front(); front != nil; front = c.order.Front() {
 		n = front.Value.(*count)
 		switch {
 		case n.life != c.life && n.open == 0:
 			c.drop(n)
 		case n.life != c.life || n.stale || now.Sub(n.told) >= refresh:
-			if n.life != c.life {
-				before = n.life
-			}
+			again = n.life != c.life && n.life != ""
 			c.tell(n)
-			return n, before
+			return n, again
 		default:
-			return nil, ""
+			return nil, false
 		}
 	}
-	return nil, ""
+	return nil, false
 }
 
 func (c *counts) tell(n *count) {

@@ -184,11 +184,11 @@ func (r *run) turn(every time.Duration) (t *turn, more bool) {
 	t.keys = append(t.keys, r.live())
 	t.args = append(t.args, r.name, lease, milliseconds(keep), "")
 	for len(t.told) < mostTold {
-		n, before := r.counts.next(now, refresh)
+		n, again := r.counts.next(now, refresh)
 		if n == nil {
 			break
 		}
-		t.told, t.keys, t.args = append(t.told, n), append(t.keys, n.key), append(t.args, strconv.Itoa(n.open), before)
+		t.told, t.keys, t.args = append(t.told, n), append(t.keys, n.key), append(t.args, strconv.Itoa(n.open), flag(again))
 	}
 	t.args[3] = strconv.Itoa(len(t.told))
 	r.waiting = t.take(r.waiting, &r.counts)
@@ -197,6 +197,13 @@ func (r *run) turn(every time.Duration) (t *turn, more bool) {
 	}
 	r.stats.RoundTrips++
 	return t, len(r.waiting) > 0 || len(t.told) == mostTold
+}
+
+func flag(is bool) string {
+	if is {
+		return "1"
+	}
+	return "0"
 }
 
 // take puts in as many of those that wait as fit, and returns the rest.

@@ -23,8 +23,8 @@ return 1`)
 // machine's life is over.
 //
 // Its arguments are the name, a new lease or 0, how long to keep counts, and how many are
-// told; then these counts, whose keys are KEYS[2] and so on, each with the name of an earlier
-// life or nothing; and then the connections: how many claims, and of
+// told; then these counts, whose keys are KEYS[2] and so on, each with a 1 if earlier lives have
+// told it too; and then the connections: how many claims, and of
 // each how many may be open and are on this machine, the interval and the span of the rate. The keys of a claim follow
 // in that order, of what is not 0.
 //
@@ -43,11 +43,10 @@ end
 if not lives(me) then return {0} end
 
 local argument, key = 3, 1
-local function word()
+local function number()
 	argument = argument + 1
-	return ARGV[argument]
+	return tonumber(ARGV[argument])
 end
-local function number() return tonumber(word()) end
 local function nextKey()
 	key = key + 1
 	return KEYS[key]
@@ -64,15 +63,7 @@ local function own(command, at, ...)
 	return reply
 end
 
-local mine, whole = {}, {} -- by key: how many are open here, and when a burst is whole again
 local dead = {}
-for _ = 1, number() do
-	local at = nextKey()
-	mine[at] = number()
-	local before = word()
-	if before ~= '' then table.insert(dead, {at, before}) end
-end
-
 local others = {}
 local function openElsewhere(at)
 	if others[at] then return others[at] end
@@ -84,6 +75,13 @@ local function openElsewhere(at)
 	end
 	others[at] = sum
 	return sum
+end
+
+local mine, whole = {}, {} -- by key: how many are open here, and when a burst is whole again
+for _ = 1, number() do
+	local at = nextKey()
+	mine[at] = number()
+	if number() > 0 then openElsewhere(at) end
 end
 
 local replies = {1}
