@@ -132,6 +132,7 @@ Exit codes: 0 all left in their own time; 1 some had to be cut; 2 bad usage or c
 			checkCommand(env),
 			explainCommand(env),
 			benchCommand(env),
+			floodCommand(env),
 			schemaCommand(env),
 			versionCommand(env),
 			helpCommand(),

@@ -112,7 +112,7 @@ func httpTarget(target string) (string, workload.Protocol, error) {
 }
 
 // allowedTarget resolves the target to one address, once, so that the load goes to
-// what was looked at. A load is an attack when its target has not agreed to it, so
+// what was looked at. A name that has one elsewhere is elsewhere. A load is an attack when its target has not agreed to it, so
 // by default it does not leave this machine.
 func allowedTarget(ctx context.Context, target string, owned bool) (string, error) {
 	host, port, err := net.SplitHostPort(target)
@@ -130,11 +130,12 @@ func allowedTarget(ctx context.Context, target string, owned bool) (string, erro
 	if err != nil {
 		return "", fmt.Errorf("--target %s: %w", target, err)
 	}
-	ip := found[0].Unmap()
-	if !ip.IsLoopback() && !owned {
-		return "", fmt.Errorf("--target %s: %s is not on this machine; if you own it, say --i-own-this-target", target, ip)
+	for _, ip := range found {
+		if !ip.Unmap().IsLoopback() && !owned {
+			return "", fmt.Errorf("--target %s: %s is not on this machine; if you own it, say --i-own-this-target", target, ip.Unmap())
+		}
 	}
-	return net.JoinHostPort(ip.String(), port), nil
+	return net.JoinHostPort(found[0].Unmap().String(), port), nil
 }
 
 // bench runs the load and says what came of it.

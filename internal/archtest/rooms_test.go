@@ -32,6 +32,7 @@ var rooms = []room{
 	{"internal/admin", &neighbour},
 	{"internal/app", &hub},
 	{"internal/archtest", &leaf},
+	{"internal/attack", &leaf},
 	{"internal/bare", &footing},
 	{"internal/config", &leaf},
 	{"internal/handlers", &neighbour},

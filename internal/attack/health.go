@@ -1,0 +1,104 @@
+package attack
+
+import (
+	"cmp"
+	"fmt"
+	"time"
+
+	"github.com/HdrHistogram/hdrhistogram-go"
+)
+
+// Health is what the well-behaved client felt for some time.
+type Health struct {
+	RoundTrips  Numbers // on the connection that it keeps
+	Connections Numbers // new ones, each with a round trip
+}
+
+// OK is the share of what it tried that went well, or 1 if it tried nothing.
+func (h Health) OK() float64 {
+	tried := h.RoundTrips.Tried + h.Connections.Tried
+	if tried == 0 {
+		return 1
+	}
+	return 1 - float64(h.RoundTrips.Failed+h.Connections.Failed)/float64(tried)
+}
+
+// failure is what was wrong first.
+func (h Health) failure() string {
+	return cmp.Or(h.RoundTrips.FirstError, h.Connections.FirstError)
+}
+
+// Numbers are about things that were tried.
+type Numbers struct {
+	Tried, Failed int64
+	P50, P99, Max time.Duration // of all of them: what has failed took at least as long as until then
+	FirstError    string        // of the first that failed
+}
+
+// A series is what was tried, as it is counted. It is not safe for concurrent use.
+type series struct {
+	took       *hdrhistogram.Histogram // in microseconds
+	failed     int64
+	firstError string
+}
+
+const longest = int64(time.Hour / time.Microsecond)
+
+func newSeries() *series { return &series{took: hdrhistogram.New(1, longest, 3)} }
+
+func (s *series) record(took time.Duration, err error) {
+	_ = s.took.RecordValue(min(max(took.Microseconds(), 1), longest))
+	if err == nil {
+		return
+	}
+	s.failed++
+	if s.firstError == "" {
+		s.firstError = err.Error()
+	}
+}
+
+func (s *series) numbers() Numbers {
+	return Numbers{
+		Tried: s.took.TotalCount(), Failed: s.failed, FirstError: s.firstError,
+		P50: microseconds(s.took.ValueAtQuantile(50)), P99: microseconds(s.took.ValueAtQuantile(99)), Max: microseconds(s.took.Max()),
+	}
+}
+
+func microseconds(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
+
+// What a server has to keep to while it is attacked.
+const (
+	wantOK    = 0.999
+	wantTimes = 3 // the idle p99
+)
+
+// Judge says what the well-behaved client has to complain of: that less than 99.9 %
+// of what it tried went well during or after an attack, or that its p99 during the
+// attack was more than three times that of an idle server.
+//
+// An idle server's p99 is taken for floor at least. An answer over loopback takes a
+// tenth of a millisecond, and three times that is nothing: on a machine that server,
+// attackers and client share, one of them waits for a slice of a processor's time now
+// and then, which is some 3 ms by Linux and 10 ms by Go's scheduler.
+func Judge(idle, during, after Health, floor time.Duration) (complaints []string) {
+	if ok := during.OK(); ok < wantOK {
+		complaints = append(complaints, fmt.Sprintf("%s of the probe went well: %s", percent(ok), during.failure()))
+	}
+	if ok := after.OK(); ok < wantOK {
+		complaints = append(complaints, fmt.Sprintf("%s of the probe went well after it: %s", percent(ok), after.failure()))
+	}
+	for _, pair := range []struct {
+		what         string
+		idle, during Numbers
+	}{
+		{"round trips", idle.RoundTrips, during.RoundTrips},
+		{"connections", idle.Connections, during.Connections},
+	} {
+		if limit := wantTimes * max(pair.idle.P99, floor); pair.during.P99 > limit {
+			complaints = append(complaints, fmt.Sprintf("p99 of %s %s, above %s", pair.what, round(pair.during.P99), round(limit)))
+		}
+	}
+	return complaints
+}
+
+func percent(share float64) string { return fmt.Sprintf("%.2f %%", float64(int(share*1e4))/100) }
