@@ -32,10 +32,12 @@ const (
 
 // Env is what a run of levee sees of the world.
 type Env struct {
+	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	Terminal       bool                   // whether Stderr is one
 	ConfigDir      func() (string, error) // the user's folder for configuration
 	Signals        <-chan os.Signal
+	Executable     string // to start another levee, or nothing
 
 	lookOnly bool // write nothing: this is a check
 }
@@ -47,12 +49,15 @@ func Process() Env {
 	signal.Ignore(syscall.SIGPIPE)
 	signals := make(chan os.Signal, 4) // a burst is kept; beyond that they say nothing new
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	executable, _ := os.Executable() // without it, what would be in a process of its own is not
 	return Env{
-		Stdout:    os.Stdout,
-		Stderr:    os.Stderr,
-		Terminal:  isTerminal(os.Stderr),
-		ConfigDir: os.UserConfigDir,
-		Signals:   signals,
+		Stdin:      os.Stdin,
+		Executable: executable,
+		Stdout:     os.Stdout,
+		Stderr:     os.Stderr,
+		Terminal:   isTerminal(os.Stderr),
+		ConfigDir:  os.UserConfigDir,
+		Signals:    signals,
 	}
 }
 
@@ -133,6 +138,7 @@ Exit codes: 0 all left in their own time; 1 some had to be cut; 2 bad usage or c
 			explainCommand(env),
 			benchCommand(env),
 			floodCommand(env),
+			attackersCommand(env),
 			schemaCommand(env),
 			versionCommand(env),
 			helpCommand(),

@@ -11,7 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
+	"os/exec"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -74,13 +74,33 @@ func floodCommand(env Env) *cli.Command {
 	}
 }
 
+// attackersCommand is the other side of a flood: its attackers, in a process of their own.
+func attackersCommand(env Env) *cli.Command {
+	return &cli.Command{
+		Name:         "attackers",
+		Hidden:       true,
+		Usage:        "make the attack that standard input says, for levee flood",
+		OnUsageError: usageError,
+		Action: func(ctx context.Context, c *cli.Command) error {
+			if err := alone(c); err != nil {
+				return err
+			}
+			return exit(exitCut, attack.Serve(ctx, env.Stdin, env.Stdout))
+		},
+	}
+}
+
 func listAttacks(w io.Writer, asJSON bool) error {
 	if asJSON {
 		return json.NewEncoder(w).Encode(attackReports())
 	}
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, a := range attack.All() {
-		fmt.Fprintf(table, "%s\t%s\t%s\n", a.Name, a.Phase, a.Does)
+		needs := ""
+		if words := a.Needs(); len(words) > 0 {
+			needs = "(" + strings.Join(words, ", ") + ")"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", a.Name, a.Phase, a.Does, needs)
 	}
 	return table.Flush()
 }
@@ -221,17 +241,18 @@ func floodTLS(c *cli.Command) (*tls.Config, error) {
 	return config, nil
 }
 
-// spareProcessors are for the well-behaved client: with no more of them than there are
-// attackers that compute, Go would let it wait for 10 ms where the kernel does not.
-const spareProcessors = 2
-
 // flood makes the attacks and says what came of them.
 func flood(ctx context.Context, env Env, c *cli.Command, f attack.Flood) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go cancelOnSignal(ctx, cancel, env.Signals)
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(runtime.NumCPU() + spareProcessors))
-
+	if env.Executable != "" {
+		f.Elsewhere = func(ctx context.Context) *exec.Cmd {
+			attackers := exec.CommandContext(ctx, env.Executable, "attackers")
+			attackers.Stderr = env.Stderr
+			return attackers
+		}
+	}
 	if env.Terminal {
 		f.Progress = func(p attack.Progress) {
 			fmt.Fprintf(env.Stderr, "\r\x1b[K%d of %d  %s  %.0f s  %d attempts, %d open, %d refused, %d ended  probe ok %.1f %%  p99 %s", p.Index+1, p.Of, p.Attack,

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io"
 	"net"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -119,13 +120,20 @@ func TestFloodEndsWithASignalAndSaysWhatThereIs(t *testing.T) {
 
 func TestFloodListsItsAttacks(t *testing.T) {
 	code, stdout, _ := result(t, app.Env{}, "flood", "--list")
-	if code != 0 || !strings.Contains(stdout, "slow-hello  handshake  sends a ClientHello a byte a second\n") {
+	if code != 0 || !regexp.MustCompile(`(?m)^slow-hello +handshake +sends a ClientHello a byte a second +\(TLS\)$`).MatchString(stdout) {
 		t.Errorf("exit code %d:\n%s", code, stdout)
 	}
 	code, stdout, _ = result(t, app.Env{}, "flood", "--list", "--json")
 	var list []struct{ Name, Phase, Does string }
 	if err := json.Unmarshal([]byte(stdout), &list); err != nil || code != 0 || len(list) < 6 || list[0].Name != "hold" || list[0].Phase != "connect" {
 		t.Errorf("exit code %d: %q: %v", code, stdout, err)
+	}
+}
+
+func TestAttackersNeedOrders(t *testing.T) {
+	code, stdout, stderr := result(t, app.Env{Stdin: strings.NewReader("attack!")}, "attackers")
+	if code != 1 || stdout != "" || !strings.HasPrefix(stderr, "levee: orders for attackers: invalid character") {
+		t.Errorf("exit code %d, %q, %q", code, stdout, stderr)
 	}
 }
 

@@ -24,6 +24,7 @@ type healthReport struct {
 	OK          float64       `json:"ok"` // share
 	RoundTrips  numbersReport `json:"round_trips"`
 	Connections numbersReport `json:"connections"`
+	Lag         numbersReport `json:"lag"`
 }
 
 type numbersReport struct {
@@ -98,7 +99,7 @@ func newResultReport(r attack.Result) resultReport {
 }
 
 func newHealthReport(h attack.Health) *healthReport {
-	return &healthReport{h.OK(), newNumbersReport(h.RoundTrips), newNumbersReport(h.Connections)}
+	return &healthReport{h.OK(), newNumbersReport(h.RoundTrips), newNumbersReport(h.Connections), newNumbersReport(h.Lag)}
 }
 
 func newNumbersReport(n attack.Numbers) numbersReport {
@@ -107,14 +108,15 @@ func newNumbersReport(n attack.Numbers) numbersReport {
 
 // An attackReport is a line of --list as JSON.
 type attackReport struct {
-	Name  string `json:"name"`
-	Phase string `json:"phase"`
-	Does  string `json:"does"`
+	Name  string   `json:"name"`
+	Phase string   `json:"phase"`
+	Does  string   `json:"does"`
+	Needs []string `json:"needs,omitempty"`
 }
 
 func attackReports() (list []attackReport) {
 	for _, a := range attack.All() {
-		list = append(list, attackReport{a.Name, a.Phase.String(), a.Does})
+		list = append(list, attackReport{a.Name, a.Phase.String(), a.Does, a.Needs()})
 	}
 	return list
 }

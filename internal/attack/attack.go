@@ -21,6 +21,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"os/exec"
 	"slices"
 	"time"
 )
@@ -53,6 +54,11 @@ type Flood struct {
 
 	// Vitals measures the server. Nil looks at its processes, if they are on this machine and may be looked at.
 	Vitals Meter
+
+	// Elsewhere, if set, makes a command that calls Serve with its standard input and output: attackers are then in
+	// a process of their own, which ends with what it returns' context. Without it they are in this one, where a
+	// thousand of them keep the well-behaved client from its processor, which shows in what it measures.
+	Elsewhere func(context.Context) *exec.Cmd
 
 	Progress func(Progress) // if set, is told how it goes, five times a second; must not block
 	Done     func(Result)   // if set, is told about each attack when it is over, or skipped
@@ -201,20 +207,17 @@ func (f *Flood) make(ctx context.Context, index int, a Attack, t *target, p *pro
 	began := time.Now()
 	during, stop := context.WithTimeout(ctx, f.Duration)
 	defer stop()
-	force := newForce(f, a, t)
+	force := f.muster(a, t)
 	quiet := f.tellProgress(during, func() Progress {
-		return Progress{a.Name, index, len(f.Attacks), time.Since(began), force.tally.snapshot(), p.soFar()}
+		return Progress{a.Name, index, len(f.Attacks), time.Since(began), force.soFar(), p.soFar()}
 	})
-	struck := make(chan struct{})
-	go func() {
-		defer close(struck)
-		force.strike(during)
-	}()
+	struck := make(chan error)
+	go func() { struck <- force.strike(during) }()
 	r := Result{Attack: a.Name, Recovered: -1}
-	r.During = p.watch(during, force.bystanders()...)
-	<-struck
+	r.During = p.watch(during, a.others()...)
+	failed := <-struck
 	<-quiet
-	r.Elapsed, r.Tally = time.Since(began), force.tally.snapshot()
+	r.Elapsed, r.Tally = time.Since(began), force.soFar()
 	end, left := f.recover(ctx, t, p, base, knows, &r)
 	if knows {
 		r.Spent = end.since(base)
@@ -222,6 +225,9 @@ func (f *Flood) make(ctx context.Context, index int, a Attack, t *target, p *pro
 	r.Complaints = Judge(idle, r.During, r.After, f.Floor)
 	if left != "" {
 		r.Complaints = append(r.Complaints, left)
+	}
+	if failed != nil {
+		r.Complaints = append(r.Complaints, "the attackers did not all get to it: "+failed.Error())
 	}
 	if ctx.Err() != nil { // what was cut short is not judged
 		r.Complaints = nil

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"time"
@@ -17,7 +18,6 @@ type attacker struct {
 	force    *force
 	number   int64 // from 1
 	born     time.Time
-	keys     bytes.Buffer // what crypto/tls logs of them, if the attack wants them
 	unwatch  func() bool
 }
 
@@ -91,9 +91,32 @@ func (a *attacker) listen(ctx context.Context, d time.Duration) error {
 	return ctx.Err()
 }
 
-// drip sends a byte at every beat, over and over from the start if there is no end
-// to it, and returns how the server ends it.
+// drip sends a byte at every beat, and then waits for how the server ends it.
 func (a *attacker) drip(ctx context.Context, p []byte) error {
+	if err := a.trickle(ctx, p); err != nil {
+		return err
+	}
+	for {
+		if err := a.listen(ctx, time.Minute); err != nil {
+			return err
+		}
+	}
+}
+
+// dripOn sends a byte at every beat, over and over once the first are sent, and
+// returns how the server ends it.
+func (a *attacker) dripOn(ctx context.Context, first, then []byte) error {
+	if err := a.trickle(ctx, first); err != nil {
+		return err
+	}
+	for {
+		if err := a.trickle(ctx, then); err != nil {
+			return err
+		}
+	}
+}
+
+func (a *attacker) trickle(ctx context.Context, p []byte) error {
 	for i := range p {
 		if err := a.send(p[i : i+1]); err != nil {
 			return err
@@ -102,14 +125,76 @@ func (a *attacker) drip(ctx context.Context, p []byte) error {
 			return err
 		}
 	}
-	return a.listenOn(ctx)
+	return nil
 }
 
-// listenOn is stay after listen, whose deadline it lifts.
-func (a *attacker) listenOn(ctx context.Context) error {
-	for {
-		if err := a.listen(ctx, time.Minute); err != nil {
+// await waits for the first of an answer, but not for ever.
+func (a *attacker) await(ctx context.Context) error {
+	if err := a.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	_, err := a.Read(make([]byte, 1))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return ctx.Err()
+	}
+	return err
+}
+
+// sendUnread sends requests of so many bytes, or as many as the server takes from
+// somebody who does not read.
+func (a *attacker) sendUnread(size int) error {
+	if err := a.SetWriteDeadline(time.Now().Add(a.force.beat)); err != nil {
+		return err
+	}
+	request := a.force.target.protocol.request
+	some := bytes.Repeat(request, max(1, 8<<10/len(request)))
+	for range max(1, size/len(some)) {
+		switch err := a.send(some); {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return nil
+		case err != nil:
 			return err
 		}
+	}
+	return nil
+}
+
+// lift takes deadlines away.
+func (a *attacker) lift(ctx context.Context) error {
+	if err := a.SetDeadline(time.Time{}); err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		_ = a.SetDeadline(longAgo)
+	}
+	return ctx.Err()
+}
+
+// watch looks for a while whether the server ends the connection, without reading.
+func (a *attacker) watch(ctx context.Context, d time.Duration) error {
+	for end := time.Now().Add(d); time.Now().Before(end); {
+		if err := ended(a.raw); err != nil {
+			return err
+		}
+		if !sleep(ctx, d/10) {
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// readAlong reads what comes, and throws it away, until it is told to stop.
+func (a *attacker) readAlong(c net.Conn) (end <-chan struct{}, stop func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = io.Copy(io.Discard, c)
+	}()
+	return done, func() {
+		_ = c.SetReadDeadline(longAgo)
+		<-done
 	}
 }

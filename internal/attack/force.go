@@ -21,8 +21,9 @@ type force struct {
 	pace    pace
 	beat    time.Duration // of what is slow
 	tally   tally
-	budget  atomic.Int64 // of bytes that may yet be sent
-	serial  atomic.Int64 // of attackers
+	budget  atomic.Int64  // of bytes that may yet be sent
+	serial  atomic.Int64  // of attackers
+	over    chan struct{} // is closed when all have left
 }
 
 func newForce(f *Flood, a Attack, t *target) *force {
@@ -30,6 +31,7 @@ func newForce(f *Flood, a Attack, t *target) *force {
 		attack: a, target: t, workers: a.workers(f.Connections),
 		pace: pace{every: time.Duration(float64(time.Second) / f.Rate)},
 		beat: min(time.Second, f.Duration/10),
+		over: make(chan struct{}),
 	}
 	force.budget.Store(maxSent)
 	force.tally.lasted = hdrhistogram.New(1, longest, 2)
@@ -43,6 +45,8 @@ func (a Attack) workers(connections int) int {
 		return connections
 	case cores: // on one machine, the server needs some as well, or the attack would be on the machine
 		return max(1, runtime.NumCPU()/2)
+	case many:
+		return min(connections, 1000)
 	case loud:
 		return min(connections, 2000)
 	}
@@ -50,13 +54,17 @@ func (a Attack) workers(connections int) int {
 }
 
 // strike lets them go until ctx ends.
-func (f *force) strike(ctx context.Context) {
+func (f *force) strike(ctx context.Context) error {
+	defer close(f.over)
 	var all sync.WaitGroup
 	for range f.workers {
 		all.Go(func() { f.work(ctx) })
 	}
 	all.Wait()
+	return nil
 }
+
+func (f *force) soFar() Tally { return f.tally.snapshot() }
 
 // work is one attacker's life: whatever becomes of its connection, there is a next.
 func (f *force) work(ctx context.Context) {
@@ -196,13 +204,9 @@ func (p *pace) wait(ctx context.Context) bool {
 	return sleep(ctx, turn.Sub(now))
 }
 
-// bystanderInterval is how often each of those makes a round trip who are there
-// beside a loud attacker.
-const bystanderInterval = time.Second
-
-// bystanders are the well-behaved clients that an attack has beside the usual one.
-func (f *force) bystanders() []*client {
-	others := make([]*client, f.attack.bystanders)
+// others are the well-behaved clients that an attack has beside the usual one.
+func (a Attack) others() []*client {
+	others := make([]*client, a.bystanders)
 	for i := range others {
 		others[i] = &client{source: netip.AddrFrom4([4]byte{127, 78, 0, byte(1 + i)})}
 	}

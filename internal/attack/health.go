@@ -12,6 +12,7 @@ import (
 type Health struct {
 	RoundTrips  Numbers // on the connection that it keeps
 	Connections Numbers // new ones, each with a round trip
+	Lag         Numbers // doing nothing: how late its own timers were, which says how busy its machine was
 }
 
 // OK is the share of what it tried that went well, or 1 if it tried nothing.

@@ -3,7 +3,6 @@ package attack
 import (
 	"bufio"
 	"context"
-	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -26,9 +25,14 @@ type probe struct {
 	mu          sync.Mutex
 	roundTrips  *series // of this phase
 	connections *series
+	lag         *series
 }
 
-const newEvery = 4 // intervals
+// In intervals.
+const (
+	newEvery       = 4
+	bystanderEvery = 20 // each of them; they take turns
+)
 
 func newProbe(life context.Context, t *target, interval time.Duration) *probe {
 	p := &probe{life: life, target: t, interval: interval}
@@ -39,7 +43,7 @@ func newProbe(life context.Context, t *target, interval time.Duration) *probe {
 func (p *probe) begin() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.roundTrips, p.connections = newSeries(), newSeries()
+	p.roundTrips, p.connections, p.lag = newSeries(), newSeries(), newSeries()
 }
 
 // watch is the client's life until ctx ends. Others may live beside it; their round
@@ -49,10 +53,13 @@ func (p *probe) watch(ctx context.Context, others ...*client) Health {
 	var watching sync.WaitGroup
 	watching.Go(func() { p.repeat(ctx, p.interval, p.roundTrips, func() error { return p.roundTrip(&p.kept) }) })
 	watching.Go(func() { p.repeat(ctx, newEvery*p.interval, p.connections, p.visit) })
-	for _, c := range others {
+	watching.Go(func() { p.repeat(ctx, p.interval, p.lag, func() error { return nil }) })
+	for i, c := range others {
 		watching.Go(func() {
 			defer c.leave()
-			p.repeat(ctx, bystanderInterval, p.roundTrips, func() error { return p.roundTrip(c) })
+			if every := bystanderEvery * p.interval; sleep(ctx, every*time.Duration(i)/time.Duration(len(others))) {
+				p.repeat(ctx, every, p.roundTrips, func() error { return p.roundTrip(c) })
+			}
 		})
 	}
 	watching.Wait()
@@ -63,27 +70,26 @@ func (p *probe) watch(ctx context.Context, others ...*client) Health {
 func (p *probe) soFar() Health {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return Health{RoundTrips: p.roundTrips.numbers(), Connections: p.connections.numbers()}
+	return Health{RoundTrips: p.roundTrips.numbers(), Connections: p.connections.numbers(), Lag: p.lag.numbers()}
 }
 
 // repeat does something whenever it is due. What was due and could not even be tried
-// before ctx ended, because something before it took so long, has failed.
+// before ctx ended, because something before it took so long, is no better than that.
 func (p *probe) repeat(ctx context.Context, every time.Duration, s *series, do func() error) {
 	free := time.Now() // since when there was nothing to do
+	var err error
 	for due := free; ; due = due.Add(every) {
 		if !sleep(ctx, time.Until(due)) {
 			for ; due.Before(free); due = due.Add(every) {
-				p.record(s, time.Since(due), errUntried)
+				p.record(s, time.Since(due), err)
 			}
 			return
 		}
-		err := do()
+		err = do()
 		free = time.Now()
 		p.record(s, free.Sub(due), err)
 	}
 }
-
-var errUntried = errors.New("none of the ones before was answered in time")
 
 func (p *probe) record(s *series, took time.Duration, err error) {
 	p.mu.Lock()

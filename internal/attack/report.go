@@ -66,6 +66,11 @@ func (r *Report) writeNotes(w io.Writer) error {
 				return err
 			}
 		}
+		if lag := result.During.Lag.P99; lag > defaultFloor {
+			if _, err := fmt.Fprintf(w, "%s: this machine is short of processors: timers were late by %s (p99), and so is what was measured\n", result.Attack, round(lag)); err != nil {
+				return err
+			}
+		}
 		if n := result.Tally.Failed; n > 0 {
 			if _, err := fmt.Fprintf(w, "%s: %d attempts failed for want of ports, files or memory on this side\n", result.Attack, n); err != nil {
 				return err

@@ -2,25 +2,21 @@ package attack_test
 
 import (
 	"bytes"
-	"crypto/tls"
+	"context"
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
+	"runtime"
+	"slices"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/levee-net/levee/leveetest"
+	"github.com/levee-net/levee/internal/attack"
 )
-
-// echoInTLS serves echo in TLS.
-func echoInTLS(config *tls.Config) func(*net.TCPConn) {
-	return func(c *net.TCPConn) {
-		secure := tls.Server(c, config)
-		_, _ = io.Copy(secure, secure)
-	}
-}
 
 func TestHoldSaysNothing(t *testing.T) {
 	saw := look[error](t)
@@ -66,55 +62,6 @@ func TestHalfCloseEndsItsSideAndStays(t *testing.T) {
 	}
 }
 
-func TestSlowHelloIsAHelloByteByByte(t *testing.T) {
-	ca := leveetest.NewCA(t)
-	config := ca.ServerConfig("localhost")
-	saw := look[[]int](t)
-	target := serve(t, func(c *net.TCPConn) {
-		var sizes []int
-		var all []byte
-		for len(all) < 20 {
-			part := make([]byte, 100)
-			n, err := c.Read(part)
-			if err != nil {
-				return
-			}
-			sizes, all = append(sizes, n), append(all, part[:n]...)
-		}
-		if !bytes.HasPrefix(all, []byte{22, 3, 1}) || all[5] != 1 { // a handshake record, and in it a ClientHello
-			sizes = nil
-		}
-		saw.tell(sizes)
-	})
-	f := small(target)
-	f.TLS, f.Duration = config, 100*time.Millisecond             // beats of 10 ms
-	if sizes, _ := saw.of(t, f, "slow-hello"); len(sizes) < 15 { // now and then two arrive together
-		t.Errorf("reads of %v bytes, or no hello", sizes)
-	}
-}
-
-func TestHandshakesAreFullOnes(t *testing.T) {
-	config := leveetest.NewCA(t).ServerConfig("localhost")
-	saw := look[tls.ConnectionState](t)
-	first := true
-	target := serve(t, func(c *net.TCPConn) {
-		secure := tls.Server(c, config)
-		if err := secure.Handshake(); err != nil {
-			return
-		}
-		if !first { // the second could resume
-			saw.tell(secure.ConnectionState())
-		}
-		first = false
-	})
-	f := small(target)
-	f.Connections = 1
-	state, tally := saw.of(t, f, "handshakes")
-	if !state.HandshakeComplete || state.DidResume || tally.Left == 0 {
-		t.Errorf("%+v, %+v", state, tally)
-	}
-}
-
 func TestGarbageIsNoise(t *testing.T) {
 	saw := look[int](t)
 	target := serve(t, func(c *net.TCPConn) {
@@ -131,3 +78,225 @@ func TestGarbageIsNoise(t *testing.T) {
 		t.Errorf("%d different bytes", different)
 	}
 }
+
+// first has the server tell of the first bytes of a connection, and how many reads
+// they took.
+func first(t *testing.T, size int) (netip.AddrPort, *sight[reads]) {
+	saw := look[reads](t)
+	return serve(t, func(c *net.TCPConn) {
+		r := reads{all: make([]byte, 0, size)}
+		for len(r.all) < size {
+			n, err := c.Read(r.all[len(r.all):size])
+			if err != nil {
+				return
+			}
+			r.all, r.count = r.all[:len(r.all)+n], r.count+1
+		}
+		saw.tell(r)
+	}), saw
+}
+
+type reads struct {
+	all   []byte
+	count int
+}
+
+func TestWhatIsSlowComesByteByByte(t *testing.T) {
+	for name, want := range map[string]string{
+		"slow-header":  "PROXY TCP4 127.0.0.1 127.0.0.1",
+		"slow-hello":   "\x16\x03\x01",
+		"slow-request": "GET / HTTP/1.1\r\nHost: 127",
+		"slow-line":    "line without end line without ",
+		"slow-message": "\x00\x00\x03\xe8message message ",
+		"long-body":    "POST / HTTP/1.1\r\n",
+	} {
+		target, saw := first(t, 30)
+		f := small(target)
+		f.Duration = 100 * time.Millisecond // beats of 10 ms
+		if name == "long-body" {
+			target, saw = first(t, 100)
+			f.Target = target
+		}
+		r, _ := saw.of(t, f, name)
+		if !bytes.HasPrefix(r.all, []byte(want)) {
+			t.Errorf("%s is %q", name, r.all)
+		}
+		if name != "long-body" && r.count < 15 { // now and then two arrive together
+			t.Errorf("%s: %d reads", name, r.count)
+		}
+		if name == "long-body" && !bytes.Contains(r.all, []byte("\r\nContent-Length: 9223372036854775807\r\n\r\nb")) {
+			t.Errorf("%s is %q", name, r.all)
+		}
+	}
+}
+
+func TestWhatIsLongIsAnnounced(t *testing.T) {
+	for name, want := range map[string][]string{
+		"long-header": {"\r\n\r\n\x00\r\nQUIT\n\x21\x11\xff\xff"},
+		"long-record": {"\x16\x03\x01\xff\xff\x01"},
+		"length-bomb": {"\xff\xff\xff\xff", "\x7f\xff\xff\xff", "\xff\xff\xff\x7f", "\x00\x00\x00\x7f", "*1\r\n"},
+	} {
+		target, saw := first(t, len(want[0]))
+		r, _ := saw.of(t, small(target), name)
+		if !slices.Contains(want, string(r.all)) {
+			t.Errorf("%s is %q", name, r.all)
+		}
+	}
+}
+
+func TestEndlessLineHasEightMebibytes(t *testing.T) {
+	saw := look[int](t)
+	target := serve(t, func(c *net.TCPConn) {
+		size := 0
+		part := make([]byte, 64<<10)
+		for {
+			n, err := c.Read(part)
+			size += n
+			if bytes.IndexByte(part[:n], '\n') >= 0 {
+				size = -1 << 30
+			}
+			c.Write(part[:n]) // an echo, which nobody has to wait for
+			if err != nil {
+				saw.tell(size)
+				return
+			}
+		}
+	})
+	f := small(target)
+	f.Connections = 1
+	if size, tally := saw.of(t, f, "endless-line"); size != 8<<20 {
+		t.Errorf("%d bytes, %+v", size, tally)
+	}
+}
+
+func TestFaultsAreOfManyKinds(t *testing.T) {
+	saw := look[bool](t)
+	var mu sync.Mutex
+	inOrder, reset := 0, 0
+	target := serve(t, func(c *net.TCPConn) {
+		all, err := io.ReadAll(c)
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case !bytes.HasPrefix(request, all):
+			t.Errorf("%q is no beginning of a request", all)
+		case errors.Is(err, syscall.ECONNRESET):
+			reset++
+		default:
+			inOrder++
+		}
+		if reset > 2 && inOrder > 2 {
+			saw.tell(true)
+		}
+	})
+	saw.of(t, small(target), "faults")
+}
+
+// request is what the attackers of echo servers ask.
+var request = []byte("levee flood: is anybody there? levee flood: is anybody there? l\n")
+
+// A server with a small buffer is stuck once the client's window is full.
+func TestWhoDoesNotReadHasTheServerStuck(t *testing.T) {
+	for name, most := range map[string]int{"slow-read": 64 << 10, "zero-window": 32 << 10, "pipeline": 16 << 20} {
+		saw := look[int](t)
+		target := serve(t, func(c *net.TCPConn) {
+			c.SetWriteBuffer(4 << 10)
+			c.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
+			part, sent := make([]byte, 1<<10), 0
+			for {
+				n, err := c.Read(part)
+				if err != nil {
+					return
+				}
+				for range 100 { // answers that are larger than what was asked
+					n, err := c.Write(part[:n])
+					if sent += n; err != nil {
+						saw.tell(sent)
+						return
+					}
+				}
+			}
+		})
+		f := small(target)
+		f.Connections = 2
+		if sent, tally := saw.of(t, f, name); sent == 0 || sent > most {
+			t.Errorf("%s: stuck after %d bytes; %+v", name, sent, tally)
+		}
+	}
+}
+
+// What does not read still sees that it was ended.
+func TestWhoDoesNotReadIsEnded(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux tells, without reading")
+	}
+	for _, name := range []string{"slow-read", "zero-window", "pipeline"} {
+		target := serve(t, func(c *net.TCPConn) {
+			io.ReadFull(c, make([]byte, 1<<10))
+			<-time.After(150 * time.Millisecond)
+			c.SetLinger(0)
+		})
+		ctx, stop := context.WithTimeout(t.Context(), 500*time.Millisecond)
+		tally := attack.Strike(ctx, t, small(target), name)
+		stop()
+		if tally.Ended < 20 || tally.EndedMin < 140*time.Millisecond {
+			t.Errorf("%s: %+v", name, tally)
+		}
+	}
+}
+
+func TestManySourcesAreMany(t *testing.T) {
+	needLoopback(t)
+	sources := map[netip.Addr]int{}
+	var mu sync.Mutex
+	saw := look[bool](t)
+	target := serve(t, func(c *net.TCPConn) {
+		mu.Lock()
+		sources[addr(c)]++
+		enough := len(sources) > 100
+		mu.Unlock()
+		if io.CopyN(c, c, int64(len(request))); enough {
+			saw.tell(true)
+		}
+	})
+	saw.of(t, small(target), "many-sources")
+	mu.Lock()
+	defer mu.Unlock()
+	for source, count := range sources {
+		if count > 1 || !netip.MustParsePrefix("127.0.0.0/9").Contains(source) {
+			t.Errorf("%d connections from %s", count, source)
+		}
+	}
+}
+
+func TestOneSourceIsBesideAHundredOthers(t *testing.T) {
+	needLoopback(t)
+	sources := map[netip.Addr]int{}
+	var mu sync.Mutex
+	report := run(t, small(serve(t, func(c *net.TCPConn) {
+		mu.Lock()
+		sources[addr(c)]++
+		mu.Unlock()
+		echo(c)
+	}), "one-source"))
+	mu.Lock()
+	defer mu.Unlock()
+	others := 0
+	for source := range sources {
+		if netip.MustParsePrefix("127.78.0.0/24").Contains(source) {
+			others++
+		}
+	}
+	if others != 100 || sources[netip.MustParseAddr("127.0.0.1")] != 20 || report.Suffered() {
+		t.Errorf("%d others; %v; %+v", others, sources, report.Results)
+	}
+}
+
+func needLoopback(t *testing.T) {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("only Linux has all of 127.0.0.0/8")
+	}
+}
+
+func addr(c net.Conn) netip.Addr { return c.RemoteAddr().(*net.TCPAddr).AddrPort().Addr().Unmap() }

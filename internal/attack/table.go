@@ -2,6 +2,7 @@ package attack
 
 import (
 	"context"
+	"crypto/tls"
 	"net/netip"
 	"slices"
 )
@@ -44,20 +45,32 @@ type needs uint8
 
 const (
 	needTLS needs = 1 << iota
+	needTLS13
 	needHTTP
 	needHeader
-	needLoopback4 // addresses of 127.0.0.0/8
-	needPrefix    // a prefix that is routed here
+	needLoopback // addresses of 127.0.0.0/8
+	needPrefix   // a prefix that is routed here
 )
+
+// Needs says in words what a target has to be for the attack to be one.
+func (a Attack) Needs() (words []string) {
+	for i, word := range []string{"TLS", "TLS 1.3", "HTTP", "PROXY header", "127.0.0.0/8", "IPv6 prefix"} {
+		if a.needs&(1<<i) != 0 {
+			words = append(words, word)
+		}
+	}
+	return words
+}
 
 // A size is how many attackers there are at once.
 type size uint8
 
 const (
 	few   size = iota // 64, who come again and again
-	crowd             // all connections of the flood
 	cores             // as many as keep half of the processors busy
+	many              // 1,000
 	loud              // 2,000
+	crowd             // all connections of the flood
 )
 
 // All is every attack, in the order of the phases.
@@ -67,11 +80,34 @@ func All() []Attack {
 		{Name: "churn", Does: "connects and closes", Phase: PhaseConnect, strike: churn},
 		{Name: "resets", Does: "connects and resets", Phase: PhaseConnect, strike: reset},
 		{Name: "half-close", Does: "connects, ends its side at once, and stays", Phase: PhaseConnect, size: crowd, strike: halfClose},
+		{Name: "one-source", Does: "2,000 of one address stay, while 100 others want to be served", Phase: PhaseConnect, needs: needLoopback, size: loud, bystanders: 100, strike: hold},
+
+		{Name: "slow-header", Does: "sends a PROXY header a byte a second", Phase: PhaseHeader, needs: needHeader, size: crowd, strike: slowHeader},
+		{Name: "long-header", Does: "announces a PROXY header of 65,535 bytes", Phase: PhaseHeader, needs: needHeader, size: crowd, strike: longHeader},
 
 		{Name: "slow-hello", Does: "sends a ClientHello a byte a second", Phase: PhaseHandshake, needs: needTLS, size: crowd, strike: slowHello},
-		{Name: "handshakes", Does: "makes a full TLS handshake, and leaves", Phase: PhaseRequest, needs: needTLS, size: cores, strike: churn},
-
+		{Name: "hellos", Does: "sends a ClientHello, and leaves once it is answered", Phase: PhaseHandshake, needs: needTLS, strike: hello},
+		{Name: "fragments", Does: "sends a ClientHello in records of one byte", Phase: PhaseHandshake, needs: needTLS, strike: fragments},
+		{Name: "long-record", Does: "announces a TLS record of 65,535 bytes", Phase: PhaseHandshake, needs: needTLS, size: crowd, strike: longRecord},
+		{Name: "names", Does: "makes a TLS handshake for a random server name", Phase: PhaseHandshake, needs: needTLS, size: cores, strike: names},
+		{Name: "key-updates", Does: "changes its TLS keys before each byte of its requests", Phase: PhaseHandshake, needs: needTLS | needTLS13, size: cores, strike: keyUpdates},
 		{Name: "garbage", Does: "sends random bytes", Phase: PhaseHandshake, strike: garbage},
+
+		{Name: "handshakes", Does: "makes a full TLS handshake, and leaves", Phase: PhaseRequest, needs: needTLS, size: cores, strike: churn},
+		{Name: "silence", Does: "makes a TLS handshake, and says nothing more", Phase: PhaseRequest, needs: needTLS, size: many, strike: hold},
+		{Name: "faults", Does: "sends a part of a request, and closes, half-closes or resets", Phase: PhaseRequest, strike: faults},
+		{Name: "slow-request", Does: "sends an HTTP request a byte a second", Phase: PhaseRequest, needs: needHTTP, size: crowd, strike: slowRequest},
+		{Name: "slow-line", Does: "sends a line a byte a second", Phase: PhaseRequest, size: crowd, strike: slowLine},
+		{Name: "slow-message", Does: "sends a message with its length in front, a byte a second", Phase: PhaseRequest, size: crowd, strike: slowMessage},
+		{Name: "length-bomb", Does: "announces a message of some gigabytes", Phase: PhaseRequest, size: crowd, strike: lengthBomb},
+		{Name: "long-body", Does: "announces an HTTP body of 2^63-1 bytes, and sends a byte of it a second", Phase: PhaseRequest, needs: needHTTP, size: crowd, strike: longBody},
+		{Name: "endless-line", Does: "sends a line of 8 MiB", Phase: PhaseRequest, strike: endlessLine},
+		{Name: "slow-read", Does: "asks for much, and reads 1 KiB a second", Phase: PhaseRequest, size: many, receive: 4 << 10, strike: slowRead},
+		{Name: "zero-window", Does: "asks for much, and does not read", Phase: PhaseRequest, size: many, receive: 1, strike: zeroWindow},
+		{Name: "pipeline", Does: "asks without end, and does not read", Phase: PhaseRequest, strike: pipeline},
+		{Name: "many-sources", Does: "makes a request from an address that is new each time", Phase: PhaseRequest, needs: needLoopback, source: loopbackSource, strike: request},
+		{Name: "ipv6-64", Does: "makes a request from an address of an IPv6 /64 that is new each time", Phase: PhaseRequest, needs: needPrefix, source: from64, strike: request},
+		{Name: "ipv6-48", Does: "makes a request from a /64 of an IPv6 /48 that is new each time", Phase: PhaseRequest, needs: needPrefix, source: from48, strike: request},
 	}
 }
 
@@ -80,11 +116,13 @@ func (a Attack) unsuited(ctx context.Context, t *target) string {
 	switch {
 	case a.needs&needTLS != 0 && t.forTLS == nil:
 		return "the server does not speak TLS"
+	case a.needs&needTLS13 != 0 && t.version < tls.VersionTLS13:
+		return "the server does not speak TLS 1.3"
 	case a.needs&needHTTP != 0 && !t.http:
 		return "the server does not speak HTTP"
 	case a.needs&needHeader != 0 && !t.proxyHeader:
-		return "no PROXY protocol header is spoken of"
-	case a.needs&needLoopback4 != 0:
+		return "its connections do not begin with a PROXY protocol header"
+	case a.needs&needLoopback != 0:
 		return t.lacksLoopback(ctx)
 	case a.needs&needPrefix != 0:
 		return t.lacksPrefix(ctx)

@@ -19,6 +19,7 @@ type target struct {
 	host        string      // as an HTTP client calls it
 	tls         *tls.Config // of the well-behaved client; nil is plaintext
 	forTLS      *tls.Config // of attackers; nil if the server speaks none
+	version     uint16      // of TLS
 	proxyHeader bool
 	protocol    Protocol
 	http        bool // it speaks it, where requests are
@@ -34,7 +35,8 @@ var errStrange = errors.New("it neither echoes nor speaks HTTP: say what to send
 func (f *Flood) reconnoitre(ctx context.Context) (*target, error) {
 	t := &target{addr: f.Target, tls: f.TLS, proxyHeader: f.ProxyHeader, protocol: f.Protocol, prefix: f.Prefix, vitals: f.Vitals}
 	t.host = cmp.Or(f.ServerName, f.Target.String())
-	if err := t.reach(ctx, f.ProbeSource); err != nil {
+	err := t.reach(ctx, f.ProbeSource)
+	if err != nil {
 		return nil, err
 	}
 	if t.vitals == nil {
@@ -44,7 +46,7 @@ func (f *Flood) reconnoitre(ctx context.Context) (*target, error) {
 		t.remarks = append(t.remarks, "what the server spends is not known: "+err.Error())
 	}
 	t.forTLS = f.attackersTLS()
-	if f.TLS == nil && !t.shakesHands(ctx) {
+	if t.version, err = t.maxVersion(ctx); err != nil {
 		t.forTLS = nil
 	}
 	return t, t.listen(ctx)
@@ -83,17 +85,6 @@ func (f *Flood) attackersTLS() *tls.Config {
 	c.ServerName = cmp.Or(f.ServerName, c.ServerName, "localhost")
 	c.ClientSessionCache = nil // each handshake is a full one
 	return c
-}
-
-func (t *target) shakesHands(ctx context.Context) bool {
-	ctx, stop := context.WithTimeout(ctx, patience)
-	defer stop()
-	raw, err := t.begin(ctx, t.source, 0)
-	if err != nil {
-		return false
-	}
-	defer raw.Close()
-	return tls.Client(raw, t.forTLS).HandshakeContext(ctx) == nil
 }
 
 // listen has one round trip, by the protocol that was asked for or that is found to
@@ -204,15 +195,10 @@ func (t *target) measure(ctx context.Context) (v Vitals, known bool) {
 	return v, err == nil
 }
 
-// hello is a ClientHello, in its record.
-func (t *target) hello(serverName string) []byte {
-	config := t.forTLS
-	if serverName != "" {
-		config = config.Clone()
-		config.ServerName = serverName
-	}
+// hello is a ClientHello, in its record. It is always another one.
+func (t *target) hello() []byte {
 	var sink helloSink
-	_ = tls.Client(&sink, config).Handshake() // fails when it waits for the answer
+	_ = tls.Client(&sink, t.forTLS).Handshake() // fails when it waits for the answer
 	return slices.Clip(sink.hello)
 }
 
