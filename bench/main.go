@@ -36,6 +36,7 @@ type options struct {
 	peers    string
 	quick    bool
 	strict   bool
+	flood    bool
 	out      string
 }
 
@@ -47,8 +48,12 @@ func main() {
 	flag.StringVar(&o.peers, "peers", "", "only these `servers`: "+strings.Join(peerKeys(suites), ","))
 	flag.BoolVar(&o.quick, "quick", false, "one short round: about two minutes, and only good for a first look")
 	flag.BoolVar(&o.strict, "strict", false, "exit 1 when a bar is missed")
+	flag.BoolVar(&o.flood, "flood", false, "attack servers instead: --duration is that of an attack (12s), --only names attacks")
 	flag.StringVar(&o.out, "out", "", "`folder` for results.json and the pictures (default results, or .build for a part of a run)")
 	flag.Parse()
+	if o.flood && !isSet("duration") {
+		o.duration = 12 * time.Second
+	}
 	if o.quick {
 		o.rounds, o.duration = 1, 400*time.Millisecond
 	}
@@ -68,6 +73,11 @@ func main() {
 	}
 }
 
+func isSet(name string) (set bool) {
+	flag.Visit(func(f *flag.Flag) { set = set || f.Name == name })
+	return set
+}
+
 func run(o options) (missed bool, err error) {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -75,6 +85,13 @@ func run(o options) (missed bool, err error) {
 		return false, errors.New("no arguments, at least one round, and a duration above 0; see --help")
 	}
 	b := &bench{options: o, began: time.Now()}
+	if o.flood {
+		b.machine = inspect(ctx)
+		if b.cores, err = pin(); err != nil {
+			return false, err
+		}
+		return false, b.flood(ctx)
+	}
 	if b.suites, err = choose(suites, o.only, o.peers); err != nil {
 		return false, err
 	}

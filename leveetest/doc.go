@@ -28,9 +28,10 @@
 //
 // The other rooms are [Faulty] and [FaultyListener], which cut a stream into
 // single bytes, stall it or reset it at a chosen byte; [NewCA], which issues
-// certificates that are valid inside and outside a synctest bubble; and
+// certificates that are valid inside and outside a synctest bubble;
 // [CheckLeaks], which fails a test that leaves a goroutine or an open file
-// behind.
+// behind; and [Abuse], which attacks a server on a real socket and fails the test
+// if its other clients notice.
 //
 // Inside a synctest bubble, make the listener or the pipe inside the same
 // bubble: a goroutine outside of it must not wake one inside.

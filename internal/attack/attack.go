@@ -203,68 +203,79 @@ func (f Flood) Run(ctx context.Context) (*Report, error) {
 // make makes one attack: the attackers strike, then are gone, and the server has
 // some time to be as it was.
 func (f *Flood) make(ctx context.Context, index int, a Attack, t *target, p *probe, idle Health) Result {
-	base, knows := t.measure(ctx)
+	base, known := t.measure(ctx)
 	began := time.Now()
+	force := f.muster(a, t)
 	during, stop := context.WithTimeout(ctx, f.Duration)
 	defer stop()
-	force := f.muster(a, t)
-	quiet := f.tellProgress(during, func() Progress {
+	told := f.tellProgress(during, func() Progress {
 		return Progress{a.Name, index, len(f.Attacks), time.Since(began), force.soFar(), p.soFar()}
 	})
 	struck := make(chan error)
 	go func() { struck <- force.strike(during) }()
-	r := Result{Attack: a.Name, Recovered: -1}
-	r.During = p.watch(during, a.others()...)
+	r := Result{Attack: a.Name, During: p.watch(during, a.others()...)}
 	failed := <-struck
-	<-quiet
+	<-told
 	r.Elapsed, r.Tally = time.Since(began), force.soFar()
-	end, left := f.recover(ctx, t, p, base, knows, &r)
-	if knows {
-		r.Spent = end.since(base)
+	after := f.awaitRecovery(ctx, t, p, base, known)
+	r.After, r.Recovered = after.health, after.took
+	if known {
+		r.Spent = after.end.since(base)
+	}
+	if ctx.Err() != nil { // what was cut short is not judged
+		return r
 	}
 	r.Complaints = Judge(idle, r.During, r.After, f.Floor)
-	if left != "" {
-		r.Complaints = append(r.Complaints, left)
+	if after.left != "" {
+		r.Complaints = append(r.Complaints, fmt.Sprintf("not as before after %s: %s", f.Recovery, after.left))
 	}
 	if failed != nil {
 		r.Complaints = append(r.Complaints, "the attackers did not all get to it: "+failed.Error())
 	}
-	if ctx.Err() != nil { // what was cut short is not judged
-		r.Complaints = nil
-	}
 	return r
 }
 
-// recover watches the server until it is back at base, and says what is left if that
-// takes too long.
-func (f *Flood) recover(ctx context.Context, t *target, p *probe, base Vitals, knows bool, r *Result) (end Vitals, left string) {
+// A recovery is how a server gets over an attack.
+type recovery struct {
+	health Health
+	end    Vitals
+	took   time.Duration // until it was back at base; negative is that it was not
+	left   string        // what it has more than before
+}
+
+// awaitRecovery waits until the server is back at base, but not for ever, and for the
+// well-behaved client's sake not too short.
+func (f *Flood) awaitRecovery(ctx context.Context, t *target, p *probe, base Vitals, known bool) recovery {
 	ctx, stop := context.WithTimeout(ctx, f.Recovery)
 	defer stop()
-	look, done := context.WithCancel(ctx)
-	go func() {
-		defer done()
-		began := time.Now()
-		least := min(time.Second, f.Duration) // for the well-behaved client's sake
-		for {
-			end, _ = t.measure(ctx)
-			left = end.above(base)
-			if left == "" && r.Recovered < 0 && knows {
-				r.Recovered = time.Since(began)
-			}
-			if !knows {
-				left = ""
-			}
-			if left == "" && time.Since(began) >= least || !sleep(ctx, recoveryLook) {
-				return
-			}
+	watched := make(chan Health, 1)
+	go func() { watched <- p.watch(ctx) }()
+	r := recovery{took: -1}
+	for began, least := time.Now(), min(time.Second, f.Duration); ; {
+		if known {
+			r.look(ctx, t, base)
 		}
-	}()
-	r.After = p.watch(look)
-	<-look.Done()
-	if left != "" {
-		left = fmt.Sprintf("not as before after %s: %s", f.Recovery, left)
+		if known && r.left == "" && r.took < 0 {
+			r.took = time.Since(began)
+		}
+		if r.left == "" && time.Since(began) >= least || !sleep(ctx, recoveryLook) {
+			break
+		}
 	}
-	return end, left
+	stop()
+	r.health = <-watched
+	return r
+}
+
+// look measures the server again.
+func (r *recovery) look(ctx context.Context, t *target, base Vitals) {
+	end, known := t.measure(ctx)
+	switch {
+	case known:
+		r.end, r.left = end, end.above(base)
+	case ctx.Err() == nil:
+		r.left = "it can no longer be measured"
+	}
 }
 
 // tellProgress tells it until ctx ends, and then closes what it returns.

@@ -23,15 +23,17 @@ type force struct {
 	tally   tally
 	budget  atomic.Int64  // of bytes that may yet be sent
 	serial  atomic.Int64  // of attackers
+	hello   func() []byte // the same again and again: it costs nothing, and servers do not remember them
 	over    chan struct{} // is closed when all have left
 }
 
 func newForce(f *Flood, a Attack, t *target) *force {
 	force := &force{
 		attack: a, target: t, workers: a.workers(f.Connections),
-		pace: pace{every: time.Duration(float64(time.Second) / f.Rate)},
-		beat: min(time.Second, f.Duration/10),
-		over: make(chan struct{}),
+		pace:  pace{every: time.Duration(float64(time.Second) / f.Rate)},
+		beat:  min(time.Second, f.Duration/10),
+		hello: sync.OnceValue(func() []byte { return helloOf(t.forTLS) }),
+		over:  make(chan struct{}),
 	}
 	force.budget.Store(maxSent)
 	force.tally.lasted = hdrhistogram.New(1, longest, 2)

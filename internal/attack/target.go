@@ -195,10 +195,10 @@ func (t *target) measure(ctx context.Context) (v Vitals, known bool) {
 	return v, err == nil
 }
 
-// hello is a ClientHello, in its record. It is always another one.
-func (t *target) hello() []byte {
+// helloOf is a ClientHello, in its record.
+func helloOf(config *tls.Config) []byte {
 	var sink helloSink
-	_ = tls.Client(&sink, t.forTLS).Handshake() // fails when it waits for the answer
+	_ = tls.Client(&sink, config).Handshake() // fails when it waits for the answer
 	return slices.Clip(sink.hello)
 }
 

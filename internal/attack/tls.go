@@ -9,14 +9,14 @@ import (
 )
 
 func slowHello(ctx context.Context, a *attacker) error {
-	hello := a.force.target.hello()
+	hello := a.force.hello()
 	return a.drip(ctx, hello[:len(hello)-1])
 }
 
 // hello leaves once it is answered: the server has then computed a key and a
 // signature, and the attacker nothing.
 func hello(ctx context.Context, a *attacker) error {
-	if err := a.send(a.force.target.hello()); err != nil {
+	if err := a.send(a.force.hello()); err != nil {
 		return err
 	}
 	return a.await(ctx)
@@ -35,7 +35,7 @@ func record(kind byte, content []byte) []byte {
 
 // fragments sends a hello in records of one byte each, which RFC 8446 allows.
 func fragments(ctx context.Context, a *attacker) error {
-	message := a.force.target.hello()[recordHeader:]
+	message := a.force.hello()[recordHeader:]
 	pieces := make([]byte, 0, len(message)*(recordHeader+1))
 	for i := range message {
 		pieces = append(pieces, record(recordHandshake, message[i:i+1])...)
