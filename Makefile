@@ -59,6 +59,13 @@ bench: ## run levee beside its peers on this machine, which takes about half an 
 	go build -C bench -o .build/bench .
 	@cd bench && .build/bench $(BENCH)
 
+# FLOOD="--duration 3s" takes a quarter of that.
+.PHONY: flood
+flood: ## attack levee and its peers on this machine, which takes about half an hour
+	@scripts/install-debian-packages bench
+	go build -C bench -o .build/bench .
+	@cd bench && .build/bench --flood $(FLOOD)
+
 .PHONY: clean
 clean: ## remove everything that was built, the tools too
 	rm -rf bin .tools bench/.build coverage.out coverage.html

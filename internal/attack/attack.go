@@ -61,7 +61,6 @@ type Flood struct {
 	Elsewhere func(context.Context) *exec.Cmd
 
 	Progress func(Progress) // if set, is told how it goes, five times a second; must not block
-	Done     func(Result)   // if set, is told about each attack when it is over, or skipped
 }
 
 // What a flood may ask for. It bounds what a mistake can do.
@@ -189,20 +188,17 @@ func (f Flood) Run(ctx context.Context) (*Report, error) {
 		}
 		result := Result{Attack: a.Name, Skipped: a.unsuited(ctx, t)}
 		if result.Skipped == "" {
-			result = f.make(ctx, i, a, t, p, r.Idle)
+			result = f.conduct(ctx, i, a, t, p, r.Idle)
 		}
 		r.Results = append(r.Results, result)
-		if f.Done != nil {
-			f.Done(result)
-		}
 	}
 	r.Interrupted = ctx.Err() != nil
 	return r, nil
 }
 
-// make makes one attack: the attackers strike, then are gone, and the server has
+// conduct makes one attack: the attackers strike, then are gone, and the server has
 // some time to be as it was.
-func (f *Flood) make(ctx context.Context, index int, a Attack, t *target, p *probe, idle Health) Result {
+func (f *Flood) conduct(ctx context.Context, index int, a Attack, t *target, p *probe, idle Health) Result {
 	base, known := t.measure(ctx)
 	began := time.Now()
 	force := f.muster(a, t)
@@ -250,7 +246,7 @@ func (f *Flood) awaitRecovery(ctx context.Context, t *target, p *probe, base Vit
 	defer stop()
 	watched := make(chan Health, 1)
 	go func() { watched <- p.watch(ctx) }()
-	r := recovery{took: -1}
+	r := recovery{took: -1, end: base}
 	for began, least := time.Now(), min(time.Second, f.Duration); ; {
 		if known {
 			r.look(ctx, t, base)

@@ -1,7 +1,9 @@
 package attack_test
 
 import (
+	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -62,7 +64,9 @@ func TestAServerThatServesOneAtATimeHasNotHeld(t *testing.T) {
 		}
 	}()
 	defer func() { l.Close(); <-done }()
-	report := run(t, small(l.Addr().(*net.TCPAddr).AddrPort(), "hold"))
+	f := small(l.Addr().(*net.TCPAddr).AddrPort(), "hold")
+	f.Floor = 10 * time.Millisecond
+	report := run(t, f)
 	if !report.Suffered() {
 		t.Errorf("the probe did not notice: %+v", report.Results)
 	}
@@ -189,5 +193,26 @@ func TestWhatIsNotGivenBackIsALeak(t *testing.T) {
 	r := run(t, f).Results[0]
 	if got := strings.Join(r.Complaints, "\n"); !strings.Contains(got, "not as before after 400ms") || !strings.Contains(got, "open files instead of") || r.Recovered >= 0 {
 		t.Errorf("%q, recovered %v", got, r.Recovered)
+	}
+}
+
+func TestEverybodyBeginsWithAHeaderWhereThatIsWanted(t *testing.T) {
+	target := serve(t, func(c *net.TCPConn) {
+		in := bufio.NewReader(c)
+		header, err := in.ReadString('\n')
+		if err != nil {
+			return
+		}
+		if want := fmt.Sprintf("PROXY TCP4 %s 127.0.0.1 %d %d\r\n", addr(c), c.RemoteAddr().(*net.TCPAddr).Port, c.LocalAddr().(*net.TCPAddr).Port); header != want {
+			t.Errorf("the header is %q, want %q", header, want)
+			return
+		}
+		_, _ = io.Copy(c, in)
+	})
+	f := small(target, "slow-line", "slow-header")
+	f.ProxyHeader = true
+	report := run(t, f)
+	if report.Suffered() || report.Results[0].Tally.Held != 20 || report.Results[1].Tally.Held != 20 {
+		t.Errorf("%+v", report.Results)
 	}
 }

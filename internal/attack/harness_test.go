@@ -61,9 +61,9 @@ func serveOn(t *testing.T, address string, handle func(*net.TCPConn)) netip.Addr
 
 func echo(c *net.TCPConn) { _, _ = io.Copy(c, c) }
 
-// small is a flood that takes no time.
+// small is a flood that takes no time. However slow the machine, what the probe does must only go well.
 func small(target netip.AddrPort, names ...string) attack.Flood {
-	f := attack.Flood{Target: target, Connections: 20, Duration: 300 * time.Millisecond, Interval: 5 * time.Millisecond, Floor: 200 * time.Millisecond}
+	f := attack.Flood{Target: target, Connections: 20, Duration: 300 * time.Millisecond, Interval: 5 * time.Millisecond, Floor: 2 * time.Second}
 	for _, name := range names {
 		a, _ := attack.Named(name)
 		f.Attacks = append(f.Attacks, a)

@@ -36,7 +36,7 @@ func TestRotatingSourcesAreOfAPrefix(t *testing.T) {
 			t.Fatalf("ip %q: %v\n%s", command, err, out)
 		}
 	}
-	for name, want := range map[string]struct{ addresses, networks int }{"ipv6-64": {100, 1}, "ipv6-48": {100, 100}} {
+	for name, want := range map[string]struct{ addresses, networks int }{"ipv6-64": {20, 1}, "ipv6-48": {20, 20}} {
 		var mu sync.Mutex
 		addresses, networks := map[netip.Addr]bool{}, map[netip.Prefix]bool{}
 		f := small(serveOn(t, "[::1]:0", func(c *net.TCPConn) {

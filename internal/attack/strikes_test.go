@@ -2,7 +2,6 @@ package attack_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"io"
 	"net"
@@ -11,11 +10,10 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/levee-net/levee/internal/attack"
 )
 
 func TestHoldSaysNothing(t *testing.T) {
@@ -231,14 +229,19 @@ func TestWhoDoesNotReadIsEnded(t *testing.T) {
 		t.Skip("only Linux tells, without reading")
 	}
 	for _, name := range []string{"slow-read", "zero-window", "pipeline"} {
+		saw := look[bool](t)
+		var closed atomic.Int64
 		target := serve(t, func(c *net.TCPConn) {
 			io.ReadFull(c, make([]byte, 1<<10))
 			<-time.After(150 * time.Millisecond)
 			c.SetLinger(0)
+			c.Close()
+			if closed.Add(1) > 10 {
+				<-time.After(200 * time.Millisecond) // they look now and then
+				saw.tell(true)
+			}
 		})
-		ctx, stop := context.WithTimeout(t.Context(), 500*time.Millisecond)
-		tally := attack.Strike(ctx, t, small(target), name)
-		stop()
+		_, tally := saw.of(t, small(target), name)
 		if tally.Ended == 0 || tally.EndedMin < 140*time.Millisecond {
 			t.Errorf("%s: %+v", name, tally)
 		}
