@@ -9,8 +9,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
 // A force is the attackers of one attack.
@@ -36,7 +34,6 @@ func newForce(f *Flood, a Attack, t *target) *force {
 		over:  make(chan struct{}),
 	}
 	force.budget.Store(maxSent)
-	force.tally.lasted = hdrhistogram.New(1, longest, 2)
 	return force
 }
 
@@ -115,7 +112,7 @@ type tally struct {
 	attempts, failed, refused, left, open atomic.Int64
 
 	mu     sync.Mutex
-	lasted *hdrhistogram.Histogram // of those that the server ended, in microseconds
+	lasted durations // of those that the server ended
 }
 
 // A Tally is what became of an attack's connections.
@@ -139,8 +136,8 @@ func (t *tally) snapshot() Tally {
 	defer t.mu.Unlock()
 	return Tally{
 		Attempts: min(t.attempts.Load(), maxAttempts), Failed: t.failed.Load(), Refused: t.refused.Load(), Left: t.left.Load(),
-		Ended: t.lasted.TotalCount(), Held: t.open.Load(),
-		EndedMin: microseconds(t.lasted.Min()), EndedMedian: microseconds(t.lasted.ValueAtQuantile(50)), EndedMax: microseconds(t.lasted.Max()),
+		Ended: t.lasted.total, Held: t.open.Load(),
+		EndedMin: t.lasted.min, EndedMedian: t.lasted.quantile(0.5), EndedMax: t.lasted.max,
 	}
 }
 
@@ -179,7 +176,7 @@ func (t *tally) over(ctx context.Context, err error, lasted time.Duration) {
 	default:
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		_ = t.lasted.RecordValue(min(lasted.Microseconds(), longest))
+		t.lasted.record(lasted)
 	}
 }
 

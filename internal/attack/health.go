@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"time"
-
-	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
 // Health is what the well-behaved client felt for some time.
@@ -38,17 +36,13 @@ type Numbers struct {
 
 // A series is what was tried, as it is counted. It is not safe for concurrent use.
 type series struct {
-	took       *hdrhistogram.Histogram // in microseconds
+	took       durations
 	failed     int64
 	firstError string
 }
 
-const longest = int64(time.Hour / time.Microsecond)
-
-func newSeries() *series { return &series{took: hdrhistogram.New(1, longest, 3)} }
-
 func (s *series) record(took time.Duration, err error) {
-	_ = s.took.RecordValue(min(max(took.Microseconds(), 1), longest))
+	s.took.record(took)
 	if err == nil {
 		return
 	}
@@ -60,12 +54,10 @@ func (s *series) record(took time.Duration, err error) {
 
 func (s *series) numbers() Numbers {
 	return Numbers{
-		Tried: s.took.TotalCount(), Failed: s.failed, FirstError: s.firstError,
-		P50: microseconds(s.took.ValueAtQuantile(50)), P99: microseconds(s.took.ValueAtQuantile(99)), Max: microseconds(s.took.Max()),
+		Tried: s.took.total, Failed: s.failed, FirstError: s.firstError,
+		P50: s.took.quantile(0.5), P99: s.took.quantile(0.99), Max: s.took.max,
 	}
 }
-
-func microseconds(n int64) time.Duration { return time.Duration(n) * time.Microsecond }
 
 // What a server has to keep to while it is attacked.
 const (

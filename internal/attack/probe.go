@@ -43,7 +43,7 @@ func newProbe(life context.Context, t *target, interval time.Duration) *probe {
 func (p *probe) begin() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.roundTrips, p.connections, p.lag = newSeries(), newSeries(), newSeries()
+	p.roundTrips, p.connections, p.lag = new(series), new(series), new(series)
 }
 
 // watch is the client's life until ctx ends. Others may live beside it; their round
