@@ -14,7 +14,7 @@ func Strike(ctx context.Context, t *testing.T, f Flood, name string) Tally {
 		t.Fatalf("there is no attack %q", name)
 	}
 	f, _ = f.withDefaults()
-	to := &target{version: 0x304, addr: f.Target, host: f.Target.String(), tls: f.TLS, forTLS: f.attackersTLS(), proxyHeader: f.ProxyHeader, protocol: f.Protocol, prefix: f.Prefix}
+	to := &target{addr: f.Target, host: f.Target.String(), tls: f.TLS, forTLS: f.attackersTLS(), proxyHeader: f.ProxyHeader, protocol: f.Protocol, prefix: f.Prefix}
 	if f.Protocol.answer == nil {
 		to.protocol = Echo()
 	}

@@ -2,7 +2,6 @@ package attack
 
 import (
 	"context"
-	"crypto/tls"
 	"net/netip"
 	"slices"
 )
@@ -44,8 +43,8 @@ func (p Phase) String() string {
 type needs uint8
 
 const (
-	needTLS needs = 1 << iota
-	needTLS13
+	needTLS  needs = 1 << iota
+	needKeys       // that are changed by TLS 1.3
 	needHTTP
 	needHeader
 	needLoopback // addresses of 127.0.0.0/8
@@ -54,7 +53,7 @@ const (
 
 // Needs says in words what a target has to be for the attack to be one.
 func (a Attack) Needs() (words []string) {
-	for i, word := range []string{"TLS", "TLS 1.3", "HTTP", "PROXY header", "127.0.0.0/8", "IPv6 prefix"} {
+	for i, word := range []string{"TLS", "1.3 with AES", "HTTP", "PROXY header", "127.0.0.0/8", "IPv6 prefix"} {
 		if a.needs&(1<<i) != 0 {
 			words = append(words, word)
 		}
@@ -90,7 +89,7 @@ func All() []Attack {
 		{Name: "fragments", Does: "sends a ClientHello in records of one byte", Phase: PhaseHandshake, needs: needTLS, strike: fragments},
 		{Name: "long-record", Does: "announces a TLS record of 65,535 bytes", Phase: PhaseHandshake, needs: needTLS, size: crowd, strike: longRecord},
 		{Name: "names", Does: "makes a TLS handshake for a random server name", Phase: PhaseHandshake, needs: needTLS, size: cores, strike: names},
-		{Name: "key-updates", Does: "changes its TLS keys before each byte of its requests", Phase: PhaseHandshake, needs: needTLS | needTLS13, size: cores, strike: keyUpdates},
+		{Name: "key-updates", Does: "changes its TLS keys before each byte of its requests", Phase: PhaseHandshake, needs: needTLS | needKeys, size: cores, strike: keyUpdates},
 		{Name: "garbage", Does: "sends random bytes", Phase: PhaseHandshake, strike: garbage},
 
 		{Name: "handshakes", Does: "makes a full TLS handshake, and leaves", Phase: PhaseRequest, needs: needTLS, size: cores, strike: churn},
@@ -116,8 +115,8 @@ func (a Attack) unsuited(ctx context.Context, t *target) string {
 	switch {
 	case a.needs&needTLS != 0 && t.forTLS == nil:
 		return "the server does not speak TLS"
-	case a.needs&needTLS13 != 0 && t.version < tls.VersionTLS13:
-		return "the server does not speak TLS 1.3"
+	case a.needs&needKeys != 0 && !isSealable(t.suite):
+		return "the server does not speak TLS 1.3 with AES"
 	case a.needs&needHTTP != 0 && !t.http:
 		return "the server does not speak HTTP"
 	case a.needs&needHeader != 0 && !t.proxyHeader:

@@ -19,7 +19,7 @@ type target struct {
 	host        string      // as an HTTP client calls it
 	tls         *tls.Config // of the well-behaved client; nil is plaintext
 	forTLS      *tls.Config // of attackers; nil if the server speaks none
-	version     uint16      // of TLS
+	suite       uint16      // of a handshake without special wishes
 	proxyHeader bool
 	protocol    Protocol
 	http        bool // it speaks it, where requests are
@@ -46,7 +46,7 @@ func (f *Flood) reconnoitre(ctx context.Context) (*target, error) {
 		t.remarks = append(t.remarks, "what the server spends is not known: "+err.Error())
 	}
 	t.forTLS = f.attackersTLS()
-	if t.version, err = t.maxVersion(ctx); err != nil {
+	if t.suite, err = t.agreedSuite(ctx); err != nil {
 		t.forTLS = nil
 	}
 	return t, t.listen(ctx)

@@ -64,8 +64,8 @@ func names(_ context.Context, a *attacker) error {
 	return a.Close()
 }
 
-// maxVersion is what it speaks at best.
-func (t *target) maxVersion(ctx context.Context) (version uint16, err error) {
+// agreedSuite makes a handshake.
+func (t *target) agreedSuite(ctx context.Context) (suite uint16, err error) {
 	ctx, stop := context.WithTimeout(ctx, patience)
 	defer stop()
 	raw, err := t.begin(ctx, t.source, 0)
@@ -75,5 +75,5 @@ func (t *target) maxVersion(ctx context.Context) (version uint16, err error) {
 	defer raw.Close()
 	c := tls.Client(raw, t.forTLS)
 	err = c.HandshakeContext(ctx)
-	return c.ConnectionState().Version, err
+	return c.ConnectionState().CipherSuite, err
 }

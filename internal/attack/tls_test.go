@@ -179,7 +179,7 @@ func TestKeyUpdatesAreUnderstoodInEverySuite(t *testing.T) {
 	if err != nil {
 		t.Skip("openssl is not installed")
 	}
-	for _, suite := range []string{"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"} {
+	for _, suite := range []string{"TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384"} {
 		target := serveOpenSSL(t, openssl, suite)
 		ctx, stop := context.WithTimeout(t.Context(), 500*time.Millisecond)
 		f := small(target)
@@ -189,6 +189,19 @@ func TestKeyUpdatesAreUnderstoodInEverySuite(t *testing.T) {
 		if tally.Attempts != 1 || tally.Held != 1 {
 			t.Errorf("%s: the server has not stayed: %+v", suite, tally)
 		}
+	}
+}
+
+func TestKeysAreNotChangedInASuiteThatIsNotSpoken(t *testing.T) {
+	openssl, err := exec.LookPath("openssl")
+	if err != nil {
+		t.Skip("openssl is not installed")
+	}
+	f := small(serveOpenSSL(t, openssl, "TLS_CHACHA20_POLY1305_SHA256"), "key-updates")
+	f.TLS = &tls.Config{InsecureSkipVerify: true} //nolint:gosec // a test's own server
+	f.Protocol = attack.Exchange([]byte("abc\n"), []byte("cba\n"))
+	if got := run(t, f).Results[0].Skipped; got != "the server does not speak TLS 1.3 with AES" {
+		t.Errorf("skipped because %q", got)
 	}
 }
 
