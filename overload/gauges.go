@@ -36,7 +36,7 @@ func newGauges(c *Controller) *gauges {
 
 func (g *gauges) look(now time.Time) (loads Loads) {
 	loads[Memory] = g.memory.look()
-	loads[Scheduler] = portion(g.scheduler.look().Seconds(), or(g.SchedulerDelay, 50*time.Millisecond).Seconds())
+	loads[Scheduler] = portion(g.scheduler.look().Seconds(), or(g.SchedulerDelay, 20*time.Millisecond).Seconds())
 	open := openFiles()
 	loads[Files] = portion(open, g.files)
 	for i, s := range g.Servers {
@@ -112,7 +112,8 @@ type scheduler struct {
 	before []uint64
 }
 
-// look returns the 99th percentile since the last look.
+// look returns the median since the last look: a queue of goroutines holds up all of them, and a
+// collection of garbage, or a neighbour on the machine, only some.
 func (s *scheduler) look() time.Duration {
 	if s.sample == nil {
 		s.sample = []metrics.Sample{{Name: "/sched/latencies:seconds"}}
@@ -135,12 +136,12 @@ func (s *scheduler) look() time.Duration {
 	if first {
 		return 0
 	}
-	return percentile(h, total)
+	return median(h, total)
 }
 
-// percentile returns the bucket's beginning in which the 99th is.
-func percentile(h *metrics.Float64Histogram, total uint64) time.Duration {
-	beyond := total / 100
+// median returns the beginning of the bucket in which the median is.
+func median(h *metrics.Float64Histogram, total uint64) time.Duration {
+	beyond := total / 2
 	for i, n := range slices.Backward(h.Counts) {
 		if n > beyond {
 			return time.Duration(max(0, h.Buckets[i]) * float64(time.Second))

@@ -24,8 +24,8 @@
 //	accept_queue  how long newcomers wait to be accepted   25 ms
 //	arriving      connections without a handler yet        half of MaxArrivals
 //	handshakes    waiting to be computed                   100 for each of MaxHandshakes
-//	scheduler     99th percentile of how long goroutines
-//	              wait for a processor                     50 ms
+//	scheduler     how long goroutines wait for a
+//	              processor, the median                    20 ms
 //
 // The share that is let in halves at most in a tenth of a second, is never less than a tenth, and grows by
 // 15 % when there is room. So what is left of an overload is gone within two seconds of its end.
@@ -67,8 +67,8 @@ type Controller struct {
 	// before newcomers are turned away. Zero means 100: some 50 ms.
 	WaitingHandshakes int
 
-	// SchedulerDelay is how long one of a hundred goroutines may wait for a processor
-	// before newcomers are turned away. Zero means 50 ms.
+	// SchedulerDelay is how long half of the goroutines may wait for a processor before
+	// newcomers are turned away. Zero means 20 ms.
 	SchedulerDelay time.Duration
 
 	// Logger is told of each pressure once, with what caused it, but at most once a
