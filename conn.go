@@ -305,6 +305,35 @@ func (c *Conn) Close() error {
 	return err
 }
 
+// holds returns how many bytes of the server's memory hold what has come from the client and
+// has not been taken, or has not been written yet. What a handler holds is not among it.
+func (c *Conn) holds() int {
+	switch onLoop, s := c.place(); {
+	case onLoop:
+		return c.looped.held()
+	case s != nil:
+		return s.wire.held.buffered() + s.plain.buffered()
+	}
+	return 0
+}
+
+// pause has an event loop not read the connection, nor its upstream's, until resume, and
+// reports whether one serves it. A paused connection is never idle, and does not leave.
+func (c *Conn) pause() bool {
+	onLoop, _ := c.place()
+	if onLoop {
+		c.looped.pause()
+	}
+	return onLoop
+}
+
+// resume ends a pause.
+func (c *Conn) resume() {
+	if onLoop, _ := c.place(); onLoop {
+		c.looped.resume()
+	}
+}
+
 // place returns where the connection is: on an event loop, or in a stream. It is in
 // neither if it was accepted bare and no loop would take it.
 func (c *Conn) place() (onLoop bool, s *stream) {

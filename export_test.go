@@ -26,3 +26,12 @@ func IdleLimits(s *Server) (idle, joined time.Duration) {
 	limits := s.effectiveLimits()
 	return limits.idle, limits.joinedIdle
 }
+
+// Pause has an event loop not read c until it is resumed, and reports whether one serves it.
+func Pause(c *Conn) bool { return c.pause() }
+
+// Resume ends a Pause.
+func Resume(c *Conn) { c.resume() }
+
+// Holds returns how many bytes c's server holds for it.
+func Holds(c *Conn) int { return c.holds() }

@@ -16,12 +16,13 @@ import (
 // is not always there in the moment in which it might go on.
 type Pacer interface {
 	// Chunk is how many bytes may be moved at once, at most. It is at least 1. Below 16 KiB
-	// bulk is copied that would stay inside the kernel else.
+	// bulk is copied that would stay inside the kernel else. Connections that share a Pacer
+	// take turns of a chunk, which are even where it is no more than 32 KiB.
 	Chunk() int
 	// Spend is told of n bytes that have been moved, and returns how long to wait before
-	// more are. It may be more than Chunk, by a TLS record; or by the rest of a reply, of
-	// what a [Stepper] has answered at once. What is less than a millisecond is not waited for: it
-	// is the Pacer that remembers it.
+	// more are. It may be more than Chunk: by what TLS adds, by a flight of its handshake, or
+	// by what a [Stepper] has answered at once. A wait of less than a millisecond is left
+	// out; it shows in the next, as the Pacer counts what has not been waited for.
 	Spend(n int) time.Duration
 }
 
@@ -29,8 +30,8 @@ type Pacer interface {
 // with what TLS adds. Nil is no limit. A Pacer that several connections have they share.
 //
 // It must be called before the connection is served: by a [Gate], by a [Router], in
-// [Trace.Accepted] or in [Trace.Serving]; and holds wherever the connection is served then. What has been
-// read or written before is not counted.
+// [Trace.Accepted] or in [Trace.Serving]; and holds wherever the connection is served then.
+// What has been read or written before is not counted.
 //
 // A connection that has to wait is not read, and holds no buffer for that; of one that is
 // joined to an upstream, or copied from with io.Copy, neither is what its bytes come from. A
@@ -126,12 +127,15 @@ func (w *wire) spend(m *meter, n int) {
 func (w *wire) waits(m *meter) bool { return m != nil && m.until.Load() > int64(w.clock()) }
 
 // abide waits until more may be moved, and reports whether it had to. It waits no longer than a
-// read or a write would, which then says why.
-func (w *wire) abide(m *meter) (waited bool) {
+// read or a write would, and is late if that is because of a deadline.
+func (w *wire) abide(m *meter) (waited, late bool) {
 	for w.waits(m) {
 		limit, changed := w.patience(m)
 		if changed == nil {
 			break
+		}
+		if past(limit, time.Now()) {
+			return waited, true
 		}
 		waited = true
 		left := time.Duration(m.until.Load()) - w.clock()
@@ -145,25 +149,24 @@ func (w *wire) abide(m *meter) (waited bool) {
 		}
 		timer.Stop()
 	}
-	return waited
+	return waited, false
 }
 
-// patience returns when a wait has to end even so, and what is closed when that changes: nil
-// if it is over.
+// patience returns the deadline of a wait, and what is closed when that may have changed: nil if
+// the wait is over.
 func (w *wire) patience(m *meter) (limit time.Time, changed <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	limit = earliest(w.phase, w.userRead)
-	if m.out {
-		limit = earliest(w.phase, w.userWrite)
-	}
-	if w.hurried || past(limit, time.Now()) || !m.out && w.waiting.Load() && w.leaving.Load() {
+	if w.hurried || !m.out && w.waiting.Load() && w.leaving.Load() {
 		return limit, nil
 	}
 	if w.changed == nil {
 		w.changed = make(chan struct{})
 	}
-	return limit, w.changed
+	if m.out {
+		return earliest(w.phase, w.userWrite), w.changed
+	}
+	return earliest(w.phase, w.userRead), w.changed
 }
 
 // hasChangedLocked has those who wait look at their patience again.
@@ -188,12 +191,21 @@ func (w *wire) hurry() {
 // abideRead is abide for a read, which waits outside of the turnstile that a handshake is within.
 func (w *wire) abideRead(m *meter) error {
 	t := w.turnstile
-	if t == nil || !w.waits(m) {
-		w.abide(m)
-		return nil
+	if t != nil && w.waits(m) {
+		w.turnstile = nil
+		t.leave()
 	}
-	w.turnstile = nil
-	t.leave()
-	w.abide(m)
-	return w.enterTurnstile(t)
+	for {
+		_, late := w.abide(m)
+		if !late {
+			break
+		}
+		if err := w.afterRead(w.timeout("read")); err != nil {
+			return err
+		}
+	}
+	if t != nil && w.turnstile == nil {
+		return w.enterTurnstile(t)
+	}
+	return nil
 }

@@ -156,10 +156,7 @@ func (s *Server) pauseReadsLocked() {
 	var big []holder
 	total := 0
 	for _, c := range s.Conns() {
-		held := 0
-		if onLoop, _ := c.place(); onLoop {
-			held = c.looped.held()
-		}
+		held := c.holds()
 		total += held
 		if held > muchHeld {
 			big = append(big, holder{c, held})
@@ -172,11 +169,14 @@ func (s *Server) pauseReadsLocked() {
 		if covered >= total/2 {
 			return
 		}
-		covered += h.held
-		if !slices.Contains(s.pressing.paused, h.conn) {
-			h.conn.looped.pause()
+		switch {
+		case slices.Contains(s.pressing.paused, h.conn):
+		case h.conn.pause():
 			s.pressing.paused = append(s.pressing.paused, h.conn)
+		default:
+			continue
 		}
+		covered += h.held
 	}
 }
 
@@ -188,7 +188,7 @@ func (s *Server) resumeReads() {
 
 func (s *Server) resumeReadsLocked() {
 	for _, c := range s.pressing.paused {
-		c.looped.resume()
+		c.resume()
 	}
 	s.pressing.paused = nil
 }

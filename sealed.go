@@ -71,7 +71,7 @@ func (w *wire) mayWrite() error {
 	late := past(w.userWrite, time.Now())
 	w.mu.Unlock()
 	if late {
-		return w.writeTimeout()
+		return w.timeout("write")
 	}
 	return nil
 }
@@ -81,14 +81,15 @@ func (w *wire) cutShort() error {
 	w.pen.Lock()
 	defer w.pen.Unlock()
 	if len(w.backlog) > 0 {
-		return w.writeTimeout()
+		return w.timeout("write")
 	}
 	return nil
 }
 
-func (w *wire) writeTimeout() error {
+// timeout is what net says when a deadline has passed.
+func (w *wire) timeout(op string) error {
 	local := w.raw.LocalAddr()
-	return &net.OpError{Op: "write", Net: local.Network(), Source: local, Addr: w.raw.RemoteAddr(), Err: os.ErrDeadlineExceeded}
+	return &net.OpError{Op: op, Net: local.Network(), Source: local, Addr: w.raw.RemoteAddr(), Err: os.ErrDeadlineExceeded}
 }
 
 // writeTLS writes p as records, and heeds the handler's deadline between them.

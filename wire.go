@@ -104,11 +104,13 @@ func (w *wire) Read(p []byte) (int, error) {
 // readBehind reads what has arrived behind a block that was full, or a large
 // message would take a read for each block. What fails is told by the next read.
 func (w *wire) readBehind(p []byte) int {
-	m := w.meterIn()
-	if w.waits(m) {
+	if m := w.meterIn(); m != nil { // with the block it makes up a chunk
+		p = p[:max(0, min(len(p), m.chunk(copySize)-blockSize))]
+	}
+	if len(p) == 0 {
 		return 0
 	}
-	n, err := w.readNow(p[:m.chunk(len(p))])
+	n, err := w.readNow(p)
 	switch err {
 	case nil, errWouldBlock:
 		return n
@@ -290,8 +292,15 @@ func (w *wire) writeSocket(p []byte) (int, error) {
 	for done := 0; ; {
 		piece := p[done:]
 		if m != nil && !w.sealed { // a record is written whole: writeTLS has waited
-			if w.abide(m) {
+			waited, late := w.abide(m)
+			if waited || late {
 				since = w.clock()
+			}
+			if late {
+				if err := w.afterWrite(w.timeout("write"), since); err != nil {
+					return done, err
+				}
+				continue
 			}
 			piece = piece[:m.chunk(len(piece))]
 		}

@@ -652,12 +652,14 @@ type transfer struct {
 	nearTCP, farTCP bool
 	up, down        script
 	pauses          int
+	in, out         bool // are paced
 }
 
 func drawTransfer(rt *rapid.T) (x transfer) {
 	x.nearTCP, x.farTCP = rapid.IntRange(0, 3).Draw(rt, "near is TCP") > 0, rapid.IntRange(0, 3).Draw(rt, "far is TCP") > 0
 	x.up, x.down = drawScript(rt, "near", x.nearTCP), drawScript(rt, "far", x.farTCP)
 	x.pauses = rapid.IntRange(0, 3).Draw(rt, "pauses")
+	x.in, x.out = rapid.IntRange(0, 2).Draw(rt, "in is paced") == 2, rapid.IntRange(0, 2).Draw(rt, "out is paced") == 2
 	return x
 }
 
@@ -690,7 +692,10 @@ func (x transfer) run(t testing.TB, r *reactor.Reactor, stream []byte, verdicts 
 			narrow(t, fd)
 		}
 	}
-	j := joinSockets(t, r, reactor.Limits{Uneven: !x.nearTCP || !x.farTCP}, "", nearFD, farFD, near, far)
+	j := joinAs(t, r, reactor.Limits{Uneven: !x.nearTCP || !x.farTCP}, "", func(j *joint) reactor.Owner {
+		j.SetPace(whimIf(x.in), whimIf(x.out))
+		return j.owner
+	}, nearFD, farFD, near, far)
 	up := exchanged{x.up, x.down, "far", x.farTCP, stream[:x.up.total()], nil, nil}
 	down := exchanged{x.down, x.up, "near", x.nearTCP, stream[len(stream)-x.down.total():], nil, nil}
 	var both sync.WaitGroup
