@@ -33,6 +33,7 @@ func (c *Config) check(ps *Problems) {
 		l.checkRoutes(ps, path)
 	}
 	c.checkChallenges(ps)
+	c.checkLimits(ps)
 	for i := range c.Upstreams {
 		c.Upstreams[i].check(ps, fmt.Sprintf("upstreams[%d]", i), own)
 	}

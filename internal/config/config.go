@@ -38,6 +38,8 @@ type Config struct {
 	Drain     Drain
 	Telemetry Telemetry
 	Redis     Redis
+	Limits    Whole
+	Overload  Overload
 	Listeners []Listener
 	Upstreams []Upstream
 }
@@ -67,7 +69,17 @@ func (c *Config) keys() []key {
 		{
 			"redis", optional,
 			whole{object{of: &c.Redis, pos: &c.Redis.Pos, filled: true}, c.Redis.Given},
-			"What several machines share: certificates that ACME brings, and the secret of session tickets.",
+			"What several machines share: certificates that ACME brings, the secret of session tickets, limits per client, and bans.",
+		},
+		{
+			"limits", optional,
+			object{of: &c.Limits, pos: &c.Limits.Pos},
+			"How much all listeners take on together, and from whom none of them takes anything.",
+		},
+		{
+			"overload", optional,
+			object{of: &c.Overload, pos: &c.Overload.Pos},
+			"What becomes of new connections when levee is short of memory, files or processors.",
 		},
 		{
 			"listeners", required,
@@ -258,28 +270,6 @@ func (p *ProxyProtocol) keys() []key {
 			"from", required,
 			list[netip.Prefix]{p: &p.From, of: "prefixes such as 10.0.0.0/8", item: sourcePrefix},
 			"Prefixes or single addresses. The header is required from these sources and refused from all others.",
-		},
-	}
-}
-
-// Limits is how much a listener takes on.
-type Limits struct {
-	Pos            Position
-	MaxConnections int // 0 is derived from the open-files limit
-	Handshakes     int // 0 is one for each processor; negative is any number
-}
-
-func (l *Limits) keys() []key {
-	return []key{
-		{
-			"max_connections", optional,
-			integer{p: &l.MaxConnections, min: 0, max: 10_000_000},
-			"How many connections may be open at once. 0 is as many as the open-files limit allows.",
-		},
-		{
-			"handshakes", optional,
-			integer{p: &l.Handshakes, min: 0, max: 1_000_000, off: true},
-			"How many TLS handshakes may be computed at the same time; the others wait, within timeouts.arrival. 0 is one for each processor, off any number.",
 		},
 	}
 }

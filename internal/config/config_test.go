@@ -36,10 +36,7 @@ var proxyTimeouts = func() Timeouts {
 func tcp(address string) Address { return Address{Network: "tcp", Address: address} }
 
 // accepted holds good documents and what they mean.
-var accepted = []struct {
-	name, doc string
-	want      Config
-}{
+var accepted = withLimits([]acceptance{
 	{
 		"only what is required", frame(loopback),
 		Config{
@@ -220,7 +217,45 @@ send_proxy: ""`),
 			Upstreams: []Upstream{plain("postgres", one(KindName, "localhost:5432"))},
 		},
 	},
+})
+
+type acceptance struct {
+	name, doc string
+	want      Config
 }
+
+// withLimits gives what says nothing of limits those that there are then.
+func withLimits(all []acceptance) []acceptance {
+	for i := range all {
+		c := &all[i].want
+		c.Limits, c.Overload = wholeLimits, Overload{Mode: ModeOn, MemoryLimit: MemoryAuto, AcceptDelay: 25 * time.Millisecond}
+		for j := range c.Listeners {
+			l := &c.Listeners[j]
+			most := l.Limits.MaxConnections
+			l.Limits = fixedLimits
+			l.Limits.MaxConnections = most
+			for k := range l.Routes {
+				l.Routes[k].Limits = routeLimits
+			}
+		}
+	}
+	return all
+}
+
+var (
+	wholeLimits = Whole{
+		Mode: LimitEnforce, Rate: NoRate, Clients: 131072, Refuse: RefuseReset,
+		Bans: Bans{Mode: LimitShadow, Refusals: 100, Within: time.Minute, For: 10 * time.Minute, Max: 24 * time.Hour},
+	}
+	fixedLimits = Limits{
+		Mode: LimitEnforce, Rate: NoRate, HandshakeRate: NoRate,
+		PerClient: PerClient{
+			Mode: LimitShadow, By: ByAddress, Connections: 256, Rate: Rate{50, time.Second}, Burst: 100,
+			HandshakeRate: NoRate, Shared: new(false),
+		},
+	}
+	routeLimits = RouteLimits{Mode: LimitEnforce, Rate: NoRate, PerClient: PerClient{Mode: LimitOff}}
+)
 
 // plain is what an upstream is that says no more than its name and servers.
 func plain(name string, servers ...ServerSource) Upstream {
@@ -407,8 +442,11 @@ func TestTheDefaultSpeaksThreeProtocolsOnOneLoopbackPort(t *testing.T) {
 	want := accepted[0].want // every value that the file spells out must be the true default
 	want.Listeners = []Listener{{
 		Name: "main", Listen: []Address{tcp("127.0.0.1:8080")}, TLS: TLS{Mode: TLSOptional, Development: true},
-		Timeouts: fixedTimeouts,
-		Routes:   []Route{{Match: Match{Protocol: []Protocol{ProtocolHTTP}}, Handler: HandlerHello}, {Handler: HandlerEcho}},
+		Timeouts: fixedTimeouts, Limits: fixedLimits,
+		Routes: []Route{
+			{Match: Match{Protocol: []Protocol{ProtocolHTTP}}, Handler: HandlerHello, Limits: routeLimits},
+			{Handler: HandlerEcho, Limits: routeLimits},
+		},
 	}}
 	if diff := cmp.Diff(&want, got, sameConfig); diff != "" {
 		t.Errorf("want -, got +:\n%s", diff)

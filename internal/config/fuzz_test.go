@@ -26,6 +26,9 @@ func FuzzParse(f *testing.F) {
 	for _, c := range acceptedTLS {
 		f.Add([]byte(listenerWith(c.keys, c.routes)))
 	}
+	for _, c := range acceptedLimits {
+		f.Add([]byte(limitedRoute(c.listener, c.route)))
+	}
 	for _, c := range rejected {
 		f.Add([]byte(c.doc))
 	}

@@ -97,6 +97,7 @@ func Parse(name string, doc []byte) (*Config, error) {
 
 // settle fills in the defaults that depend on another setting.
 func (c *Config) settle() {
+	c.settleLimits()
 	for i := range c.Listeners {
 		l := &c.Listeners[i]
 		switch {
@@ -129,8 +130,17 @@ func (c *Config) resolvePaths(folder string) {
 			*path = filepath.Join(folder, *path)
 		}
 	}
+	lists := func(sources []Source) {
+		for i := range sources {
+			resolve(&sources[i].File)
+		}
+	}
+	lists(c.Limits.Allow)
+	lists(c.Limits.Deny)
 	for i := range c.Listeners {
 		l := &c.Listeners[i]
+		lists(l.Limits.Allow)
+		lists(l.Limits.Deny)
 		l.TLS.resolvePaths(resolve)
 		for j := range l.Routes {
 			l.Routes[j].TLS.resolvePaths(resolve)

@@ -22,6 +22,7 @@ type Route struct {
 	Handler  Handler
 	Upstream string // the name of one of Config.Upstreams
 	Refuse   bool
+	Limits   RouteLimits
 }
 
 // Proxies reports whether a route of the listener leads to an upstream.
@@ -78,6 +79,11 @@ func (r *Route) keys() []key {
 			"refuse", optional,
 			boolean{&r.Refuse},
 			"Ends the connection, in TLS with an alert. Excludes handler and upstream.",
+		},
+		{
+			"limits", optional,
+			object{of: &r.Limits, pos: &r.Limits.Pos},
+			"How much this route takes on, of what its listener does.",
 		},
 	}
 }

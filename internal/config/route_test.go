@@ -90,6 +90,7 @@ func TestAMatchIsWhatItSays(t *testing.T) {
 			LocalPort: []int{8080}, Client: []Word{{Text: "spiffe://example.com/a"}},
 		},
 	}
+	want.Limits = routeLimits
 	if diff := cmp.Diff(&want, got, sameConfig); diff != "" {
 		t.Errorf("want -, got +:\n%s", diff)
 	}

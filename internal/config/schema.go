@@ -82,6 +82,8 @@ func (c choice[T]) schema() *jsonschema.Schema {
 
 func (b boolean) schema() *jsonschema.Schema { return &jsonschema.Schema{Type: "boolean"} }
 
+func (m maybe) schema() *jsonschema.Schema { return boolean{}.schema() }
+
 func (i integer) schema() *jsonschema.Schema {
 	return schemaOrOff(i.off, &jsonschema.Schema{
 		Type:    "integer",

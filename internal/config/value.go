@@ -443,6 +443,26 @@ func (b boolean) absent()           { *b.p = false }
 func (b boolean) write() *yaml.Node { return scalar("!!bool", strconv.FormatBool(*b.p)) }
 func (b boolean) takes() string     { return "true or false" }
 
+// maybe is true or false; nil when left out, which is settled later.
+type maybe struct{ p **bool }
+
+func (m maybe) read(r *reader, path string, n *yaml.Node) {
+	var b bool
+	boolean{&b}.read(r, path, n)
+	*m.p = &b
+}
+
+func (m maybe) absent() { *m.p = nil }
+
+func (m maybe) write() *yaml.Node {
+	if *m.p == nil {
+		return nil
+	}
+	return boolean{*m.p}.write()
+}
+
+func (m maybe) takes() string { return boolean{}.takes() }
+
 // integer is a whole number within bounds.
 type integer struct {
 	p        *int
@@ -470,6 +490,9 @@ func (i integer) read(r *reader, path string, n *yaml.Node) {
 func (i integer) absent() { *i.p = i.def }
 
 func (i integer) write() *yaml.Node {
+	if *i.p == 0 && i.min > 0 { // left out, and no number is its default
+		return nil
+	}
 	if *i.p < 0 {
 		return scalar("!!str", "off")
 	}
