@@ -1,5 +1,8 @@
-// Package admin serves operators: metrics, health and profiles, over HTTP on an
-// address that only this machine can reach.
+// Package admin serves operators: metrics, health, profiles, limits and bans, over HTTP
+// on an address that only this machine can reach.
+//
+// It goes on answering whatever happens to the rest: it has few connections, the quiet
+// ones of which make room for others, and takes the next file that there is.
 //
 // Its secret is what a browser on the same machine could be tricked into. A page
 // of a stranger's may send requests to loopback, or have its own name resolve to
@@ -28,9 +31,12 @@ type Server struct {
 	Metrics prometheus.Gatherer
 	// Log gets what goes wrong. It must not be nil.
 	Log *slog.Logger
+	// API is what else there is.
+	API API
 
-	ready atomic.Bool
-	http  http.Server
+	ready  atomic.Bool
+	http   http.Server
+	budget budget
 }
 
 // SetReady says whether /readyz answers 200 or 503. It may be called at any time.
@@ -46,7 +52,17 @@ func (s *Server) Serve(l net.Listener) error {
 	s.http.IdleTimeout = time.Minute
 	s.http.MaxHeaderBytes = 16 << 10
 	s.http.ErrorLog = slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug)
-	if err := s.http.Serve(l); err != nil && err != http.ErrServerClosed {
+	socket := &patient{Listener: l}
+	socket.save()
+	s.http.ConnState = func(c net.Conn, state http.ConnState) {
+		if drop := s.budget.note(c, state); drop != nil {
+			_ = drop.Close()
+		}
+		if state == http.StateClosed {
+			socket.save()
+		}
+	}
+	if err := s.http.Serve(socket); err != nil && err != http.ErrServerClosed {
 		return fmt.Errorf("admin: %w", err)
 	}
 	return nil
@@ -83,6 +99,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	s.API.routes(mux)
 	return mux
 }
 
@@ -101,7 +118,7 @@ func onlyForOperators(next http.Handler) http.Handler {
 		switch {
 		case !localHost(r.Host):
 			answer(w, http.StatusForbidden, "use an address or localhost: the name in the request is not this server's")
-		case foreign(r.Header):
+		case foreign(r.Header), changes(r) && fromElsewhere(r):
 			answer(w, http.StatusForbidden, "not for pages of other sites")
 		default:
 			next.ServeHTTP(w, r)
