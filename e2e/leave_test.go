@@ -153,7 +153,7 @@ func TestSIGHUPDoesNotEndIt(t *testing.T) {
 	p := start(t, free...)
 	p.address()
 	p.signal(syscall.SIGHUP)
-	p.logged("certificates, client policies and tickets are read again; a changed configuration needs a restart")
+	p.logged("certificates, client policies, tickets and lists are read again; a changed configuration needs a restart")
 	if err := echoes(p.address()); err != nil {
 		t.Error(err)
 	}
@@ -266,7 +266,7 @@ func TestOnATerminalItSpeaksToPeopleAndCtrlCEndsIt(t *testing.T) {
 		t.Error(err)
 	}
 	p.find(&p.stdout, `^Try   printf 'hi\\n' \| nc -N 127\.0\.0\.1 \d+\r\n      curl http://\S+/\r\n      openssl s_client -brief -CAfile '.*' -connect \S+\r\n`)
-	p.find(&p.stdout, `\x1b\[92mINF\x1b\[0m not limited: `)
+	p.find(&p.stdout, `\x1b\[92mINF\x1b\[0m bans: `)
 
 	if _, err := io.WriteString(keyboard, "\x03"); err != nil {
 		t.Fatal(err)

@@ -100,7 +100,10 @@ func (f *front) report() []reportLine {
 	for i := range f.cfg.Upstreams {
 		f.reportUpstream(&f.cfg.Upstreams[i], say)
 	}
-	say(false, "not limited: connections and rate per client")
+	f.limits.report(say)
+	if f.cfg.Overload.Mode == config.ModeOff {
+		say(true, "overload is off: short of memory, files or processors, all connections suffer, and levee with them")
+	}
 	if limit := levee.DefaultMaxConns(); limit > 0 && files > limit {
 		say(true, "the listeners' connections may take %d files together, two for each that goes to an upstream, but the limit of open files leaves %d: raise it (ulimit -n) or lower limits.max_connections", files, limit)
 	}

@@ -205,6 +205,10 @@ func (f *front) explain(q query, a answer) (lines []string) {
 			break
 		}
 	}
+	if err := f.limits.denies(q.listener, q.source); err != nil {
+		say("refused", levee.Denied.String()+": "+err.Error(), f.limits.deniedAt(q.listener, q.source)...)
+		return lines
+	}
 	if t := a.terms; t != nil {
 		say("tls", a.endInWords(), tlsLines(l, t, a)...)
 		for _, line := range t.inWords() {
@@ -233,7 +237,9 @@ func (f *front) explain(q query, a answer) (lines []string) {
 	if a.hungry {
 		say("note", "it was decided as if the client sent nothing more; with more in --bytes-file another route may have it")
 	}
-	say("limits", connsInWords(f.servers[q.listener].Stats().MaxConns), l.Limits.Pos)
+	for _, text := range f.limits.of(q.listener, a.route) {
+		say("limits", text.text, text.pos)
+	}
 	say("timeouts", timeoutsInWords(l.Timeouts), l.Timeouts.Pos)
 	if r.Upstream == "" {
 		say("handler", string(r.Handler), r.Pos)

@@ -46,6 +46,9 @@ type front struct {
 	policies    []*policy
 	policyOf    map[*tls.Config]*policy // of what TLS ends with
 
+	limits *limiting
+	relief *relief
+
 	metrics *tlsMetrics
 }
 
@@ -57,7 +60,6 @@ func assemble(cfg *config.Config, env Env) (*front, error) {
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	metrics := telemetry.NewMetrics(registry)
 	f.metrics, f.policyOf = newTLSMetrics(registry), make(map[*tls.Config]*policy)
-	trace := levee.Traces(metrics.Trace(), telemetry.Log(f.log), f.policyTrace())
 
 	upstreams := newUpstreamMetrics(registry)
 	for i := range cfg.Upstreams {
@@ -75,17 +77,28 @@ func assemble(cfg *config.Config, env Env) (*front, error) {
 		hello:     httpserve.Handler(f.httpServer(handlers.Hello)),
 		challenge: httpserve.Handler(f.httpServer(http.HandlerFunc(f.answerChallenge))),
 	}
-	shares := shareConns(cfg.Listeners)
 	for i := range cfg.Listeners {
-		l := &cfg.Listeners[i]
-		secured, err := f.secure(l, fmt.Sprintf("listeners[%d]", i))
+		secured, err := f.secure(&cfg.Listeners[i], fmt.Sprintf("listeners[%d]", i))
 		if err != nil {
 			return nil, exit(exitUsage, err)
 		}
+		f.secured = append(f.secured, secured)
+	}
+	if err := f.limit(); err != nil {
+		return nil, exit(exitUsage, err)
+	}
+	registry.MustRegister(&limitMetrics{f.limits})
+	trace := levee.Traces(metrics.Trace(), telemetry.Log(f.log), f.policyTrace(), f.limits.trace())
+	shares := shareConns(cfg.Listeners, cfg.Limits.MaxConnections)
+	for i := range cfg.Listeners {
+		l, secured := &cfg.Listeners[i], f.secured[i]
+		serve := func(j int) levee.Handler { return f.limits.route(i, j, f.handler(l, j, &web)) }
 		server := &levee.Server{
 			Name:               l.Name,
-			Handler:            handlerOf(l, secured, func(i int) levee.Handler { return f.handler(l, i, &web) }),
+			Handler:            handlerOf(l, secured, serve),
+			Gate:               f.limits.gates[i],
 			MaxHandshakes:      l.Limits.Handshakes,
+			MaxArrivals:        l.Limits.Arriving,
 			ProxyFrom:          l.ProxyProtocol.From,
 			MaxConns:           shares[i],
 			ArrivalTimeout:     l.Timeouts.Arrival,
@@ -101,12 +114,13 @@ func assemble(cfg *config.Config, env Env) (*front, error) {
 		}
 		endTLS(server, l, secured)
 		f.adopt(secured, server)
-		f.secured = append(f.secured, secured)
 		metrics.Watch(server)
 		f.servers = append(f.servers, server)
 	}
+	f.relief = f.relieve()
+	registry.MustRegister(&overloadMetrics{f.relief})
 	if !cfg.Admin.Listen.Off() {
-		f.admin = &admin.Server{Metrics: registry, Log: f.log}
+		f.admin = &admin.Server{Metrics: registry, Log: f.log, API: f.api()}
 	}
 	return f, nil
 }
@@ -142,8 +156,9 @@ func filesPerConn(l *config.Listener) int {
 }
 
 // shareConns gives each listener its cap on connections: its own figure, or an
-// equal share of what the limit of open files leaves.
-func shareConns(listeners []config.Listener) []int {
+// equal share of what the limit of open files leaves. None needs more than all of them
+// may have together, if that is not 0.
+func shareConns(listeners []config.Listener, together int) []int {
 	total, sharers := levee.DefaultMaxConns(), 0
 	left := total
 	shares := make([]int, len(listeners))
@@ -160,6 +175,9 @@ func shareConns(listeners []config.Listener) []int {
 			shares[i] = max(1, left/sharers)
 			if listeners[i].Proxies() {
 				shares[i] = levee.JoinedConns(shares[i])
+			}
+			if together > 0 {
+				shares[i] = min(shares[i], together)
 			}
 		}
 	}
@@ -234,6 +252,8 @@ func (f *front) run(ctx context.Context) error {
 	f.startBackends(beside, &running)
 	f.watchFiles(beside, &running)
 	f.issue(beside, &running)
+	f.limits.run(beside, &running)
+	f.relief.run(beside, &running)
 	broken := make(chan error, len(f.servers))
 	for i, server := range f.servers {
 		running.Go(func() { // ends with the server, which drain sees to

@@ -63,6 +63,7 @@ func serveWith(ctx context.Context, env Env, cfg *config.Config, c *cli.Command,
 	if err := f.open(ctx); err != nil {
 		return exit(exitNotStart, err)
 	}
+	f.relief.limitMemory(f.log)
 	f.announce(demo)
 	return f.run(ctx)
 }

@@ -323,7 +323,7 @@ func TestDevelopmentCAThatOthersCanReadIsRefused(t *testing.T) {
 
 func TestLogsAreJSONForProgramsAndTextForPeople(t *testing.T) {
 	t.Setenv("NO_COLOR", "")
-	const wall = "not limited: connections and rate per client"
+	const wall = "main: each address: 256 connections, new ones 50/s, 100 at once; shadow: only counted"
 	r := start(t, app.Env{}, "--listen", "127.0.0.1:0", "--admin", "off")
 	r.address()
 	r.signals <- syscall.SIGTERM

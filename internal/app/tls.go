@@ -390,6 +390,7 @@ func (f *front) reload() {
 	for _, p := range f.policies {
 		p.changed()
 	}
+	f.limits.outs.changed()
 	err := errors.Join(errs...)
 	f.metrics.reloaded(err == nil)
 	if err != nil {
@@ -398,7 +399,7 @@ func (f *front) reload() {
 		}
 		return
 	}
-	f.log.Info("certificates, client policies and tickets are read again; a changed configuration needs a restart")
+	f.log.Info("certificates, client policies, tickets and lists are read again; a changed configuration needs a restart")
 }
 
 // developmentCA returns the development CA, the same for all listeners. Where there

@@ -21,7 +21,7 @@ func newTLSMetrics(registry prometheus.Registerer) *tlsMetrics {
 	m := &tlsMetrics{
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "levee_reloads_total",
-			Help: "Certificates, client policies or tickets read again, because they had changed or at an operator's word, by result: ok, or failed, when what was in force before is kept.",
+			Help: "Certificates, client policies, tickets, or lists of addresses read again, because they had changed or at an operator's word, by result: ok, or failed, when what was in force before is kept.",
 		}, []string{"result"}),
 		problems: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "levee_certificate_problems_total",

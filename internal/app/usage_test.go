@@ -52,6 +52,15 @@ listeners:
 		{"proxy --listen :0 --to 127.0.0.1:1 --tls off", `--tls off: other machines can reach ":0", and would talk in plaintext; say --insecure if that is meant`},
 		{"proxy --listen 127.0.0.1:7000 --to 127.0.0.1:7000", `--to: upstreams[0].servers[0]: "127.0.0.1:7000" is where levee itself listens (listeners[0].listen[0]); write the address of a server behind it`},
 
+		{"ban", `ban: whom? name an address, or a prefix such as 192.0.2.0/24 (see levee ban --help)`},
+		{"ban db.example.com", `ban: "db.example.com" is not a prefix; write one such as 10.0.0.0/8, or an address (see levee ban --help)`},
+		{"ban 192.0.2.1 192.0.2.2", `ban: unexpected argument "192.0.2.2" (see levee ban --help)`},
+		{"ban 192.0.2.1 --four 1h", `unknown flag --four; did you mean --for? (see levee ban --help)`},
+		{"unban 10.0.0.1/8", `unban: "10.0.0.1/8" has bits set beyond its length; write 10.0.0.0/8 (see levee unban --help)`},
+		{"bans now", `bans: unexpected argument "now" (see levee bans --help)`},
+		{"limits --admin off", `limits: --admin: where is it? write its address, such as 127.0.0.1:9180 (see levee limits --help)`},
+		{"limits --admin 127.0.0.1", `limits: --admin: "127.0.0.1" has no port; write 127.0.0.1:8080 (see levee limits --help)`},
+
 		{"completion", `completion for which shell? bash, zsh, fish or pwsh (see levee completion --help)`},
 		{"completion tcsh", `no completion for "tcsh": bash, zsh, fish or pwsh (see levee completion --help)`},
 
@@ -239,7 +248,8 @@ listeners:
 	want := `main: no TLS; up to 10 connections; arrival 10s, proxy_header 5s, sniff 5s, idle off, half_closed 1m, write_stall 30s, lifetime 1h30m
 warning: main: plaintext is accepted (tls.mode: off)
 warning: main: timeouts.idle is off: one client can hold a connection for ever
-not limited: connections and rate per client
+main: each address: 10 connections, new ones 50/s, 100 at once; shadow: only counted
+bans: after 100 refusals in 1m, for 10m and up to 24h; shadow: only counted
 warning: admin is off: no metrics, and nobody can ask whether it is healthy
 drain: up to 7s after SIGTERM, the rest are cut
 ` + path + ": ok\n"
@@ -267,7 +277,8 @@ main/b: no client_crl: a client's certificate that is lost is good until it expi
 main/b: no session tickets: who comes back makes a full handshake
 main: clients need a certificate of DIR/clients.pem
 main/routes[0]: TLS is passed through: who is behind asks for client certificates, if anybody does
-not limited: connections and rate per client
+main: each address: 10 connections, new ones 50/s, 100 at once; shadow: only counted
+bans: after 100 refusals in 1m, for 10m and up to 24h; shadow: only counted
 drain: up to 25s after SIGTERM, the rest are cut
 `, "DIR", s.dir) + path + ": ok\n"
 	if code != 0 || stderr != "" || stdout != want {

@@ -1,0 +1,95 @@
+package app
+
+import (
+	"context"
+	"net/netip"
+	"sync/atomic"
+	"time"
+
+	"github.com/levee-net/levee"
+)
+
+// sweepPause is the least time between two sweeps: under attack there may be hundreds of bans a second, and a sweep
+// looks at all connections.
+const sweepPause = 100 * time.Millisecond
+
+// An evictor ends live connections whose clients would not be let in any more. Those that come back are turned away at
+// no cost, so that it need not take its time, as a policy has to.
+type evictor struct {
+	front *front
+	news  chan struct{}             // holds one when there has been a change that was not looked at
+	since atomic.Pointer[time.Time] // when there was the last, if ever
+}
+
+func newEvictor(f *front) *evictor { return &evictor{front: f, news: make(chan struct{}, 1)} }
+
+// changed says that lists or bans are others now.
+func (e *evictor) changed() {
+	now := time.Now()
+	e.since.Store(&now)
+	select {
+	case e.news <- struct{}{}:
+	default:
+	}
+}
+
+// run ends connections after each change, until ctx ends.
+func (e *evictor) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-e.news:
+		}
+		for i, server := range e.front.servers {
+			if ended := e.sweep(i, server); ended > 0 {
+				e.front.log.Warn("ended connections of clients that are not let in any more", "listener", server.Name, "count", ended)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(sweepPause):
+		}
+	}
+}
+
+func (e *evictor) sweep(listener int, server *levee.Server) (ended int) {
+	for _, c := range server.Conns() {
+		if e.forbid(listener, c) {
+			ended++
+		}
+	}
+	return ended
+}
+
+func (e *evictor) forbid(listener int, c *levee.Conn) bool {
+	err := e.front.limits.denies(listener, c.ClientAddr().Addr())
+	if err == nil || c.Reason() != levee.ReasonNone {
+		return false
+	}
+	c.Forbid(err)
+	return true
+}
+
+// arrived looks at a connection that a change may have overtaken: the gate was asked before, and the sweep has not
+// seen it.
+func (e *evictor) arrived(c *levee.Conn) {
+	since := e.since.Load()
+	if since == nil || c.Accepted().After(*since) {
+		return
+	}
+	for i, server := range e.front.servers {
+		if server == c.Server() {
+			e.forbid(i, c)
+		}
+	}
+}
+
+// trace keeps denies and bans on connections that arrive, and remembers what refusals are like.
+func (l *limiting) trace() *levee.Trace {
+	return &levee.Trace{Serving: func(c *levee.Conn, _ levee.Handler) { l.outs.arrived(c) }, Refused: l.note}
+}
+
+// denies returns why the listener does not let the address in, or nil.
+func (l *limiting) denies(listener int, addr netip.Addr) error { return l.gates[listener].Denies(addr) }
