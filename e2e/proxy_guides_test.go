@@ -105,7 +105,7 @@ func (g *guide) typed(command string) string {
 
 func (g *guide) environment() []string {
 	path := "PATH=" + g.dir + "/bin:" + filepath.Dir(levee) + ":" + os.Getenv("PATH")
-	return []string{path, "HOME=" + g.dir}
+	return []string{path, "HOME=" + g.dir, "LEVEE_ADMIN=" + g.here["127.0.0.1:9180"]}
 }
 
 // start starts levee, in place of the one that runs.
