@@ -113,7 +113,7 @@ func TestFloodEndsWithASignalAndSaysWhatThereIs(t *testing.T) {
 	r := start(t, app.Env{Terminal: true}, "flood", "--target", echoing(t), "--attack", "hold,churn", "-c", "10", "--duration", "1m")
 	r.find(&r.stderr, "(10) open")
 	r.signals <- syscall.SIGINT
-	if code := r.wait(); code != 1 || !strings.HasSuffix(r.stderr.String(), "levee: flood: interrupted\n") || !strings.Contains(r.stdout.String(), "\nhold ") {
+	if code := r.wait(); code != 1 || !strings.HasSuffix(r.stderr.String(), "levee: flood: interrupted\n") || !strings.Contains(r.stdout.String(), " cut short\n") {
 		t.Errorf("exit code %d, standard error %q, standard output\n%s", code, &r.stderr, &r.stdout)
 	}
 }

@@ -49,6 +49,7 @@ type resultReport struct {
 	During     *healthReport `json:"during,omitempty"`
 	After      *healthReport `json:"after,omitempty"`
 	Server     *spentReport  `json:"server,omitempty"`
+	CutShort   bool          `json:"cut_short,omitempty"`
 	Complaints []string      `json:"complaints,omitempty"`
 }
 
@@ -82,7 +83,7 @@ func newResultReport(r attack.Result) resultReport {
 		return report
 	}
 	t := r.Tally
-	report.Seconds, report.Complaints = r.Elapsed.Seconds(), r.Complaints
+	report.Seconds, report.CutShort, report.Complaints = r.Elapsed.Seconds(), r.CutShort, r.Complaints
 	report.Attempts, report.Failed, report.Refused, report.Left, report.Held = t.Attempts, t.Failed, t.Refused, t.Left, t.Held
 	report.During, report.After = newHealthReport(r.During), newHealthReport(r.After)
 	if t.Ended > 0 {

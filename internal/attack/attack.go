@@ -115,6 +115,7 @@ func (r *Report) Suffered() bool {
 type Result struct {
 	Attack        string
 	Skipped       string        // why it was not made; then there is nothing else
+	CutShort      bool          // the flood was interrupted: nothing is complained of
 	Elapsed       time.Duration // how long it lasted
 	Tally         Tally
 	During, After Health // of the well-behaved client
@@ -218,7 +219,7 @@ func (f *Flood) conduct(ctx context.Context, index int, a Attack, t *target, p *
 	if known {
 		r.Spent = after.end.since(base)
 	}
-	if ctx.Err() != nil { // what was cut short is not judged
+	if r.CutShort = ctx.Err() != nil; r.CutShort {
 		return r
 	}
 	r.Complaints = Judge(idle, r.During, r.After, f.Floor)

@@ -174,7 +174,7 @@ func TestAnInterruptedFloodSaysWhatThereIs(t *testing.T) {
 	}
 	began := time.Now()
 	report, err := f.Run(ctx)
-	if err != nil || !report.Interrupted || len(report.Results) != 1 || report.Results[0].Tally.Held != 20 {
+	if err != nil || !report.Interrupted || len(report.Results) != 1 || !report.Results[0].CutShort || report.Results[0].Tally.Held != 20 {
 		t.Errorf("%v, %+v", err, report)
 	}
 	if took := time.Since(began); took > 10*time.Second {

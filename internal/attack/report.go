@@ -27,7 +27,10 @@ func (r *Report) WriteTable(w io.Writer) error {
 
 func (r *Result) columns() []string {
 	verdict := "held"
-	if len(r.Complaints) > 0 {
+	switch {
+	case r.CutShort:
+		verdict = "cut short"
+	case len(r.Complaints) > 0:
 		verdict = "did not hold"
 	}
 	return []string{

@@ -276,12 +276,14 @@ func TestOneSourceIsBesideAHundredOthers(t *testing.T) {
 	needLoopback(t)
 	sources := map[netip.Addr]int{}
 	var mu sync.Mutex
-	report := run(t, small(serve(t, func(c *net.TCPConn) {
+	f := small(serve(t, func(c *net.TCPConn) {
 		mu.Lock()
 		sources[addr(c)]++
 		mu.Unlock()
 		echo(c)
-	}), "one-source"))
+	}), "one-source")
+	f.Duration = time.Second
+	report := run(t, f)
 	mu.Lock()
 	defer mu.Unlock()
 	others := 0

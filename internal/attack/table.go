@@ -100,7 +100,7 @@ func All() []Attack {
 		{Name: "slow-message", Does: "sends a message with its length in front, a byte a second", Phase: PhaseRequest, size: crowd, strike: slowMessage},
 		{Name: "length-bomb", Does: "announces a message of some gigabytes", Phase: PhaseRequest, size: crowd, strike: lengthBomb},
 		{Name: "long-body", Does: "announces an HTTP body of 2^63-1 bytes, and sends a byte of it a second", Phase: PhaseRequest, needs: needHTTP, size: crowd, strike: longBody},
-		{Name: "endless-line", Does: "sends a line of 8 MiB", Phase: PhaseRequest, strike: endlessLine},
+		{Name: "endless-line", Does: "sends a line of 8 MiB", Phase: PhaseRequest, size: cores, strike: endlessLine},
 		{Name: "slow-read", Does: "asks for much, and reads 1 KiB a second", Phase: PhaseRequest, size: many, receive: 4 << 10, strike: slowRead},
 		{Name: "zero-window", Does: "asks for much, and does not read", Phase: PhaseRequest, size: many, receive: 1, strike: zeroWindow},
 		{Name: "pipeline", Does: "asks without end, and does not read", Phase: PhaseRequest, strike: pipeline},
