@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
-	"time"
 )
 
 // DefaultPrefix is where rotating attackers come from: a prefix for local use. As
@@ -35,7 +34,7 @@ func (t *target) lacksPrefix(ctx context.Context) string {
 }
 
 func (t *target) reachableFrom(ctx context.Context, source netip.Addr) bool {
-	ctx, stop := context.WithTimeout(ctx, 500*time.Millisecond)
+	ctx, stop := context.WithTimeout(ctx, patience)
 	defer stop()
 	c, err := t.dial(ctx, source, 0)
 	if err != nil {
