@@ -53,11 +53,14 @@ func (c *Conn) giveBack(end End) {
 
 // passDoor turns a connection away that has just been accepted, if it may not come in.
 func (c *Conn) passDoor() bool {
+	if c.server.Gate != nil && !c.passGate() { // first: whoever comes too often is not to crowd out the others
+		return false
+	}
 	if r := c.server.turnsAway(); r != nil {
 		c.refuse(r)
 		return false
 	}
-	return (c.server.Gate == nil || c.passGate()) && c.mayArrive()
+	return c.mayArrive()
 }
 
 // tooManyArrive refuses those for whom there is no room on the way to a handler.

@@ -78,6 +78,7 @@ type Load struct {
 	HandshakesWaiting int   // TLS handshakes that wait for one of MaxHandshakes
 	MaxHandshakes     int   // negative if any number are computed at once
 	Accepted          int64 // so far, those turned away among them
+	Unwanted          int64 // of them, those that the Gate has turned away at the door
 
 	// QueueLength and QueueLimit are as in Stats, of the listener whose queue is fullest.
 	QueueLength, QueueLimit int
@@ -98,8 +99,11 @@ func (s *Server) Load() Load {
 		HandshakesWaiting: s.handshakes.queued(),
 		MaxHandshakes:     s.handshakes.most,
 	}
-	for _, refused := range s.left.refused {
+	for reason, refused := range s.left.refused {
 		load.Accepted += refused
+		if CloseReason(reason) != Overloaded {
+			load.Unwanted += refused
+		}
 	}
 	for d := range s.doors {
 		length, limit := queueOf(d.listener)

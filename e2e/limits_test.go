@@ -113,7 +113,7 @@ func TestADenyListIsTakenWhileServing(t *testing.T) {
 // they are.
 func TestAFloodFromOneClientLeavesRoomForAnother(t *testing.T) {
 	t.Parallel()
-	p := start(t, "serve", "-c", config(t, "overload: {mode: off}", "limits: {max_connections: 100, per_client: {mode: enforce, connections: 20, rate: 1000/s}}"))
+	p := start(t, "serve", "-c", config(t, "", "limits: {max_connections: 100, per_client: {mode: enforce, connections: 20, rate: 1000/s}}"))
 	address := p.address()
 	var flood sync.WaitGroup
 	var attempts atomic.Int64

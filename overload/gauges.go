@@ -36,7 +36,7 @@ func newGauges(c *Controller) *gauges {
 
 func (g *gauges) look(now time.Time) (loads Loads) {
 	loads[Memory] = g.memory.look()
-	loads[Scheduler] = portion(g.scheduler.look().Seconds(), or(g.SchedulerDelay, 20*time.Millisecond).Seconds())
+	scheduler := portion(g.scheduler.look().Seconds(), or(g.SchedulerDelay, 20*time.Millisecond).Seconds())
 	open := openFiles()
 	loads[Files] = portion(open, g.files)
 	for i, s := range g.Servers {
@@ -44,8 +44,9 @@ func (g *gauges) look(now time.Time) (loads Loads) {
 		if open == 0 {
 			loads[Files] = max(loads[Files], portion(float64(l.Active), float64(l.MaxConns)))
 		}
-		delay := g.doors[i].look(now, l)
-		loads[AcceptQueue] = max(loads[AcceptQueue], portion(delay.Seconds(), or(g.AcceptDelay, 25*time.Millisecond).Seconds()))
+		delay, wanted := g.doors[i].look(now, l)
+		loads[AcceptQueue] = max(loads[AcceptQueue], wanted*portion(delay.Seconds(), or(g.AcceptDelay, 25*time.Millisecond).Seconds()))
+		loads[Scheduler] = max(loads[Scheduler], wanted*scheduler)
 		loads[Arriving] = max(loads[Arriving], portion(float64(l.Arriving), float64(l.MaxArrivals)/2))
 		loads[Handshakes] = max(loads[Handshakes],
 			portion(float64(l.HandshakesWaiting), float64(l.MaxHandshakes)*float64(or(g.WaitingHandshakes, 100))))
@@ -92,18 +93,27 @@ func fileLimit() float64 {
 type acceptGauge struct {
 	at       time.Time
 	accepted int64
+	unwanted int64
 	queue    int
 }
 
 // look goes by the shortest queue that was seen at the two ends of an interval: if somebody waited at
 // both, newcomers were accepted as fast as can be. A crowd that comes at once is gone by the second.
-func (g *acceptGauge) look(now time.Time, l levee.Load) time.Duration {
+//
+// It also tells the share of newcomers whom the Gate did not turn away. A flood that it refuses is
+// the reason for what is short then, and to turn away others, who are few, would relieve nothing.
+func (g *acceptGauge) look(now time.Time, l levee.Load) (delay time.Duration, wanted float64) {
 	took, accepted, standing := now.Sub(g.at), l.Accepted-g.accepted, min(g.queue, l.QueueLength)
-	g.at, g.accepted, g.queue = now, l.Accepted, l.QueueLength
-	if accepted <= 0 || l.MaxConns > 0 && l.Active >= l.MaxConns {
-		return 0 // nobody is let in: to turn others away does not change that
+	unwanted := l.Unwanted - g.unwanted
+	g.at, g.accepted, g.unwanted, g.queue = now, l.Accepted, l.Unwanted, l.QueueLength
+	if accepted <= 0 {
+		return 0, 1
 	}
-	return took * time.Duration(standing) / time.Duration(accepted)
+	wanted = 1 - float64(unwanted)/float64(accepted)
+	if l.MaxConns > 0 && l.Active >= l.MaxConns {
+		return 0, wanted // nobody is let in: to turn others away does not change that
+	}
+	return took * time.Duration(standing) / time.Duration(accepted), wanted
 }
 
 // scheduler tells how long goroutines wait for a processor.

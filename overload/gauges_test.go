@@ -131,9 +131,31 @@ func TestTheWaitToBeAcceptedIsThatOfAStandingQueue(t *testing.T) {
 		{2300, 300, 99, 0}, // at the cap nobody is let in
 	} {
 		now = now.Add(100 * time.Millisecond)
-		got := g.look(now, levee.Load{Accepted: tt.accepted, QueueLength: tt.queue, Active: tt.active, MaxConns: 99})
-		if got != tt.want {
-			t.Errorf("look %d: %v, want %v", i, got, tt.want)
+		got, wanted := g.look(now, levee.Load{Accepted: tt.accepted, QueueLength: tt.queue, Active: tt.active, MaxConns: 99})
+		if got != tt.want || wanted != 1 {
+			t.Errorf("look %d: %v, of %v; want %v, of 1", i, got, wanted, tt.want)
+		}
+	}
+}
+
+// A flood that the gate refuses is no reason to turn away the few that it lets in.
+func TestTheWaitOfThoseWhoAreNotWantedDoesNotCount(t *testing.T) {
+	var g acceptGauge
+	now := time.Now()
+	for i, tt := range []struct {
+		accepted, unwanted int64
+		want               float64
+	}{
+		{1000, 1000, 0},
+		{2000, 1990, 0.01},
+		{2000, 1990, 1}, // nobody came
+		{2100, 1990, 1},
+		{2200, 2040, 0.5},
+	} {
+		now = now.Add(100 * time.Millisecond)
+		_, wanted := g.look(now, levee.Load{Accepted: tt.accepted, Unwanted: tt.unwanted, QueueLength: 100, MaxConns: -1})
+		if math.Abs(wanted-tt.want) > 1e-9 {
+			t.Errorf("look %d: %v, want %v", i, wanted, tt.want)
 		}
 	}
 }
