@@ -256,7 +256,7 @@ func flood(ctx context.Context, env Env, c *cli.Command, f attack.Flood) error {
 	if env.Terminal {
 		f.Progress = func(p attack.Progress) {
 			fmt.Fprintf(env.Stderr, "\r\x1b[K%d of %d  %s  %.0f s  %d attempts, %d open, %d refused, %d ended  probe ok %.1f %%  p99 %s", p.Index+1, p.Of, p.Attack,
-				p.Elapsed.Seconds(), p.Tally.Attempts, p.Tally.Held, p.Tally.Refused, p.Tally.Ended, 100*p.Probe.OK(), digits(p.Probe.RoundTrips.P99))
+				p.Elapsed.Seconds(), p.Tally.Attempts, p.Tally.Held, p.Tally.Refused, p.Tally.Ended, 100*p.Probe.OK(), digits(p.Probe.All.P99))
 		}
 	}
 	report, err := f.Run(ctx)

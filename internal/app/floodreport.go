@@ -22,6 +22,7 @@ type floodReport struct {
 
 type healthReport struct {
 	OK          float64       `json:"ok"` // share
+	All         numbersReport `json:"all"`
 	RoundTrips  numbersReport `json:"round_trips"`
 	Connections numbersReport `json:"connections"`
 	Lag         numbersReport `json:"lag"`
@@ -100,7 +101,7 @@ func newResultReport(r attack.Result) resultReport {
 }
 
 func newHealthReport(h attack.Health) *healthReport {
-	return &healthReport{h.OK(), newNumbersReport(h.RoundTrips), newNumbersReport(h.Connections), newNumbersReport(h.Lag)}
+	return &healthReport{h.OK(), newNumbersReport(h.All), newNumbersReport(h.RoundTrips), newNumbersReport(h.Connections), newNumbersReport(h.Lag)}
 }
 
 func newNumbersReport(n attack.Numbers) numbersReport {

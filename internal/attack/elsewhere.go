@@ -96,10 +96,14 @@ func (d *distant) strike(ctx context.Context) error {
 			d.mu.Unlock()
 		}
 	}
+	ended := process.Wait()
+	if ctx.Err() != nil { // then it may have had to be killed
+		return nil
+	}
 	if errors.Is(err, io.EOF) {
 		err = nil
 	}
-	return errors.Join(err, process.Wait())
+	return errors.Join(err, ended)
 }
 
 // Serve makes the one attack that it is ordered to make on in, and tells on out how it

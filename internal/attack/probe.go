@@ -23,7 +23,8 @@ type probe struct {
 	kept     client
 
 	mu          sync.Mutex
-	roundTrips  *series // of this phase
+	all         *series // of this phase
+	roundTrips  *series
 	connections *series
 	lag         *series
 }
@@ -43,7 +44,7 @@ func newProbe(life context.Context, t *target, interval time.Duration) *probe {
 func (p *probe) begin() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.roundTrips, p.connections, p.lag = new(series), new(series), new(series)
+	p.all, p.roundTrips, p.connections, p.lag = new(series), new(series), new(series), new(series)
 }
 
 // watch is the client's life until ctx ends. Others may live beside it; their round
@@ -70,7 +71,7 @@ func (p *probe) watch(ctx context.Context, others ...*client) Health {
 func (p *probe) soFar() Health {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return Health{RoundTrips: p.roundTrips.numbers(), Connections: p.connections.numbers(), Lag: p.lag.numbers()}
+	return Health{All: p.all.numbers(), RoundTrips: p.roundTrips.numbers(), Connections: p.connections.numbers(), Lag: p.lag.numbers()}
 }
 
 // repeat does something whenever it is due. What was due and could not even be tried
@@ -95,6 +96,9 @@ func (p *probe) record(s *series, took time.Duration, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s.record(took, err)
+	if s != p.lag {
+		p.all.record(took, err)
+	}
 }
 
 // visit is a round trip on a connection of its own.

@@ -12,8 +12,8 @@ import (
 // there is to complain of.
 func (r *Report) WriteTable(w io.Writer) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "attack\tattempts\trefused\tended by the server, after\tprobe ok\tp50\tp99\tp99 of new\tCPU\tmemory\tverdict")
-	fmt.Fprintf(table, "(idle)\t\t\t\t%s\t%s\t%s\t%s\t\t\t\n", percent(r.Idle.OK()), round(r.Idle.RoundTrips.P50), round(r.Idle.RoundTrips.P99), round(r.Idle.Connections.P99))
+	fmt.Fprintln(table, "attack\tattempts\trefused\tended by the server, after\tprobe ok\tp50\tp99\tp99 kept\tp99 new\tCPU\tmemory\tverdict")
+	fmt.Fprintf(table, "(idle)\t\t\t\t%s\t%s\t%s\t%s\t%s\t\t\t\n", percent(r.Idle.OK()), round(r.Idle.All.P50), round(r.Idle.All.P99), round(r.Idle.RoundTrips.P99), round(r.Idle.Connections.P99))
 	for _, result := range r.Results {
 		if result.Skipped == "" {
 			fmt.Fprintln(table, strings.Join(result.columns(), "\t"))
@@ -35,7 +35,7 @@ func (r *Result) columns() []string {
 	}
 	return []string{
 		r.Attack, fmt.Sprint(r.Tally.Attempts), fmt.Sprint(r.Tally.Refused), r.Tally.reaped(), percent(r.During.OK()),
-		round(r.During.RoundTrips.P50).String(), round(r.During.RoundTrips.P99).String(), round(r.During.Connections.P99).String(),
+		round(r.During.All.P50).String(), round(r.During.All.P99).String(), round(r.During.RoundTrips.P99).String(), round(r.During.Connections.P99).String(),
 		r.Spent.cpu(), r.Spent.memory(), verdict,
 	}
 }
