@@ -23,7 +23,7 @@ type Conn struct {
 	gen   uint32        // tells its events from those of an earlier connection with the same fd
 	users atomic.Uint32 // of the socket, beside the loop; see Control
 	state state
-	quick uint8 // calls in a row that the lane found quick; of a near one, wide or narrow
+	quick uint8 // calls in a row that the lane found quick; of one of a pair, fresh, narrow or wide
 
 	next, prev *Conn // in the wheel
 	due        int64 // the wheel's tick at which to look

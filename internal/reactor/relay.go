@@ -87,7 +87,7 @@ func (l *loop) join(near *Conn, first []byte) error {
 // enterPair makes the loop the pair's.
 func (l *loop) enterPair(near *Conn, first []byte) bool {
 	far := near.peer
-	makeNarrow(near)
+	near.quick, far.quick = fresh, wide
 	near.set(readable) // most likely; what the far one has, its event will say
 	for _, c := range [...]*Conn{near, far} {
 		l.list(c)
@@ -159,8 +159,8 @@ func (l *loop) sent(c *Conn) {
 // move makes one read from c, and writes to p what it got. Its error is c's; p's shows
 // in p's state.
 func (l *loop) move(c, p *Conn) error {
-	if p.quick == narrow && p.written.Load() >= proofOfSpeed {
-		l.makeWide(p)
+	if p.quick != wide {
+		l.makeRoom(p)
 	}
 	switch {
 	case c.is(sealed):
