@@ -142,6 +142,49 @@ func TestSilenceEndsAConnectionAlsoWithinAMessage(t *testing.T) {
 	})
 }
 
+func TestAMessageHasToBeCompleteInTime(t *testing.T) {
+	const limit = 300 * time.Millisecond
+	onEveryEngine(t, func(t *testing.T, e engine) {
+		s := e.serve(t, &levee.Server{Handler: &lines{}, MessageTimeout: limit})
+		client, _ := s.greet()
+		every := time.NewTicker(20 * time.Millisecond)
+		defer every.Stop()
+		send(t, client, "echo ")
+		for began := time.Now(); time.Since(began) < 2*limit; <-every.C { // each is complete soon, and the next has begun
+			send(t, client, "1\necho ")
+			want(t, client, "1\n")
+		}
+		began := time.Now()
+		go func() { // ends with the connection
+			for _, err := io.WriteString(client, "2\necho "); err == nil; _, err = io.WriteString(client, "x") {
+				time.Sleep(limit / 20) // that is what it is about
+			}
+		}()
+		want(t, client, "2\n")
+		wantEnd(t, client)
+		if took := time.Since(began); took < limit || took > 2*limit {
+			t.Errorf("it ended after %v, want %v", took, limit)
+		}
+		s.expectCleanEnd(levee.MessageTimeout)
+	})
+}
+
+func TestAMessageMayTakeItsTimeWhereThereIsNoLimit(t *testing.T) {
+	onEveryEngine(t, func(t *testing.T, e engine) {
+		s := e.serve(t, &levee.Server{Handler: &lines{}, MessageTimeout: -1, IdleTimeout: 200 * time.Millisecond})
+		client, _ := s.greet()
+		every := time.NewTicker(40 * time.Millisecond)
+		defer every.Stop()
+		for _, b := range "echo 0123456789\n" {
+			send(t, client, string(b))
+			<-every.C
+		}
+		want(t, client, "0123456789\n")
+		client.Close()
+		s.expectCleanEnd(levee.ClientClosed)
+	})
+}
+
 func TestAClientThatReadsNothingIsNotReadAndThenCut(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e engine) {
 		s := e.serve(t, &levee.Server{Handler: &lines{}, WriteStallTimeout: 200 * time.Millisecond})

@@ -6,6 +6,7 @@ import "time"
 type limits struct {
 	arrival, proxyHeader, sniff  time.Duration
 	idle, halfClosed, writeStall time.Duration
+	message                      time.Duration
 	joinedIdle                   time.Duration
 	lifetime, drain, step        time.Duration
 	conns, arrivals              int
@@ -21,6 +22,7 @@ func (s *Server) effectiveLimits() limits {
 		joinedIdle:  patience(s.IdleTimeout, time.Hour),
 		halfClosed:  patience(s.HalfClosedTimeout, time.Minute),
 		writeStall:  patience(s.WriteStallTimeout, 30*time.Second),
+		message:     patience(s.MessageTimeout, time.Minute),
 		lifetime:    patience(s.MaxLifetime, -1),
 		drain:       patience(s.DrainTimeout, 25*time.Second),
 		step:        patience(s.StepBudget, time.Millisecond),

@@ -50,7 +50,7 @@ func (s *Server) eventLoops() *reactor.Reactor {
 		if budget < 0 {
 			budget = tooLong
 		}
-		l.limits = reactor.Limits{Idle: s.limits.idle, WriteStall: s.limits.writeStall, MaxMessage: -1}
+		l.limits = reactor.Limits{Idle: s.limits.idle, WriteStall: s.limits.writeStall, Message: s.limits.message, MaxMessage: -1}
 		l.unix = l.limits
 		l.unix.Uneven = true
 		l.joined = reactor.Limits{Idle: s.limits.joinedIdle, WriteStall: s.limits.writeStall, HalfClosed: s.limits.halfClosed}
@@ -380,6 +380,8 @@ func (o *stepping) End(cause reactor.Cause, err error) {
 		}
 	case reactor.Idle:
 		c.ends(IdleTimeout, nil)
+	case reactor.Unfinished:
+		c.ends(MessageTimeout, nil)
 	case reactor.Stalled:
 		c.ends(WriteStalled, nil)
 	case reactor.Left, reactor.Killed: // whoever asked has said why

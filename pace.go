@@ -196,7 +196,10 @@ func (w *wire) abideRead(m *meter) error {
 		t.leave()
 	}
 	for {
-		_, late := w.abide(m)
+		waited, late := w.abide(m)
+		if waited && !w.message.IsZero() {
+			w.beginMessage() // it was not the client who took so long
+		}
 		if !late {
 			break
 		}

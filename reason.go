@@ -78,6 +78,9 @@ const (
 
 	// IdleTimeout: no byte in either direction for Server.IdleTimeout.
 	IdleTimeout
+	// MessageTimeout: a message had begun and was not complete within
+	// Server.MessageTimeout.
+	MessageTimeout
 	// HalfClosedTimeout: the server had closed its side and the peer sent
 	// nothing for Server.HalfClosedTimeout; or one side of a joined connection had,
 	// and from the other nothing came.
@@ -127,6 +130,7 @@ var reasonWords = [reasonCount]string{
 	UpstreamFailed:      "upstream_failed",
 	UpstreamStalled:     "upstream_stalled",
 	IdleTimeout:         "idle_timeout",
+	MessageTimeout:      "message_timeout",
 	HalfClosedTimeout:   "half_closed_timeout",
 	WriteStalled:        "write_stalled",
 	LifetimeExpired:     "lifetime_expired",

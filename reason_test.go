@@ -83,6 +83,7 @@ var ways = []struct {
 	}), leave},
 	{levee.HandlerPanic, "a panic", handler(func(*levee.Conn) error { panic("at the disco") }), silence},
 	{levee.IdleTimeout, "silence", handled(io.ReadAll), silence},
+	{levee.MessageTimeout, "half a message", stepped, sendAndStay("ec")},
 	{levee.HalfClosedTimeout, "silence after CloseWrite", handler(func(c *levee.Conn) error {
 		if err := c.CloseWrite(); err != nil {
 			return err
@@ -105,6 +106,8 @@ var ways = []struct {
 	{levee.Killed, "killed", handled(io.ReadAll), func(_ *testing.T, _ *leveetest.Conn, srv *levee.Server) { only(srv).Kill(errOwn) }},
 	{levee.Killed, "killed in the arrival", onlyTLS, func(_ *testing.T, _ *leveetest.Conn, srv *levee.Server) { only(srv).Kill(nil) }},
 }
+
+func stepped(*leveetest.CA) *levee.Server { return &levee.Server{Handler: &lines{}} }
 
 func only(srv *levee.Server) *levee.Conn { return srv.Conns()[0] }
 

@@ -102,6 +102,13 @@ type Server struct {
 	// what IdleTimeout and keep-alive are for. Zero means 30 seconds.
 	WriteStallTimeout time.Duration
 
+	// MessageTimeout is how long a message for a [Stepper] may take from its first byte to
+	// its last. No byte of it extends that: a client that sends a message slower and slower has
+	// no foothold. A time in which the connection has to wait for a [Pacer], or is paused, has it
+	// begin anew. Zero means 1 minute; a service whose messages are large, or whose clients are
+	// slow, needs more.
+	MessageTimeout time.Duration
+
 	// MaxLifetime is the age at which a connection is asked to leave; it is cut
 	// when it has not done so DrainTimeout later. Each connection's own is
 	// drawn from ±10 % around it, so that those that came together do not all

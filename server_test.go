@@ -49,6 +49,7 @@ func TestEndlessDurationsAreNoLimit(t *testing.T) {
 			SniffTimeout:       endless,
 			IdleTimeout:        endless,
 			HalfClosedTimeout:  endless,
+			MessageTimeout:     endless,
 			WriteStallTimeout:  endless,
 			MaxLifetime:        endless,
 			DrainTimeout:       endless,

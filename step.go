@@ -38,8 +38,8 @@ type Stepper interface {
 	// the reply is on its way: where replies are large, it should stop early. So a
 	// client that does not read its replies is not read from either.
 	//
-	// What has come of a message is kept until the rest has. It is Step that has to
-	// refuse messages that are too long.
+	// What has come of a message is kept until the rest has, for [Server.MessageTimeout] at
+	// most. It is Step that has to refuse messages that are too long.
 	//
 	// An error ends the connection once the reply has been written: in good order
 	// if it is a bare io.EOF, and with reason handler_error otherwise. Asked to leave, a
@@ -81,15 +81,21 @@ func ServeSteps(c *Conn, h Stepper) error {
 func (s *stream) answer(h Stepper) error {
 	var in inbox.Inbox
 	defer in.Release()
-	for seen := 0; ; seen = len(in.Unread()) {
+	defer s.wire.endMessage()
+	for seen := 0; ; {
 		if err := in.Fill(s); err == io.EOF {
 			return nil // awaitNext will say so too
 		} else if err != nil {
 			return err
 		}
+		had := len(in.Unread())
 		if err := s.stepAll(h, &in, seen); err != nil || len(in.Unread()) == 0 {
 			return err
 		}
+		if seen == 0 || len(in.Unread()) < had {
+			s.wire.beginMessage()
+		}
+		seen = len(in.Unread())
 	}
 }
 

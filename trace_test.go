@@ -315,7 +315,7 @@ func TestCloseReasonsAreDistinctWordsFitForAMetric(t *testing.T) {
 	want := strings.Fields(`limited denied overloaded client_aborted arrival_timeout proxy_header_invalid proxy_header_refused tls_failed no_route
 		client_closed client_reset network_error handler_closed handler_error handler_panic
 		upstream_unavailable upstream_closed upstream_reset upstream_failed upstream_stalled
-		idle_timeout half_closed_timeout write_stalled lifetime_expired
+		idle_timeout message_timeout half_closed_timeout write_stalled lifetime_expired
 		drained drain_timeout killed policy server_closed`)
 	for _, word := range want {
 		if _, ok := words[word]; !ok {

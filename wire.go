@@ -54,6 +54,8 @@ type wire struct {
 	userRead     time.Time // what the handler asked for
 	userWrite    time.Time
 	phase        time.Time     // absolute end of the arrival's present phase; zero once it is over
+	message      time.Time     // when the message that has begun has to be complete; zero if none has
+	armedFor     time.Time     // what the deadline for reads was armed for last; zero is never
 	joined       bool          // to an upstream
 	kernelReads  bool          // the kernel copies from it, or to it: the handler's
 	kernelWrites bool          // own deadline is armed and none of levee's
@@ -228,6 +230,14 @@ func (w *wire) readLimitLocked() (time.Time, CloseReason) {
 	if !w.phase.IsZero() {
 		return w.phase, ArrivalTimeout
 	}
+	if limit, reason := w.silenceLimitLocked(); w.message.IsZero() || !limit.IsZero() && !limit.After(w.message) {
+		return limit, reason
+	}
+	return w.message, MessageTimeout
+}
+
+// silenceLimitLocked returns when the peer has been silent for too long.
+func (w *wire) silenceLimitLocked() (time.Time, CloseReason) {
 	patience, reason := w.conn.server.limits.idle, IdleTimeout
 	if w.joined {
 		patience = w.conn.server.limits.joinedIdle
@@ -249,6 +259,31 @@ func (w *wire) readLimitLocked() (time.Time, CloseReason) {
 	return w.at(since).Add(patience), reason
 }
 
+// beginMessage notes that the first bytes of a message have come, and not the last.
+func (w *wire) beginMessage() {
+	limit := w.conn.server.limits.message
+	if limit <= 0 {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.message = time.Now().Add(limit)
+	if w.armedFor.IsZero() || w.armedFor.After(w.message) {
+		_ = w.armReadLocked()
+	}
+}
+
+// endMessage notes that there is none that has begun. The deadline is left: a needless look
+// costs less.
+func (w *wire) endMessage() {
+	if w.message.IsZero() { // only the reader sets it
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.message = time.Time{}
+}
+
 // at is the time at which the clock showed that.
 func (w *wire) at(clock int64) time.Time { return w.conn.server.epoch.Add(time.Duration(clock)) }
 
@@ -267,7 +302,8 @@ func (w *wire) armReadLocked() error {
 		return w.raw.SetReadDeadline(longAgo)
 	}
 	limit, _ := w.readLimitLocked()
-	return w.raw.SetReadDeadline(earliest(limit, w.userRead))
+	w.armedFor = earliest(limit, w.userRead)
+	return w.raw.SetReadDeadline(w.armedFor)
 }
 
 // Write writes all of p, as long as the peer takes some of it now and then.

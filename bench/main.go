@@ -4,7 +4,7 @@
 // machine: make bench.
 //
 // There are three suites: servers that echo, proxies with a backend behind them, and
-// such proxies that end TLS.
+// such proxies that end TLS. In two more levee is measured against itself without its limits.
 //
 // Server and load are pinned to a core each, so that neither takes from the other; a
 // backend is part of the load.

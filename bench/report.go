@@ -245,6 +245,9 @@ func (b *bench) save() error {
 		return err
 	}
 	for _, s := range b.suites {
+		if s.picture == "" {
+			continue
+		}
 		if err := os.WriteFile(filepath.Join(b.out, s.picture), b.plot(s), 0o644); err != nil {
 			return err
 		}

@@ -20,14 +20,14 @@ type suite struct {
 	units    []unit                    // of the ratios in the table
 	bars     []bar                     // all are about works and servers of this suite
 	panels   []panel                   // of the picture
-	picture  string                    // its file
+	picture  string                    // its file; none for no picture
 	caption  string                    // and what to know about it
 
 	servers []server          // the peers that were built
 	behind  map[string]server // the backends that were built, by key
 }
 
-var suites = []suite{echoes, proxies, terminations}
+var suites = []suite{echoes, proxies, terminations, limitedEcho, limitedProxy}
 
 // A work is what the servers are asked to do. Its key is its own in all suites.
 type work struct {

@@ -48,7 +48,6 @@
 // ends by the server's WriteStallTimeout. Between messages a connection holds no
 // buffer.
 //
-// A client that sends a message slower and slower is bounded in memory but not
-// in time, except by the server's IdleTimeout between two of its bytes, and by
-// MaxLifetime where one is set.
+// A client that sends a message slower and slower is bounded in time as well: by the
+// server's MessageTimeout from the first byte of a message to its last.
 package frame

@@ -36,6 +36,7 @@ type rest struct {
 	in      []byte                       // for the rest of their message
 	out     []byte                       // for the peer to take them
 	pipe    *pipe                        // in which more wait for it; nil if out does
+	began   int64                        // clock when the first byte of the message came that waits; 0 if none does
 	since   int64                        // clock when the peer last took some, or the goodbye began
 	queue   uint32                       // bytes that the kernel held for the peer when last asked
 	shown   bool                         // in has been, to a step that consumed none of it
@@ -76,6 +77,13 @@ func (c *Conn) Held() int {
 		n += c.peer.held.Load()
 	}
 	return int(n)
+}
+
+// messageOver notes that what waits for the rest of its message is another message from now on.
+func (c *Conn) messageOver() {
+	if c.rest != nil {
+		c.rest.began = 0
+	}
 }
 
 // dropRest lets go of a rest in which nothing is left.

@@ -303,7 +303,19 @@ func (l *loop) patience(c *Conn) (since int64, limit time.Duration, cause Cause)
 	case c.is(away|paused) || c.waits():
 		return l.now, l.idle(c.limits.Idle), Idle // it is not the peer that is idle
 	}
-	return c.active, l.idle(c.limits.Idle), Idle
+	since, limit, cause = c.active, l.idle(c.limits.Idle), Idle
+	if m := c.limits.Message; m > 0 && c.rest != nil && c.rest.began != 0 && (limit <= 0 || c.rest.began+int64(m) < since+int64(limit)) {
+		return c.rest.began, m, Unfinished
+	}
+	return since, limit, cause
+}
+
+// resumeMessage has the time of a message that waits for its rest begin anew.
+func (l *loop) resumeMessage(c *Conn) {
+	if c.rest != nil && c.rest.began != 0 {
+		c.rest.began = l.now
+		l.watch(c)
+	}
 }
 
 // look sees whether a connection's time is over.
@@ -411,6 +423,9 @@ func (l *loop) feed(c *Conn, in []byte, seen int) bool {
 			return false
 		}
 		in, seen = in[n:], 0
+		if n > 0 {
+			c.messageOver()
+		}
 		if !l.answer(c, reply, err) {
 			return false
 		}
@@ -452,7 +467,7 @@ func (l *loop) keep(c *Conn, in []byte, shown bool) bool {
 		return true
 	case len(in) == 0:
 		if c.rest != nil {
-			c.rest.in = nil
+			c.rest.in, c.rest.began = nil, 0
 			c.weigh()
 			c.dropRest()
 		}
@@ -466,6 +481,10 @@ func (l *loop) keep(c *Conn, in []byte, shown bool) bool {
 	}
 	r.in, r.shown = append(r.in[:0], in...), shown
 	c.weigh()
+	if r.began == 0 {
+		r.began = l.now
+		l.watch(c)
+	}
 	return true
 }
 

@@ -190,6 +190,7 @@ func (l *loop) resume(c *Conn) bool {
 	if c.is(paused) {
 		c.clear(paused)
 		c.active = l.now
+		l.resumeMessage(c)
 	}
 	if c.peer == nil {
 		return l.pump(c)
@@ -226,6 +227,9 @@ func (l *loop) takeBack(c *Conn, b *back) bool {
 	c.clear(away)
 	c.weigh()
 	c.active = l.now
+	if b.n > 0 {
+		c.messageOver()
+	}
 	l.judge(c, b.took < l.reactor.budget)
 	if c.is(killed) {
 		return l.end(c, Killed, nil)

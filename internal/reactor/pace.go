@@ -121,6 +121,7 @@ func (l *loop) goOn() bool {
 			l.touch(c.near())
 		} else {
 			c.active = l.now
+			l.resumeMessage(c)
 		}
 		if !l.pump(c) {
 			return false

@@ -47,7 +47,7 @@ type Owner interface {
 type Cause uint8
 
 // The causes. Idle looks at bytes in both directions, and not at messages: one that
-// trickles in is not idle. Nor is a connection whose call is under way, or that is
+// trickles in is not idle, but Unfinished some time. Nor is a connection whose call is under way, or that is
 // paused; its time begins anew then. While bytes wait for the peer and there is a
 // Limits.WriteStall, it is that which counts.
 const (
@@ -59,6 +59,7 @@ const (
 	Stalled                   // the peer took no byte for Limits.WriteStall
 	Left                      // it was asked to leave, and did
 	Killed                    // Kill
+	Unfinished                // a message took longer than Limits.Message
 
 	// Of pairs alone. EOF, IOError and Stalled are the near connection's doing then.
 	FarEOF     // the far one has closed its side first
@@ -72,6 +73,9 @@ const (
 type Limits struct {
 	Idle       time.Duration
 	WriteStall time.Duration
+	// Message is how long a message may take from its first byte to its last. A time in which
+	// the connection is paused, or waits for a Pacer, has it begin anew.
+	Message time.Duration
 	// HalfClosed takes the place of Idle for a pair of which one side has ended.
 	HalfClosed time.Duration
 	// MaxMessage is how many bytes may wait for the rest of a message, 0 for 1 MiB.

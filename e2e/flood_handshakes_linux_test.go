@@ -1,0 +1,267 @@
+package e2e
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// expensive starts levee, on its processor, with a certificate of RSA: to sign with it takes a server ten times as
+// long as a client needs for a handshake, so that one processor of clients is enough for a flood.
+func expensive(t *testing.T, limits string) *process {
+	t.Helper()
+	key, err := rsa.GenerateKey(rand.Reader, 3072)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), DNSNames: []string{"flood.example"}}
+	certificate, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := write(t, "cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate})))
+	keyFile := write(t, "key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})))
+	return startOnCore(t, "serve", "-c", write(t, "levee.yaml", `version: 1
+admin: {listen: 127.0.0.1:0}
+listeners:
+  - name: main
+    listen: ["127.0.0.1:0"]
+    tls: {certificates: [{cert: `+cert+`, key: `+keyFile+`}]}
+    `+limits+`
+    routes: [{handler: echo}]
+`))
+}
+
+var anyServer = &tls.Config{ServerName: "flood.example", InsecureSkipVerify: true}
+
+// dialFrom connects from an address of this machine.
+func dialFrom(source, address string) (net.Conn, error) {
+	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(source), 0)), Timeout: patience}
+	c, err := d.Dial("tcp", address)
+	if err == nil {
+		_ = c.SetDeadline(time.Now().Add(patience))
+	}
+	return c, err
+}
+
+// shake makes a full handshake, has one echo, and leaves without a trace.
+func shake(source, address string) error {
+	raw, err := dialFrom(source, address)
+	if err != nil {
+		return err
+	}
+	defer reset(raw)
+	return echoesOn(tls.Client(raw, anyServer))
+}
+
+// greet sends a hello, and leaves once it is answered: the server has signed by then.
+func greet(source, address string, hello []byte) error {
+	raw, err := dialFrom(source, address)
+	if err != nil {
+		return err
+	}
+	defer reset(raw)
+	if _, err := raw.Write(hello); err != nil {
+		return err
+	}
+	_, err = raw.Read(make([]byte, 1))
+	return err
+}
+
+// An outcome is what came of something that was tried often.
+type outcome struct {
+	mu              sync.Mutex
+	served, refused []time.Duration // how long each took
+	failure         error           // the first
+}
+
+func (o *outcome) record(took time.Duration, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err == nil {
+		o.served = append(o.served, took)
+		return
+	}
+	o.refused = append(o.refused, took)
+	if o.failure == nil {
+		o.failure = err
+	}
+}
+
+func (o *outcome) ok() float64 {
+	return float64(len(o.served)) / float64(max(1, len(o.served)+len(o.refused)))
+}
+
+func p99(all []time.Duration) time.Duration {
+	if len(all) == 0 {
+		return 0
+	}
+	slices.Sort(all)
+	return all[len(all)*99/100]
+}
+
+// atRate does something so many times a second, whatever becomes of it, and waits for the end of all.
+func atRate(ctx context.Context, perSecond float64, do func() error) *outcome {
+	o, all := new(outcome), sync.WaitGroup{}
+	for began, n := time.Now(), 0; ctx.Err() == nil; n++ {
+		due := began.Add(time.Duration(float64(n) / perSecond * float64(time.Second)))
+		time.Sleep(time.Until(due)) // that is the load
+		all.Go(func() { o.record(measure(due, do)) })
+	}
+	all.Wait()
+	return o
+}
+
+func measure(due time.Time, do func() error) (time.Duration, error) {
+	err := do()
+	return time.Since(due), err
+}
+
+// capacity is how often a second so many clients together can do something, again and again.
+func capacity(clients int, d time.Duration, do func() error) float64 {
+	var all sync.WaitGroup
+	var n atomic.Int64
+	began := time.Now()
+	for range clients {
+		all.Go(func() {
+			for time.Since(began) < d {
+				if do() == nil {
+					n.Add(1)
+				}
+			}
+		})
+	}
+	all.Wait()
+	return float64(n.Load()) / time.Since(began).Seconds()
+}
+
+func TestAFloodOfHandshakesLeavesThoseWhoAreThereTheirThroughput(t *testing.T) {
+	duration := sized(t, "duration", 4*time.Second, 30*time.Second)
+	p := expensive(t, "")
+	address := p.address()
+	goes := tlsClients["go"]
+	hello := goes.hello(t)
+	if err := greet("127.0.0.1", address, hello); err != nil {
+		t.Fatal(err)
+	}
+	most := capacity(8, time.Second, func() error { return greet("127.0.0.1", address, hello) })
+
+	const talkers, perSecond = 16, 2000 // about a fifth of a processor's echoes
+	throughput := func(d time.Duration) float64 {
+		ctx, stop := context.WithTimeout(t.Context(), d)
+		defer stop()
+		return talk(ctx, t, address, talkers, perSecond)
+	}
+	alone := throughput(time.Second)
+	ctx, stop := context.WithTimeout(t.Context(), duration)
+	defer stop()
+	var flood, others *outcome
+	var all sync.WaitGroup
+	all.Go(func() { flood = atRate(ctx, 2*most, func() error { return greet("127.0.0.1", address, hello) }) })
+	all.Go(func() { others = atRate(ctx, 10, func() error { return shake("127.77.0.1", address) }) })
+	beside := throughput(duration)
+	all.Wait()
+	t.Logf("%.0f handshakes a second are possible; of %.0f that one source tried %.0f were answered, and %.1f %% of the others', p99 %v; %.0f echoes a second alone, %.0f beside it",
+		most, float64(len(flood.served)+len(flood.refused))/duration.Seconds(), float64(len(flood.served))/duration.Seconds(), 100*others.ok(), p99(others.served), alone, beside)
+	if beside < 0.8*alone {
+		t.Errorf("those who were there had %.0f echoes a second, and %.0f before", beside, alone)
+	}
+	if others.ok() < 0.99 {
+		t.Errorf("of others' handshakes only %.1f %% succeed: %v", 100*others.ok(), others.failure)
+	}
+}
+
+// talk has echoes on connections that are there, at up to a rate, and returns how many there were a second.
+func talk(ctx context.Context, t *testing.T, address string, talkers int, perSecond float64) float64 {
+	t.Helper()
+	var all sync.WaitGroup
+	var n atomic.Int64
+	conns := make([]net.Conn, talkers)
+	for i := range conns {
+		for { // even if it takes a while
+			raw, err := dialFrom("127.78.0.1", address)
+			if err == nil {
+				conns[i] = tls.Client(raw, anyServer)
+				if err = echoesOn(conns[i]); err == nil {
+					break
+				}
+				raw.Close()
+			}
+			if ctx.Err() != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	began := time.Now()
+	for _, c := range conns {
+		all.Go(func() {
+			defer c.Close()
+			each := time.Duration(float64(talkers) / perSecond * float64(time.Second))
+			for due := time.Now(); ctx.Err() == nil; due = due.Add(each) {
+				time.Sleep(time.Until(due)) // that is the load
+				_ = c.SetDeadline(time.Now().Add(patience))
+				if err := echoesOn(c); err != nil {
+					t.Errorf("a connection that was there: %v", err)
+					return
+				}
+				n.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	return float64(n.Load()) / time.Since(began).Seconds()
+}
+
+func TestThreeTimesWhatCanBeServedCostsNoGoodput(t *testing.T) {
+	duration := sized(t, "duration", 4*time.Second, 30*time.Second)
+	p := expensive(t, "")
+	address := p.address()
+	come := func() error { return shake("127.0.0.1", address) }
+	peak := capacity(32, 2*time.Second, come)
+	ctx, stop := context.WithTimeout(t.Context(), duration)
+	defer stop()
+	o := atRate(ctx, 3*peak, come)
+	over := time.Now()
+	goodput := float64(len(o.served)) / duration.Seconds()
+	t.Logf("peak %.0f a second; of %.0f a second %.0f were served, p99 %v; refused within %v (p99): %v", peak,
+		float64(len(o.served)+len(o.refused))/duration.Seconds(), goodput, p99(o.served), p99(o.refused), o.failure)
+	if goodput < 0.9*peak {
+		t.Errorf("%.0f a second are served, of a peak of %.0f", goodput, peak)
+	}
+	if took := p99(o.refused); took > 50*time.Millisecond {
+		t.Errorf("refusals take %v", took)
+	}
+	eventuallyWell(t, over, come)
+}
+
+// eventuallyWell wants everybody served again within two seconds.
+func eventuallyWell(t *testing.T, since time.Time, come func() error) {
+	t.Helper()
+	last := since // when somebody was not
+	for time.Since(last) < time.Second && time.Since(since) < patience {
+		began := time.Now()
+		if err := come(); err != nil || time.Since(began) > 250*time.Millisecond {
+			last = time.Now()
+		}
+		time.Sleep(20 * time.Millisecond) // between two
+	}
+	t.Logf("everybody was served again after %v", last.Sub(since))
+	if took := last.Sub(since); took > 2*time.Second {
+		t.Errorf("everybody was served again after %v", took)
+	}
+}
