@@ -136,6 +136,7 @@ type turnstile struct {
 	most int // not positive: any number
 
 	mu      sync.Mutex
+	breath  breath
 	inside  int
 	waiting []*visitor // in the order of their coming
 }
@@ -160,6 +161,15 @@ func (t *turnstile) enter(until time.Time) bool {
 	v := &visitor{time.Now(), make(chan struct{})}
 	t.waiting = append(t.waiting, v)
 	t.mu.Unlock()
+	if !t.await(v, until) {
+		return false
+	}
+	t.breath.take() // one handshake wakes the next: Go would let nobody else in between, nor see that somebody came
+	return true
+}
+
+// await waits until v may enter, and reports false if it gives up.
+func (t *turnstile) await(v *visitor, until time.Time) bool {
 	if until.IsZero() {
 		<-v.enter
 		return true

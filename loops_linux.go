@@ -126,9 +126,34 @@ func connOf(o reactor.Owner) *Conn {
 
 // closeLoops ends the event loops when no connection can need them any more.
 func (s *Server) closeLoops() {
+	s.handshakes.breath.close()
 	s.loops.once.Do(func() {})
 	if s.loops.reactor != nil {
 		s.loops.reactor.Close()
+	}
+}
+
+// A breath has all goroutines that wait for the kernel get their turn, between two that
+// would go on and on. It takes a file, from the first time on.
+type breath struct {
+	once  sync.Once
+	taken *reactor.Breath // nil if there is none to be had
+}
+
+func (b *breath) take() {
+	b.once.Do(func() { b.taken, _ = reactor.NewBreath() })
+	if b.taken == nil {
+		runtime.Gosched()
+		return
+	}
+	b.taken.Take()
+}
+
+// close is called when no goroutine takes it any more.
+func (b *breath) close() {
+	b.once.Do(func() {})
+	if b.taken != nil {
+		b.taken.Close()
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/tls"
 	"net"
+	"runtime"
 	"time"
 )
 
@@ -17,6 +18,10 @@ func loopFiles() int { return 0 }
 func pipeFiles() int { return 0 }
 
 type loopSet struct{}
+
+type breath struct{}
+
+func (*breath) take() { runtime.Gosched() }
 
 func (*Server) closeLoops()                            {}
 func (*Server) hurryLoops()                            {}

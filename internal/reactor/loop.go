@@ -23,7 +23,7 @@ const (
 	fairReads  = 4                            // reads of one connection before the others get their turn
 	fairTime   = int64(50 * time.Microsecond) // between two yields to other goroutines
 	aloneTime  = int64(5 * time.Microsecond)  // a yield that takes no longer was to nobody
-	breathTime = int64(time.Millisecond)      // between two looks into Go's netpoller; see breathe
+	breathTime = int64(time.Millisecond)      // between two looks into Go's netpoller; see Breath
 )
 
 // A loop runs its connections. Everything in it but the mailbox and the call's
@@ -108,7 +108,7 @@ func (l *loop) nextBatch() {
 	if idle || l.now-l.yielded > fairTime {
 		before := l.reactor.clock()
 		if before-l.parked > breathTime {
-			l.poller.breathe()
+			l.poller.breath.Take()
 			before = l.reactor.clock()
 			l.parked = before
 		}

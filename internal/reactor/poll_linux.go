@@ -89,10 +89,7 @@ type poller struct {
 	file *os.File
 	park syscall.RawConn
 
-	breath *os.File // an eventfd; see breathe
-	exhale syscall.RawConn
-	blow   func(fd uintptr) bool // what exhale is given
-	blown  bool
+	breath *Breath
 
 	look   func(fd uintptr) bool // what park is given; made once, as it would be garbage after each wait
 	events []unix.EpollEvent     // where to
@@ -117,14 +114,6 @@ func newPoller() (*poller, error) {
 		p.found = p.poll(p.events)
 		return p.found > 0
 	}
-	p.blow = func(fd uintptr) bool {
-		if p.blown {
-			return true
-		}
-		p.blown = true
-		count(int(fd))
-		return false
-	}
 	if p.park, err = p.file.SyscallConn(); err == nil {
 		p.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	}
@@ -132,7 +121,7 @@ func newPoller() (*poller, error) {
 		err = p.add(p.wake, wakeSlot, 0)
 	}
 	if err == nil {
-		err = p.addBreath()
+		p.breath, err = NewBreath()
 	}
 	if err != nil {
 		p.close()
@@ -141,29 +130,10 @@ func newPoller() (*poller, error) {
 	return p, nil
 }
 
-func (p *poller) addBreath() error {
-	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		return os.NewSyscallError("eventfd", err)
-	}
-	p.breath = os.NewFile(uintptr(fd), "breath")
-	p.exhale, err = p.breath.SyscallConn()
-	return err
-}
-
-// breathe has Go's netpoller looked into, for those who wait for it. Go does that
-// when it has no goroutine to run, and so never while a loop is at work, but for
-// once in 10 ms. So the goroutine parks for something that has happened already, of
-// which only the netpoller knows: it comes back with all the others.
-func (p *poller) breathe() {
-	p.blown = false
-	_ = p.exhale.Read(p.blow) // fails when the loop has ended, and then does not wait
-}
-
 func (p *poller) close() {
 	_ = p.file.Close()
 	if p.breath != nil {
-		_ = p.breath.Close()
+		p.breath.Close()
 	}
 	if p.wake >= 0 {
 		_ = unix.Close(p.wake)
