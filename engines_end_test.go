@@ -157,7 +157,7 @@ func TestAMessageHasToBeCompleteInTime(t *testing.T) {
 		began := time.Now()
 		go func() { // ends with the connection
 			for _, err := io.WriteString(client, "2\necho "); err == nil; _, err = io.WriteString(client, "x") {
-				time.Sleep(limit / 20) // that is what it is about
+				<-time.After(limit / 20) // that is what it is about
 			}
 		}()
 		want(t, client, "2\n")

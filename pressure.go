@@ -60,6 +60,7 @@ type pressing struct {
 	paused []*Conn // guarded by mu
 
 	turnAway atomic.Uint64 // bits of the share
+	sources  sources       // of newcomers, while that is not 0
 }
 
 const (
@@ -102,18 +103,23 @@ func (s *Server) Press(p Pressure) {
 
 // TurnAway resets that share of the newcomers at the door, with reason overloaded: none
 // at 0, and all at 1, whatever the pressure is. It is for when more come than can be served:
-// those who are turned away know at once, and the others need not wait. It may be called from
-// several goroutines.
+// those who are turned away know at once, and the others need not wait. The more have come from
+// a newcomer's IPv4 address, or IPv6 /64, within the last moment, the more likely it is to be one of
+// them: where one source floods, the others hardly notice. It may be called from several goroutines.
 func (s *Server) TurnAway(share float64) {
 	s.pressing.turnAway.Store(math.Float64bits(min(max(share, 0), 1)))
 }
 
-// turnsAway decides whether the next newcomer is let in.
-func (s *Server) turnsAway() *Refusal {
+// turnsAway decides whether a newcomer is let in.
+func (s *Server) turnsAway(c *Conn) *Refusal {
 	if s.pressed(RefuseNew) {
 		return &overload
 	}
-	if share := math.Float64frombits(s.pressing.turnAway.Load()); share > 0 && rand.Float64() < share { //nolint:gosec // spreads load, keeps no secret
+	share := math.Float64frombits(s.pressing.turnAway.Load())
+	if share > 0 && share < 1 {
+		share *= s.pressing.sources.crowding(addrPort(c.peer).Addr(), c.accepted)
+	}
+	if share > 0 && rand.Float64() < share { //nolint:gosec // spreads load, keeps no secret
 		return &overload
 	}
 	return nil

@@ -56,7 +56,7 @@ func (c *Conn) passDoor() bool {
 	if c.server.Gate != nil && !c.passGate() { // first: whoever comes too often is not to crowd out the others
 		return false
 	}
-	if r := c.server.turnsAway(); r != nil {
+	if r := c.server.turnsAway(c); r != nil {
 		c.refuse(r)
 		return false
 	}

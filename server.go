@@ -311,6 +311,7 @@ func (s *Server) init() {
 		s.limits = s.effectiveLimits()
 		s.handshakes.most = or(s.MaxHandshakes, runtime.GOMAXPROCS(0))
 		s.epoch = time.Now()
+		s.pressing.sources.init()
 		s.lobby.room = lobbyRoom(openFilesLimit())
 		s.gone = make(chan struct{})
 		s.stopping = make(chan struct{})

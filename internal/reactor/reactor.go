@@ -51,15 +51,15 @@ type Cause uint8
 // paused; its time begins anew then. While bytes wait for the peer and there is a
 // Limits.WriteStall, it is that which counts.
 const (
-	EOF      Cause = iota + 1 // the peer closed its side; the error is io.ErrUnexpectedEOF if bytes were left over
-	IOError                   // the socket failed; the error is an *os.SyscallError of "read" or "write"
-	Refused                   // Step returned the error; a peer that is still sending got a moment to read its last reply
-	Panicked                  // Step or Slowed panicked; the error is a *PanicError
-	Idle                      // no byte came, and the peer took none, for Limits.Idle
-	Stalled                   // the peer took no byte for Limits.WriteStall
-	Left                      // it was asked to leave, and did
-	Killed                    // Kill
-	Unfinished                // a message took longer than Limits.Message
+	EOF        Cause = iota + 1 // the peer closed its side; the error is io.ErrUnexpectedEOF if bytes were left over
+	IOError                     // the socket failed; the error is an *os.SyscallError of "read" or "write"
+	Refused                     // Step returned the error; a peer that is still sending got a moment to read its last reply
+	Panicked                    // Step or Slowed panicked; the error is a *PanicError
+	Idle                        // no byte came, and the peer took none, for Limits.Idle
+	Stalled                     // the peer took no byte for Limits.WriteStall
+	Left                        // it was asked to leave, and did
+	Killed                      // Kill
+	Unfinished                  // a message took longer than Limits.Message
 
 	// Of pairs alone. EOF, IOError and Stalled are the near connection's doing then.
 	FarEOF     // the far one has closed its side first

@@ -1,0 +1,69 @@
+package levee
+
+import (
+	"hash/maphash"
+	"math"
+	"net/netip"
+	"sync/atomic"
+	"time"
+)
+
+// sources count newcomers by where they come from, while some have to be turned away: one
+// that floods is to be who pays for it. It is a sketch, so that strangers cannot make it grow:
+// two rows of counters, by hashes that nobody can foresee, of which the lesser is nearer the truth.
+// The counters are halved ten times a second: what was a second ago is forgotten.
+type sources struct {
+	rows   [2]sourceRow
+	halved atomic.Int64  // clock
+	usual  atomic.Uint64 // bits of how many come from where a newcomer does, on the average of newcomers
+}
+
+type sourceRow struct {
+	seed   maphash.Seed
+	counts [256]atomic.Uint32
+}
+
+const halveEvery = 100 * time.Millisecond
+
+func (s *sources) init() {
+	for i := range s.rows {
+		s.rows[i].seed = maphash.MakeSeed()
+	}
+}
+
+// crowding counts a newcomer, and returns how crowded it is where it comes from: 1 is as
+// usual for a newcomer. So if all come from one place, or each from another, it is 1 for all of
+// them; and the average over newcomers is 1 in any case.
+func (s *sources) crowding(from netip.Addr, now time.Duration) float64 {
+	if at := s.halved.Load(); int64(now)-at > int64(halveEvery) && s.halved.CompareAndSwap(at, int64(now)) {
+		s.halve()
+	}
+	if from = from.Unmap(); from.Is6() {
+		whole, _ := from.WithZone("").Prefix(64) // what one client has at least
+		from = whole.Addr()
+	}
+	n := uint32(math.MaxUint32)
+	for i := range s.rows {
+		row := &s.rows[i]
+		n = min(n, row.counts[maphash.Comparable(row.seed, from)%uint64(len(row.counts))].Add(1))
+	}
+	if usual := math.Float64frombits(s.usual.Load()); usual > 0 {
+		return float64(n) / usual
+	}
+	return 1
+}
+
+// halve also looks what is usual.
+func (s *sources) halve() {
+	var all, squares float64
+	for i := range s.rows {
+		for j := range s.rows[i].counts {
+			c := &s.rows[i].counts[j]
+			n := c.Load()
+			c.Add(-(n - n/2)) // others may have added to it meanwhile
+			all += float64(n)
+			squares += float64(n) * float64(n)
+		}
+	}
+	s.usual.Store(math.Float64bits(0.75 * squares / max(all, 1))) // from half to all of it until the next time
+}
