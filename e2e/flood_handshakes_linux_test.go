@@ -9,7 +9,6 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net"
-	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -48,16 +47,6 @@ listeners:
 }
 
 var anyServer = &tls.Config{ServerName: "flood.example", InsecureSkipVerify: true}
-
-// dialFrom connects from an address of this machine.
-func dialFrom(source, address string) (net.Conn, error) {
-	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(source), 0)), Timeout: patience}
-	c, err := d.Dial("tcp", address)
-	if err == nil {
-		_ = c.SetDeadline(time.Now().Add(patience))
-	}
-	return c, err
-}
 
 // shake makes a full handshake, has one echo, and leaves without a trace.
 func shake(source, address string) error {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -258,6 +259,16 @@ func dial(t *testing.T, address string) net.Conn {
 	t.Cleanup(func() { c.Close() })
 	_ = c.SetDeadline(time.Now().Add(patience))
 	return c
+}
+
+// dialFrom connects from an address of this machine.
+func dialFrom(source, address string) (net.Conn, error) {
+	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(source), 0)), Timeout: patience}
+	c, err := d.Dial("tcp", address)
+	if err == nil {
+		_ = c.SetDeadline(time.Now().Add(patience))
+	}
+	return c, err
 }
 
 func send(t *testing.T, c net.Conn, text string) {

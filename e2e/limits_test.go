@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,18 +18,6 @@ import (
 	"testing"
 	"time"
 )
-
-// dialFrom connects from one of this machine's loopback addresses.
-func dialFrom(t *testing.T, source, address string) (net.Conn, error) {
-	t.Helper()
-	dialer := net.Dialer{Timeout: patience, LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(source), 0))}
-	c, err := dialer.DialContext(t.Context(), "tcp", address)
-	if err == nil {
-		t.Cleanup(func() { c.Close() })
-		_ = c.SetDeadline(time.Now().Add(patience))
-	}
-	return c, err
-}
 
 // kicked reports whether the error is that levee has ended the connection.
 func kicked(err error) bool {
@@ -45,8 +32,9 @@ func kicked(err error) bool {
 // served reports whether a new connection from there is echoed to. It stays open.
 func served(t *testing.T, source, address string) (net.Conn, bool) {
 	t.Helper()
-	c, err := dialFrom(t, source, address)
+	c, err := dialFrom(source, address)
 	if err == nil {
+		t.Cleanup(func() { c.Close() })
 		err = echoesOn(c)
 	}
 	if err != nil && !kicked(err) {
@@ -369,10 +357,11 @@ func TestOperatorsAreAnsweredWhenFilesHaveRunOut(t *testing.T) {
 	p := launch(t, exec.Command("sh", "-c", fmt.Sprintf("ulimit -n %d; exec %s serve -c %s", files, levee, path)))
 	address := p.address()
 	for range files + 100 { // those that are not accepted wait in the kernel
-		c, err := dialFrom(t, "127.0.0.66", address)
+		c, err := dialFrom("127.0.0.66", address)
 		if err != nil {
 			t.Fatal(err)
 		}
+		t.Cleanup(func() { c.Close() })
 		send(t, c, "x") // so that it is a connection to the end
 	}
 	eventually(t, "there are no files left for strangers", func() bool { return p.scrape().of("levee_accept_errors_total") > 0 })
