@@ -293,6 +293,7 @@ func namedTimeouts(t config.Timeouts) []struct {
 		{"idle", t.Idle},
 		{"half_closed", t.HalfClosed},
 		{"write_stall", t.WriteStall},
+		{"message", t.Message},
 		{"lifetime", t.Lifetime},
 	}
 }

@@ -56,7 +56,7 @@ upstreams:
 `))
 	ssh, request := write(t, "ssh", "SSH-2.0-x\r\n"), write(t, "http", "GET / HTTP/1.1\r\n")
 	startup := write(t, "startup", "\x00\x00\x00\x09\x00\x03\x00\x00\x00")
-	limits := "limits    up to 7 connections (FILE:12)\nlimits    each address: 7 connections, new ones 50/s, 100 at once; shadow: only counted (default)\ntimeouts  arrival 10s, proxy_header 5s, sniff 5s, idle 1h, half_closed 1m, write_stall 30s, lifetime off (default)\n"
+	limits := "limits    up to 7 connections (FILE:12)\nlimits    each address: 7 connections, new ones 50/s, 100 at once; shadow: only counted (default)\ntimeouts  arrival 10s, proxy_header 5s, sniff 5s, idle 1h, half_closed 1m, write_stall 30s, message 1m, lifetime off (default)\n"
 	for _, c := range []struct{ args, want string }{
 		{"--port 8443 --src 203.0.113.1 --sni P.Example --alpn x", `client    203.0.113.1, in TLS for "P.Example", offering ["x"]
 listener  main, 127.0.0.1:8443 (FILE:3)

@@ -107,6 +107,7 @@ func assemble(cfg *config.Config, env Env) (*front, error) {
 			IdleTimeout:        l.Timeouts.Idle,
 			HalfClosedTimeout:  l.Timeouts.HalfClosed,
 			WriteStallTimeout:  l.Timeouts.WriteStall,
+			MessageTimeout:     l.Timeouts.Message,
 			MaxLifetime:        l.Timeouts.Lifetime,
 			DrainTimeout:       cfg.Drain.Timeout,
 			Trace:              trace,

@@ -245,7 +245,7 @@ listeners:
     routes: [{handler: echo}]
 `)
 	code, stdout, stderr := result(t, app.Env{}, "check", "-c", path)
-	want := `main: no TLS; up to 10 connections; arrival 10s, proxy_header 5s, sniff 5s, idle off, half_closed 1m, write_stall 30s, lifetime 1h30m
+	want := `main: no TLS; up to 10 connections; arrival 10s, proxy_header 5s, sniff 5s, idle off, half_closed 1m, write_stall 30s, message 1m, lifetime 1h30m
 warning: main: plaintext is accepted (tls.mode: off)
 warning: main: timeouts.idle is off: one client can hold a connection for ever
 main: each address: 10 connections, new ones 50/s, 100 at once; shadow: only counted
@@ -270,7 +270,7 @@ func TestCheckSaysWhomTLSLetsIn(t *testing.T) {
 	}
 	s.put("levee.yaml", []byte(strings.Replace(string(content), "    routes:", "    starttls: postgres\n    limits: {max_connections: 10, handshakes: off}\n    routes:", 1)))
 	code, stdout, stderr := result(t, app.Env{}, "check", "-c", path)
-	want := strings.ReplaceAll(`main: TLS required, at once or as clients of postgres ask for it; up to 10 connections; arrival 10s, proxy_header 5s, sniff 5s, idle 5m, half_closed 1m, write_stall 30s, lifetime off
+	want := strings.ReplaceAll(`main: TLS required, at once or as clients of postgres ask for it; up to 10 connections; arrival 10s, proxy_header 5s, sniff 5s, idle 5m, half_closed 1m, write_stall 30s, message 1m, lifetime off
 warning: main: limits.handshakes is off: a flood of handshakes takes the processors from the connections that are there
 main/b: clients may show a certificate of DIR/clients.pem that is on a list of 3
 main/b: no client_crl: a client's certificate that is lost is good until it expires

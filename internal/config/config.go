@@ -283,6 +283,7 @@ type Timeouts struct {
 	Idle        time.Duration
 	HalfClosed  time.Duration
 	WriteStall  time.Duration
+	Message     time.Duration
 	Lifetime    time.Duration
 }
 
@@ -311,6 +312,10 @@ func (t *Timeouts) keys() []key {
 		{
 			"write_stall", optional, timeout(&t.WriteStall, 30*time.Second, day),
 			"How long bytes may wait to be sent without progress, because the reader does not read.",
+		},
+		{
+			"message", optional, timeout(&t.Message, time.Minute, month),
+			"How long a request to a built-in handler may take from its first byte to its last.",
 		},
 		{
 			"lifetime", optional, timeout(&t.Lifetime, Off, month),

@@ -23,7 +23,7 @@ var sameConfig = cmp.Options{
 
 var fixedTimeouts = Timeouts{
 	Arrival: 10 * time.Second, ProxyHeader: 5 * time.Second, Sniff: 5 * time.Second, Idle: 5 * time.Minute,
-	HalfClosed: time.Minute, WriteStall: 30 * time.Second, Lifetime: Off,
+	HalfClosed: time.Minute, WriteStall: 30 * time.Second, Message: time.Minute, Lifetime: Off,
 }
 
 // proxyTimeouts are those of a listener with a route to an upstream.
@@ -62,7 +62,7 @@ listeners:
     tls:
       certificates: [{cert: /tls/a.pem, key: /tls/a-key.pem}, {cert: /tls/b.pem, key: /tls/b-key.pem}]
     limits: {max_connections: 1000}
-    timeouts: {arrival: 1s, proxy_header: 1.5s, sniff: 250ms, idle: 720h, half_closed: off, write_stall: "off", lifetime: 24h}
+    timeouts: {arrival: 1s, proxy_header: 1.5s, sniff: 250ms, idle: 720h, half_closed: off, write_stall: "off", message: off, lifetime: 24h}
     routes:
       - {match: {protocol: http}, handler: hello}
       - match: {protocol: ["ssh", mqtt]}
@@ -92,7 +92,7 @@ listeners:
 					Limits: Limits{MaxConnections: 1000},
 					Timeouts: Timeouts{
 						Arrival: time.Second, ProxyHeader: 1500 * time.Millisecond, Sniff: 250 * time.Millisecond, Idle: 720 * time.Hour,
-						HalfClosed: Off, WriteStall: Off, Lifetime: 24 * time.Hour,
+						HalfClosed: Off, WriteStall: Off, Message: Off, Lifetime: 24 * time.Hour,
 					},
 					Routes: []Route{
 						{Match: Match{Protocol: []Protocol{ProtocolHTTP}}, Handler: HandlerHello},

@@ -90,7 +90,7 @@ levee.yaml:2:18: drain.timeout: alias "v": aliases are not supported; write the 
 	{"a key misspelt and right", frame(loopback + "\ntsl: {}\ntls: {development: true}"), true, `levee.yaml:5:3: listeners[0]: unknown key "tsl"; did you mean "tls"?`},
 	{"an abbreviated key", frame(loopback + "\ntls: {dev: true}"), true, `levee.yaml:5:9: listeners[0].tls: unknown key "dev"; did you mean "development"?`},
 	{"a key in camel case", frame(loopback + "\nlimits: {maxConnections: 5}"), true, `levee.yaml:5:12: listeners[0].limits: unknown key "maxConnections"; did you mean "max_connections"?`},
-	{"a key of no meaning", frame(loopback + "\ntimeouts: {connect: 5s}"), true, `levee.yaml:5:14: listeners[0].timeouts: unknown key "connect"; the keys here are arrival, proxy_header, sniff, idle, half_closed, write_stall and lifetime`},
+	{"a key of no meaning", frame(loopback + "\ntimeouts: {connect: 5s}"), true, `levee.yaml:5:14: listeners[0].timeouts: unknown key "connect"; the keys here are arrival, proxy_header, sniff, idle, half_closed, write_stall, message and lifetime`},
 	{"a key that would hide plaintext", frame("listen: [\":80\"]\ninsecured: true"), true, `levee.yaml:5:3: listeners[0]: unknown key "insecured"; did you mean "insecure"?`},
 	{"a key that attacks the terminal", frame(loopback + "\n\"\\e[31m\": 1"), true, `levee.yaml:5:3: listeners[0]: unknown key "\x1b[31m"; the keys here are name, listen, insecure, proxy_protocol, tls, starttls, limits, timeouts and routes`},
 	{"a very long key", frame(loopback + "\n" + strings.Repeat("k", 500) + ": 1"), true, `levee.yaml:5:3: listeners[0]: unknown key "` + strings.Repeat("k", 60) + `..."; the keys here are name, listen, insecure, proxy_protocol, tls, starttls, limits, timeouts and routes`},
