@@ -51,6 +51,12 @@ listeners:
 	}
 }
 
+func TestGuideToFlood(t *testing.T) {
+	g := newGuide(t, "flood.md", "nobody", "nobody", "no.example.com", "8080")
+	g.has = map[string]int{"console": 1}
+	g.play()
+}
+
 // TestAttackersEndWithTheirFlood, however that ends.
 func TestAttackersEndWithTheirFlood(t *testing.T) {
 	target := start(t, free...)
