@@ -105,7 +105,7 @@ func outOfFiles(t *testing.T, p *process, plain bool) {
 				t.Fatalf("a connection that was there: %v", err)
 			}
 		}
-		time.Sleep(200 * time.Millisecond) // between two looks
+		<-time.After(200 * time.Millisecond) // between two looks
 	}
 	share := float64(cpuOf(t, p.pid())-before) / float64(time.Since(began))
 	open := files(t, p.pid())

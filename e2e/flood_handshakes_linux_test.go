@@ -109,7 +109,7 @@ func atRate(ctx context.Context, perSecond float64, do func() error) *outcome {
 	o, all := new(outcome), sync.WaitGroup{}
 	for began, n := time.Now(), 0; ctx.Err() == nil; n++ {
 		due := began.Add(time.Duration(float64(n) / perSecond * float64(time.Second)))
-		time.Sleep(time.Until(due)) // that is the load
+		<-time.After(time.Until(due)) // that is the load
 		all.Go(func() { o.record(measure(due, do)) })
 	}
 	all.Wait()
@@ -202,7 +202,7 @@ func talk(ctx context.Context, t *testing.T, address string, talkers int, perSec
 			defer c.Close()
 			each := time.Duration(float64(talkers) / perSecond * float64(time.Second))
 			for due := time.Now(); ctx.Err() == nil; due = due.Add(each) {
-				time.Sleep(time.Until(due)) // that is the load
+				<-time.After(time.Until(due)) // that is the load
 				_ = c.SetDeadline(time.Now().Add(patience))
 				if err := echoesOn(c); err != nil {
 					t.Errorf("a connection that was there: %v", err)
@@ -247,7 +247,7 @@ func eventuallyWell(t *testing.T, since time.Time, come func() error) {
 		if err := come(); err != nil || time.Since(began) > 250*time.Millisecond {
 			last = time.Now()
 		}
-		time.Sleep(20 * time.Millisecond) // between two
+		<-time.After(20 * time.Millisecond) // between two
 	}
 	t.Logf("everybody was served again after %v", last.Sub(since))
 	if took := last.Sub(since); took > 2*time.Second {

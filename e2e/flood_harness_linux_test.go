@@ -160,7 +160,7 @@ func (p *process) leavesNothing(t *testing.T, before footprint) {
 			t.Errorf("5 s after the flood the server has %+v, want no more than %+v", now, most)
 			return
 		}
-		time.Sleep(100 * time.Millisecond) // until the next look
+		<-time.After(100 * time.Millisecond) // until the next look
 	}
 	t.Logf("%v after the flood the server has %+v, before %+v", time.Since(began).Round(time.Millisecond), now, before)
 }

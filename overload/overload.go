@@ -5,7 +5,7 @@
 //
 // What fills up and does not empty by itself, memory and open files, is answered by a
 // [levee.Pressure] on the servers. A pressure comes at once when a load reaches its
-// threshold, and goes a level at a time, when for a second no load has come near (to 90 % of)
+// threshold, and goes a level at a time, when for half a second no load has come near (to 90 % of)
 // it. A load of 1 is all that there is.
 //
 //	            short_idle  no_linger  refuse_new  pause_reads  shed_idle
@@ -13,7 +13,7 @@
 //	files             0.80       0.85        0.95            -       0.98
 //
 // To pause reads frees no files; but shed_idle includes it. No connection is shed once the load is
-// below the threshold, though the pressure stays for its second.
+// below the threshold, though the pressure stays for its half a second.
 //
 // What is only a matter of time, newcomers that come faster than they can be served, is
 // answered by turning away a share of them at the door ([levee.Server.TurnAway]): as many
@@ -50,7 +50,7 @@ type Controller struct {
 	Interval time.Duration
 
 	// Calm is for how long loads must be well below the threshold of a pressure before it
-	// goes. Zero means 1 second.
+	// goes. Zero means half a second: then all of it is gone within a second.
 	Calm time.Duration
 
 	// AdjustMemoryLimit has Run lower the Go runtime's memory limit by what the kernel
@@ -113,7 +113,7 @@ func or[T comparable](v, byDefault T) T {
 func (c *Controller) Run(ctx context.Context) {
 	senses := c.senses()
 	interval := or(c.Interval, 100*time.Millisecond)
-	l := ladder{calm: or(c.Calm, time.Second)}
+	l := ladder{calm: or(c.Calm, 500*time.Millisecond)}
 	r := ration{share: 1}
 	log := changeLog{to: c.Logger}
 	ticker := time.NewTicker(interval)

@@ -77,13 +77,13 @@ func TestPressureComesAtOnceAndGoesALevelAtATime(t *testing.T) {
 		if s := r.State(); s.Cause != Memory || s.Pressure != levee.ShedIdle || s.Loads[Memory] != 0.95 || time.Since(s.Since) > 200*time.Millisecond {
 			t.Errorf("the state is %+v", s)
 		}
-		pass(3*time.Second + 700*time.Millisecond) // 850 ms after the load's end
+		pass(3*time.Second + 200*time.Millisecond) // 350 ms after the load's end
 		if got := r.server.Stats().Pressure; got != levee.ShedIdle {
 			t.Errorf("the pressure is %v before its time", got)
 		}
-		pass(time.Second + 150*time.Millisecond)
+		pass(700 * time.Millisecond)
 		if got := r.server.Stats().Pressure; got != levee.NoPressure {
-			t.Errorf("the pressure is %v, 2 s after the end", got)
+			t.Errorf("the pressure is %v, 1.05 s after the end", got)
 		}
 		const want = "shed_idle pause_reads refuse_new no_linger short_idle none "
 		if got := steps(r.changes); got != want {
