@@ -86,12 +86,8 @@ func TestWithoutAFreeFileItLivesAndRecoversAtOnce(t *testing.T) {
 // outOfFiles takes all files that the server has, for a while.
 func outOfFiles(t *testing.T, p *process, plain bool) {
 	address := p.address()
-	var kept net.Conn
 	if plain {
-		kept = dial(t, address)
-		if err := echoesOn(kept); err != nil {
-			t.Fatal(err)
-		}
+		defer keepTalking(t, address)()
 	}
 	crowd := crowdOf(address, 600)
 	before, began := cpuOf(t, p.pid()), time.Now()
@@ -99,11 +95,6 @@ func outOfFiles(t *testing.T, p *process, plain bool) {
 		asked := time.Now()
 		if status, _ := get(t, p.admin("/metrics")); status != http.StatusOK || time.Since(asked) > time.Second {
 			t.Errorf("the admin port answers %d after %v", status, time.Since(asked))
-		}
-		if plain {
-			if err := echoesOn(kept); err != nil {
-				t.Fatalf("a connection that was there: %v", err)
-			}
 		}
 		<-time.After(200 * time.Millisecond) // between two looks
 	}
@@ -136,6 +127,28 @@ func outOfFiles(t *testing.T, p *process, plain bool) {
 	if took := time.Since(gone); took > time.Second {
 		t.Errorf("it served again after %v", took)
 	}
+}
+
+// keepTalking has an echo ten times a second on a connection, until what it returns is called.
+func keepTalking(t *testing.T, address string) (stop func()) {
+	t.Helper()
+	c := chatsOn(t, address, 1)[0]
+	over, done := make(chan bool), make(chan bool)
+	go func() { // ends when it is told to
+		defer close(done)
+		for {
+			if err := c.round(); err != nil {
+				t.Errorf("a connection that was there: %v", err)
+				return
+			}
+			select {
+			case <-over:
+				return
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+	}()
+	return func() { close(over); <-done }
 }
 
 // crowdOf are silent connections, of so many tried, that were not turned away at once.

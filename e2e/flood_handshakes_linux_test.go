@@ -72,6 +72,20 @@ func greet(source, address string, hello []byte) error {
 	return err
 }
 
+// helloOf is what a client says first.
+func helloOf(config *tls.Config) []byte {
+	client, server := net.Pipe()
+	said := make(chan []byte)
+	go func() { // ends with the hello, which is one write
+		hello := make([]byte, 16<<10)
+		n, _ := server.Read(hello)
+		server.Close()
+		said <- hello[:n]
+	}()
+	_ = tls.Client(client, config).Handshake() // fails, as nobody answers
+	return <-said
+}
+
 // An outcome is what came of something that was tried often.
 type outcome struct {
 	mu              sync.Mutex
@@ -140,11 +154,10 @@ func capacity(clients int, d time.Duration, do func() error) float64 {
 }
 
 func TestAFloodOfHandshakesLeavesThoseWhoAreThereTheirThroughput(t *testing.T) {
-	duration := sized(t, "duration", 4*time.Second, 30*time.Second)
+	duration := sized(t, "duration", 3*time.Second, 30*time.Second)
 	p := expensive(t, "")
 	address := p.address()
-	goes := tlsClients["go"]
-	hello := goes.hello(t)
+	hello := helloOf(anyServer)
 	if err := greet("127.0.0.1", address, hello); err != nil {
 		t.Fatal(err)
 	}

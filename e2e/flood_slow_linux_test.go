@@ -1,10 +1,14 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"strconv"
 	"testing"
 	"time"
+
+	library "github.com/levee-net/levee" // levee is the binary here
+	"github.com/levee-net/levee/frame"
 )
 
 // A stall is a crowd of clients that get stuck in one phase of a connection, the listener
@@ -16,10 +20,9 @@ type stall struct {
 	args     []string
 }
 
-// The crowds of a small flood come all at once, or most of its time would be spent on waiting.
 func TestACrowdStuckInAnyPhaseIsReapedAndNobodyElseNotices(t *testing.T) {
 	crowd := sized(t, "clients that are stuck in each phase", 300, 5000)
-	arrival := sized(t, "time to arrive", 3*time.Second, 10*time.Second)
+	arrival := sized(t, "time to arrive", 2*time.Second, 10*time.Second)
 	p := startOnCore(t, "serve", "-c", write(t, "levee.yaml", fmt.Sprintf(`version: 1
 admin: {listen: 127.0.0.1:0}
 listeners:
@@ -38,34 +41,52 @@ listeners:
     timeouts: {arrival: %[1]s}
     routes: [{handler: echo}]
 `, arrival)))
-	before := p.footprint()
-	t.Run("phases", func(t *testing.T) {
-		for _, s := range []stall{
-			{"hold", 0, arrival, nil},
-			{"slow-header", 1, arrival, []string{"--proxy-header"}},
-			{"slow-hello", 2, arrival, []string{"--tls", "--insecure-skip-verify"}},
-			{"slow-request", 0, 10 * time.Second, nil}, // what net/http gives a client for its headers
-		} {
-			t.Run(s.attack, func(t *testing.T) {
-				if crowd < 5000 {
-					t.Parallel()
-					s.come(t, p, crowd)
-					return
-				}
-				before := p.footprint()
-				s.come(t, p, crowd)
-				p.leavesNothing(t, before)
-			})
-		}
-	})
-	p.leavesNothing(t, before)
+	stalls := []stall{
+		{"hold", 0, arrival, nil},
+		{"slow-header", 1, arrival, []string{"--proxy-header"}},
+		{"slow-hello", 2, arrival, []string{"--tls", "--insecure-skip-verify"}},
+		{"slow-request", 0, 10 * time.Second, nil}, // what net/http gives a client for its headers
+	}
+	for _, s := range sized(t, "phases", stalls[:3], stalls) {
+		before := p.footprint()
+		s.come(t, p.addressOf(s.listener), crowd)
+		p.leavesNothing(t, before)
+	}
 }
 
 // come has the crowd come, and looks whether all of them are ended in time.
-func (s stall) come(t *testing.T, p *process, crowd int) {
+func (s stall) come(t *testing.T, target string, crowd int) {
+	t.Helper()
 	args := append([]string{"--attack", s.attack, "-c", strconv.Itoa(crowd), "-d", (s.limit * 6 / 5).String()}, s.args...)
-	a := flood(t, p.addressOf(s.listener), args...).Attacks[0]
+	a := flood(t, target, args...).Attacks[0]
 	if a.Ended.Count < crowd*99/100 || a.Ended.Min.duration() < s.limit*9/10 || a.Ended.Max.duration() > s.limit*11/10 {
 		t.Errorf("%d of %d were ended, after %v to %v; want all after %v", a.Ended.Count, crowd, a.Ended.Min.duration(), a.Ended.Max.duration(), s.limit)
+	}
+}
+
+// There is no protocol of messages in the configuration: that is for those who have one.
+func TestACrowdStuckInAMessageIsReapedAndNobodyElseNotices(t *testing.T) {
+	crowd := sized(t, "clients that are stuck in a message", 300, 5000)
+	limit := sized(t, "time for a message", 2*time.Second, 10*time.Second)
+	for _, alone := range sized(t, "in goroutines", []bool{false}, []bool{false, true}) {
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		served := make(chan error)
+		l := listen(t)
+		srv := &library.Server{
+			Handler:        frame.Handler(frame.Uint32(nil, 0), func(w *frame.Writer, message []byte) error { return w.Write(message) }),
+			MessageTimeout: limit, GoroutinePerConn: alone,
+		}
+		go func() { served <- srv.Serve(ctx, l) }()
+		s := stall{attack: "slow-message", limit: limit, args: []string{"--send", `\x00\x00\x00\x04ping`, "--expect", `\x00\x00\x00\x04ping`}}
+		s.come(t, l.Addr().String(), crowd)
+		closed := srv.Stats().Closed
+		if n := closed[library.MessageTimeout]; n < int64(crowd) {
+			t.Errorf("%d of %d connections were ended for their message: %v", n, crowd, closed)
+		}
+		stop()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
 	}
 }
