@@ -3,6 +3,7 @@ package levee
 import (
 	"crypto/tls"
 	"errors"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -104,7 +105,7 @@ func (w *wire) enterTurnstile(t *turnstile) error {
 	w.mu.Lock()
 	until := w.phase
 	w.mu.Unlock()
-	if !t.enter(until) {
+	if !t.enter(sourceOf(w.conn.ClientAddr().Addr()), until) {
 		return w.conn.cut(ArrivalTimeout, nil)
 	}
 	w.turnstile = t
@@ -131,34 +132,45 @@ func (w *wire) readOutside(p []byte) (int, error) {
 
 // A turnstile lets so many through at the same time, and has the others wait: in order, until
 // those who come first would wait too long. Then it is better to serve the newest, whose
-// client is the least likely to have given up.
+// client is the least likely to have given up. Those of a source that has had many of the last
+// turns let others go first, or who floods would have everybody wait.
 type turnstile struct {
-	most int // not positive: any number
+	most   int // not positive: any number
+	breath breath
 
 	mu      sync.Mutex
-	breath  breath
 	inside  int
-	waiting []*visitor // in the order of their coming
+	waiting []*visitor        // in the order of their coming
+	last    [turns]netip.Addr // sources of those who have entered last
+	turn    int               // the one of them that is the oldest
 }
 
 type visitor struct {
-	came  time.Time
-	enter chan struct{} // closed when it may
+	source netip.Addr
+	came   time.Time
+	enter  chan struct{} // closed when it may
 }
+
+const (
+	turns        = 16  // that are remembered
+	manyTurns    = 4   // of them
+	farthestBack = 256 // how many of those who wait are looked at for one of another source
+)
 
 // tooLongAtTurnstile is how long somebody may have waited before the newest go first.
 const tooLongAtTurnstile = 100 * time.Millisecond
 
 // enter waits until there is room, and reports false if there is none by the given time.
 // A zero time is never.
-func (t *turnstile) enter(until time.Time) bool {
+func (t *turnstile) enter(source netip.Addr, until time.Time) bool {
 	t.mu.Lock()
 	if t.inside < t.most {
 		t.inside++
+		t.noteLocked(source)
 		t.mu.Unlock()
 		return true
 	}
-	v := &visitor{time.Now(), make(chan struct{})}
+	v := &visitor{source, time.Now(), make(chan struct{})}
 	t.waiting = append(t.waiting, v)
 	t.mu.Unlock()
 	if !t.await(v, until) {
@@ -203,12 +215,43 @@ func (t *turnstile) leave() {
 		t.inside--
 		return
 	}
-	i := 0
-	if time.Since(t.waiting[0].came) > tooLongAtTurnstile {
-		i = len(t.waiting) - 1
-	}
+	i := t.nextLocked()
+	t.noteLocked(t.waiting[i].source)
 	close(t.waiting[i].enter)
 	t.waiting = slices.Delete(t.waiting, i, i+1)
+}
+
+// nextLocked returns which of those who wait is to enter.
+func (t *turnstile) nextLocked() int {
+	next := 0
+	if time.Since(t.waiting[0].came) > tooLongAtTurnstile {
+		next = len(t.waiting) - 1
+	}
+	if !t.hasHadManyLocked(t.waiting[next].source) {
+		return next
+	}
+	for back := range min(len(t.waiting), farthestBack) {
+		if i := len(t.waiting) - 1 - back; !t.hasHadManyLocked(t.waiting[i].source) {
+			return i
+		}
+	}
+	return next
+}
+
+func (t *turnstile) noteLocked(source netip.Addr) {
+	t.last[t.turn] = source
+	t.turn = (t.turn + 1) % turns
+}
+
+// hasHadManyLocked reports whether a source has had many of the last turns.
+func (t *turnstile) hasHadManyLocked(source netip.Addr) bool {
+	had := 0
+	for _, s := range t.last {
+		if s == source {
+			had++
+		}
+	}
+	return had >= manyTurns
 }
 
 // queued returns how many wait.

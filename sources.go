@@ -38,10 +38,7 @@ func (s *sources) crowding(from netip.Addr, now time.Duration) float64 {
 	if at := s.halved.Load(); int64(now)-at > int64(halveEvery) && s.halved.CompareAndSwap(at, int64(now)) {
 		s.halve()
 	}
-	if from = from.Unmap(); from.Is6() {
-		whole, _ := from.WithZone("").Prefix(64) // what one client has at least
-		from = whole.Addr()
-	}
+	from = sourceOf(from)
 	n := uint32(math.MaxUint32)
 	for i := range s.rows {
 		row := &s.rows[i]
@@ -51,6 +48,16 @@ func (s *sources) crowding(from netip.Addr, now time.Duration) float64 {
 		return float64(n) / usual
 	}
 	return 1
+}
+
+// sourceOf returns what stands for all addresses that one client has at least: an IPv4 address,
+// or an IPv6 /64.
+func sourceOf(addr netip.Addr) netip.Addr {
+	if addr = addr.Unmap(); !addr.Is6() {
+		return addr
+	}
+	whole, _ := addr.WithZone("").Prefix(64)
+	return whole.Addr()
 }
 
 // halve also looks what is usual.
