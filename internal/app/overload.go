@@ -3,7 +3,9 @@ package app
 import (
 	"context"
 	"log/slog"
+	"runtime/debug"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -41,6 +43,33 @@ func (r *relief) limitMemory(log *slog.Logger) {
 func (r *relief) run(ctx context.Context, running *sync.WaitGroup) {
 	if r.controller != nil {
 		running.Go(func() { r.controller.Run(ctx) })
+		running.Go(func() { r.tidyUp(ctx) })
+	}
+}
+
+// A crowd is so many connections that what they leave behind is worth tidying up.
+const crowd = 1000
+
+// tidyUp gives memory back to the system once three quarters of a crowd have gone. Go would
+// do that in the course of minutes, and others may need it now.
+func (r *relief) tidyUp(ctx context.Context) {
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
+	most := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-look.C:
+		}
+		open := 0
+		for _, s := range r.controller.Servers {
+			open += s.Load().Active
+		}
+		if most = max(most, open); most >= crowd && open <= most/4 {
+			debug.FreeOSMemory()
+			most = open
+		}
 	}
 }
 
