@@ -150,10 +150,10 @@ func (p *process) footprint() footprint {
 	return footprint{int(s["go_goroutines"]), files(p.t, p.pid()), int(s["process_resident_memory_bytes"])}
 }
 
-// leavesNothing waits for up to five seconds until the server takes no more than it did before.
-func (p *process) leavesNothing(t *testing.T, before footprint) {
+// leavesNothing waits for up to five seconds until the server takes no more than it did before, but for so much memory.
+func (p *process) leavesNothing(t *testing.T, before footprint, memory int) {
 	t.Helper()
-	most := footprint{before.goroutines + 10, before.files + 5, before.resident * 21 / 20}
+	most := footprint{before.goroutines + 10, before.files + 5, before.resident + memory}
 	began, now := time.Now(), p.footprint()
 	for ; now.goroutines > most.goroutines || now.files > most.files || now.resident > most.resident; now = p.footprint() {
 		if time.Since(began) > 5*time.Second {

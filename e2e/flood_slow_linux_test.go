@@ -41,16 +41,16 @@ listeners:
     timeouts: {arrival: %[1]s}
     routes: [{handler: echo}]
 `, arrival)))
-	stalls := []stall{
+	phases := []stall{
 		{"hold", 0, arrival, nil},
 		{"slow-header", 1, arrival, []string{"--proxy-header"}},
 		{"slow-hello", 2, arrival, []string{"--tls", "--insecure-skip-verify"}},
 		{"slow-request", 0, 10 * time.Second, nil}, // what net/http gives a client for its headers
 	}
-	for _, s := range sized(t, "phases", stalls[:3], stalls) {
+	for _, s := range phases[:sized(t, "phases", 3, 4)] {
 		before := p.footprint()
 		s.come(t, p.addressOf(s.listener), crowd)
-		p.leavesNothing(t, before)
+		p.leavesNothing(t, before, 16<<20) // that a server which was just started has not got yet
 	}
 }
 
