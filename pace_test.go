@@ -406,8 +406,8 @@ func TestWhateverThePaceAPairsBytesArriveInFull(t *testing.T) {
 		s := e.join(t, &levee.Server{Trace: &levee.Trace{Accepted: func(c *levee.Conn) {
 			c.Pace(&whim{random: newRandom()}, &whim{random: newRandom()})
 		}}}, to)
-		for range 4 {
-			s.meet().converseBothWays(t, 512<<10)
+		for range 2 {
+			s.meet().converseBothWays(t, 256<<10)
 			if reason := receive(t, s.over).Reason; reason != levee.ClientClosed && reason != levee.UpstreamClosed {
 				t.Errorf("ended as %v", reason)
 			}
@@ -426,7 +426,7 @@ func newest(conns []*levee.Conn) (last *levee.Conn) {
 }
 
 func TestConnectionsThatShareAPacerKeepToItTogether(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e engine) {
+	atOnceOnEveryEngine(t, func(t testing.TB, e engine) {
 		const many, rate = 10, 2e6 // so little that it is not the clients who hold it up
 		for _, out := range []bool{false, true} {
 			srv := &levee.Server{}

@@ -194,7 +194,7 @@ func (e *CloseError) Is(target error) bool {
 // Timeout reports whether time ran out, as net.Error wants it.
 func (e *CloseError) Timeout() bool {
 	switch e.Reason {
-	case ArrivalTimeout, IdleTimeout, HalfClosedTimeout, WriteStalled, UpstreamStalled, LifetimeExpired, DrainTimeout:
+	case ArrivalTimeout, IdleTimeout, HalfClosedTimeout, MessageTimeout, WriteStalled, UpstreamStalled, LifetimeExpired, DrainTimeout:
 		return true
 	}
 	return false
