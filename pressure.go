@@ -60,7 +60,7 @@ type pressing struct {
 	paused []*Conn // guarded by mu
 
 	turnAway atomic.Uint64 // bits of the share
-	sources  sources       // of newcomers, while that is not 0
+	sources  sources       // of newcomers
 }
 
 const (
@@ -115,9 +115,10 @@ func (s *Server) turnsAway(c *Conn) *Refusal {
 	if s.pressed(RefuseNew) {
 		return &overload
 	}
+	crowding := s.pressing.sources.crowding(addrPort(c.peer).Addr(), c.accepted) // also before it is needed: it takes a moment to show
 	share := math.Float64frombits(s.pressing.turnAway.Load())
-	if share > 0 && share < 1 {
-		share *= s.pressing.sources.crowding(addrPort(c.peer).Addr(), c.accepted)
+	if share < 1 {
+		share *= crowding
 	}
 	if share > 0 && rand.Float64() < share { //nolint:gosec // spreads load, keeps no secret
 		return &overload

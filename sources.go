@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// sources count newcomers by where they come from, while some have to be turned away: one
-// that floods is to be who pays for it. It is a sketch, so that strangers cannot make it grow:
+// sources count newcomers by where they come from: when some have to be turned away, one that
+// floods is to be who pays for it. It is a sketch, so that strangers cannot make it grow:
 // two rows of counters, by hashes that nobody can foresee, of which the lesser is nearer the truth.
 // The counters are halved ten times a second: what was a second ago is forgotten.
 type sources struct {
