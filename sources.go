@@ -33,7 +33,7 @@ func (s *sources) init() {
 
 // crowding counts a newcomer, and returns how crowded it is where it comes from: 1 is as
 // usual for a newcomer. So if all come from one place, or each from another, it is 1 for all of
-// them; and the average over newcomers is 1 in any case.
+// them; and the average over newcomers is about 1 in any case.
 func (s *sources) crowding(from netip.Addr, now time.Duration) float64 {
 	if at := s.halved.Load(); int64(now)-at > int64(halveEvery) && s.halved.CompareAndSwap(at, int64(now)) {
 		s.halve()
@@ -44,10 +44,14 @@ func (s *sources) crowding(from netip.Addr, now time.Duration) float64 {
 		row := &s.rows[i]
 		n = min(n, row.counts[maphash.Comparable(row.seed, from)%uint64(len(row.counts))].Add(1))
 	}
-	if usual := math.Float64frombits(s.usual.Load()); usual > 0 {
-		return float64(n) / usual
+	usual := math.Float64frombits(s.usual.Load())
+	switch {
+	case usual == 0:
+		return 1
+	case float64(n) < usual/4: // it is another who floods
+		return 0
 	}
-	return 1
+	return float64(n) / usual
 }
 
 // sourceOf returns what stands for all addresses that one client has at least: an IPv4 address,

@@ -77,7 +77,7 @@ func TestWithoutAFreeFileItLivesAndRecoversAtOnce(t *testing.T) {
 			t.Parallel()
 			// More connections than there are files for: a figure that is wrong does no harm.
 			path := write(t, "levee.yaml", "version: 1\nadmin: {listen: \"127.0.0.1:0\"}\nlisteners:\n  - name: main\n    listen: [\"127.0.0.1:0\"]\n    limits: {max_connections: 5000}\n    "+routes)
-			p := launch(t, exec.Command("sh", "-c", `ulimit -n 256 && exec "$0" serve -c "$1"`, levee, path))
+			p := launch(t, exec.Command("sh", "-c", `ulimit -n 1024 && exec "$0" serve -c "$1"`, levee, path))
 			outOfFiles(t, p, what != "tls")
 		})
 	}
@@ -89,7 +89,7 @@ func outOfFiles(t *testing.T, p *process, plain bool) {
 	if plain {
 		defer keepTalking(t, address)()
 	}
-	crowd := crowdOf(address, 600)
+	crowd := crowdOf(address, 1500)
 	before, began := cpuOf(t, p.pid()), time.Now()
 	for time.Since(began) < 3*time.Second {
 		asked := time.Now()
@@ -104,14 +104,14 @@ func outOfFiles(t *testing.T, p *process, plain bool) {
 	if share > 0.1 {
 		t.Errorf("it took %.0f %% of a processor while it had no files", 100*share)
 	}
-	if open < 200 {
+	if open < 900 {
 		t.Errorf("it has %d files: it never ran out of them", open)
 	}
 	for _, c := range crowd {
 		reset(c)
 	}
 	if !plain {
-		eventually(t, "the crowd has gone", func() bool { return files(t, p.pid()) < 50 })
+		eventually(t, "the crowd has gone", func() bool { return files(t, p.pid()) < 100 })
 		return
 	}
 	gone := time.Now()
