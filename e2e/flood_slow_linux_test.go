@@ -45,7 +45,7 @@ listeners:
 		{"hold", 0, arrival, nil},
 		{"slow-header", 1, arrival, []string{"--proxy-header"}},
 		{"slow-hello", 2, arrival, []string{"--tls", "--insecure-skip-verify"}},
-		{"slow-request", 0, 10 * time.Second, nil}, // what net/http gives a client for its headers
+		{"slow-request", 0, 14 * time.Second, nil}, // four until its bytes tell that it is HTTP, and what net/http gives a client for its headers
 	}
 	for _, s := range phases[:sized(t, "phases", 3, 4)] {
 		before := p.footprint()
