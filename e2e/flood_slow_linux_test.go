@@ -28,7 +28,7 @@ admin: {listen: 127.0.0.1:0}
 listeners:
   - name: main
     listen: ["127.0.0.1:0"]
-    timeouts: {arrival: %[1]s, sniff: %[1]s}
+    timeouts: {arrival: %[1]s, sniff: %[1]s, message: %[1]s}
     routes: [{match: {protocol: http}, handler: hello}, {handler: echo}]
   - name: proxied
     listen: ["127.0.0.1:0"]
@@ -45,7 +45,7 @@ listeners:
 		{"hold", 0, arrival, nil},
 		{"slow-header", 1, arrival, []string{"--proxy-header"}},
 		{"slow-hello", 2, arrival, []string{"--tls", "--insecure-skip-verify"}},
-		{"slow-request", 0, 14 * time.Second, nil}, // four until its bytes tell that it is HTTP, and what net/http gives a client for its headers
+		{"slow-request", 0, 4*time.Second + arrival, nil}, // four until its bytes tell that it is HTTP
 	}
 	for _, s := range phases[:sized(t, "phases", 3, 4)] {
 		before := p.footprint()
