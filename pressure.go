@@ -34,7 +34,8 @@ const (
 	// PauseReads: the connections on event loops that hold the most memory are not read from:
 	// the biggest of those that hold over 64 KiB of bytes that wait for the rest of their
 	// message, or to be taken, until they are half of all that is held. It ends with the
-	// pressure, and when the server drains.
+	// pressure, and when the server drains. A message that is held has to be complete in MessageTimeout
+	// even so: what is short must not be kept by those who have filled it.
 	PauseReads
 	// ShedIdle: connections that have been idle the longest are closed, with reason
 	// overloaded.

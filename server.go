@@ -104,8 +104,9 @@ type Server struct {
 
 	// MessageTimeout is how long a message for a [Stepper] may take from its first byte to
 	// its last. No byte of it extends that: a client that sends a message slower and slower has
-	// no foothold. A time in which the connection has to wait for a [Pacer], or is paused, has it
-	// begin anew. Zero means 1 minute; a service whose messages are large, or whose clients are
+	// no foothold. A time in which the connection has to wait for a [Pacer], or for its client to
+	// take a reply, has it begin anew; and so has a pause ([PauseReads]), at its beginning and its end:
+	// a message is not kept through one that lasts longer. Zero means 1 minute; a service whose messages are large, or whose clients are
 	// slow, needs more.
 	MessageTimeout time.Duration
 

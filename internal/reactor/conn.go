@@ -141,7 +141,8 @@ func (c *Conn) Leave() { c.loop.post(message{op: opLeave, conn: c}) }
 func (c *Conn) Kill() { c.loop.post(message{op: opKill, conn: c}) }
 
 // Pause stops reading until Resume. What waits for the peer is still written.
-// A paused connection is never idle, and neither leaves nor sees the peer's end.
+// A paused connection is never idle, and neither leaves nor sees the peer's end. But a message
+// that waits for its rest has Limits.Message anew, and no longer than that.
 func (c *Conn) Pause() { c.loop.post(message{op: opPause, conn: c}) }
 
 // Resume ends a Pause.

@@ -192,6 +192,49 @@ func TestAConnectionIsNotIdleWhileItsCallRunsOrItIsPaused(t *testing.T) {
 	paused.endsAs(t, reactor.Idle)
 }
 
+// A pause is for want of memory: it must not keep what is held for ever, least of all for
+// a peer that has gone.
+func TestAPauseKeepsAMessageNoLongerThanItMayTake(t *testing.T) {
+	r := start(t, reactor.Options{})
+	const limit = 200 * time.Millisecond
+	o, peer := serve(t, r, reactor.Limits{Message: limit}, func([]byte, []byte) (int, []byte, error) { return 0, nil, nil })
+	peer.Write([]byte("half a mess"))
+	eventually(t, "a part is held", func() bool { return o.view(t).In > 0 })
+	<-time.After(limit / 2)
+	o.Pause()
+	paused := time.Now()
+	must(t, peer.SetLinger(0))
+	peer.Close()
+	if took := o.endsAs(t, reactor.Unfinished).at.Sub(paused); took < limit {
+		t.Errorf("it ended %v after the pause began, want %v", took, limit)
+	}
+}
+
+// Who is not read as its replies have to be taken first is not who takes its time.
+func TestTheTimeInWhichRepliesWaitIsNotTheNextMessages(t *testing.T) {
+	r := start(t, reactor.Options{})
+	const limit = 300 * time.Millisecond
+	reply := make([]byte, 16<<20)
+	o, peer := serve(t, r, reactor.Limits{Message: limit}, func(in, _ []byte) (int, []byte, error) {
+		switch {
+		case in[0] == '1':
+			return 1, reply, nil
+		case len(in) < 2:
+			return 0, nil, nil
+		}
+		return 2, in[:2], nil
+	})
+	peer.Write([]byte("12"))
+	eventually(t, "a reply waits, and the next message", func() bool { v := o.view(t); return v.Out > 0 && v.In > 0 })
+	<-time.After(2 * limit)
+	if _, err := io.ReadFull(peer, reply); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(limit / 3)
+	peer.Write([]byte("2"))
+	expect(t, peer, "22")
+}
+
 func TestAResetIsAnError(t *testing.T) {
 	r := start(t, reactor.Options{})
 	o, peer := serve(t, r, reactor.Limits{}, echo)

@@ -300,14 +300,21 @@ func (l *loop) patience(c *Conn) (since int64, limit time.Duration, cause Cause)
 	switch {
 	case c.owes() && c.limits.WriteStall > 0:
 		return c.rest.since, c.limits.WriteStall, Stalled
+	case c.is(paused) && c.messageMustEnd():
+		return c.rest.began, c.limits.Message, Unfinished // or what is held would be held for as long as it is too much
 	case c.is(away|paused) || c.waits():
 		return l.now, l.idle(c.limits.Idle), Idle // it is not the peer that is idle
 	}
 	since, limit, cause = c.active, l.idle(c.limits.Idle), Idle
-	if m := c.limits.Message; m > 0 && c.rest != nil && c.rest.began != 0 && (limit <= 0 || c.rest.began+int64(m) < since+int64(limit)) {
-		return c.rest.began, m, Unfinished
+	if c.messageMustEnd() && (limit <= 0 || c.rest.began+int64(c.limits.Message) < since+int64(limit)) {
+		return c.rest.began, c.limits.Message, Unfinished
 	}
 	return since, limit, cause
+}
+
+// messageMustEnd reports whether a message waits for its rest, for a limited time.
+func (c *Conn) messageMustEnd() bool {
+	return c.limits.Message > 0 && c.rest != nil && c.rest.began != 0 && !c.owes()
 }
 
 // resumeMessage has the time of a message that waits for its rest begin anew.
@@ -538,6 +545,7 @@ func (l *loop) flush(c *Conn) bool {
 	}
 	c.rest.out = nil
 	c.weigh()
+	l.resumeMessage(c) // whose sender was not read meanwhile
 	l.watch(c)
 	if c.is(refused) {
 		return l.refuse(c, c.rest.refusal)

@@ -172,10 +172,7 @@ func (l *loop) obey(m message) bool {
 	case opKill:
 		return l.kill(c)
 	case opPause:
-		c.set(paused)
-		if c.peer != nil {
-			c.peer.set(paused)
-		}
+		l.pause(c)
 	case opResume:
 		return l.resume(c)
 	case opInspect:
@@ -184,6 +181,18 @@ func (l *loop) obey(m message) bool {
 		l.letGo(c, m.release)
 	}
 	return true
+}
+
+func (l *loop) pause(c *Conn) {
+	switch {
+	case c.is(paused):
+		return
+	case c.peer != nil:
+		c.peer.set(paused)
+	default:
+		l.resumeMessage(c)
+	}
+	c.set(paused)
 }
 
 func (l *loop) resume(c *Conn) bool {

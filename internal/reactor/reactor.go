@@ -74,7 +74,8 @@ type Limits struct {
 	Idle       time.Duration
 	WriteStall time.Duration
 	// Message is how long a message may take from its first byte to its last. A time in which
-	// the connection is paused, or waits for a Pacer, has it begin anew.
+	// the connection waits for a Pacer, or for the peer to take a reply, has it begin anew; so
+	// have the beginning and the end of a pause.
 	Message time.Duration
 	// HalfClosed takes the place of Idle for a pair of which one side has ended.
 	HalfClosed time.Duration
