@@ -127,7 +127,10 @@ func (w *wire) readOutside(p []byte) (int, error) {
 	if err != nil {
 		return n, err
 	}
-	return n, w.enterTurnstile(t)
+	if err := w.enterTurnstile(t); err != nil {
+		return 0, err // with bytes it would be for the next read to tell, and what they complete be computed first
+	}
+	return n, nil
 }
 
 // A turnstile lets so many through at the same time, and has the others wait: in order, until

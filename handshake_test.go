@@ -288,6 +288,27 @@ func TestWhoWaitsForAHandshakeDoesSoWithinTheArrivalDeadline(t *testing.T) {
 	})
 }
 
+func TestAHandshakeThatHasWaitedInVainIsNotComputed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, client := newKiln(t)
+		dial, ends := inMemory(t, &levee.Server{TLSConfig: k.Config, MaxHandshakes: 1, Handler: echoes})
+		hello := clientHello(t)
+		late := dial()
+		most := len(hello) - 1
+		send(t, late, hello[:most]) // is let in, and has to be waited for
+		synctest.Wait()
+		come(dial, client, 0)
+		send(t, late, hello[most:])
+		expectReason(t, ends, levee.ArrivalTimeout)
+		synctest.Wait()
+		if want := []string{"n0"}; !slices.Equal(k.order, want) {
+			t.Errorf("%q are computed at once, of which one has ended", k.order)
+		}
+		close(k.fire)
+		expectReason(t, ends, levee.ArrivalTimeout)
+	})
+}
+
 func TestAClientThatIsSlowAtItsHandshakeKeepsNobodyWaiting(t *testing.T) {
 	ca := leveetest.NewCA(t)
 	for _, transport := range []string{"TCP", "memory"} {
