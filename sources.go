@@ -36,7 +36,7 @@ func (s *sources) init() {
 // them; and the average over newcomers is about 1 in any case.
 func (s *sources) crowding(from netip.Addr, now time.Duration) float64 {
 	if at := s.halved.Load(); int64(now)-at > int64(halveEvery) && s.halved.CompareAndSwap(at, int64(now)) {
-		s.halve()
+		s.halve((int64(now) - at) / int64(halveEvery))
 	}
 	from = sourceOf(from)
 	n := uint32(math.MaxUint32)
@@ -64,14 +64,16 @@ func sourceOf(addr netip.Addr) netip.Addr {
 	return whole.Addr()
 }
 
-// halve also looks what is usual.
-func (s *sources) halve() {
+// halve halves so many times, for as long as nobody has. It also looks what is usual.
+func (s *sources) halve(times int64) {
 	var all, squares float64
 	for i := range s.rows {
 		for j := range s.rows[i].counts {
 			c := &s.rows[i].counts[j]
-			n := c.Load()
-			c.Add(-(n - n/2)) // others may have added to it meanwhile
+			n := c.Load() >> (times - 1)
+			for old := c.Load(); !c.CompareAndSwap(old, old>>times); { // others may add to it, and halve it too
+				old = c.Load()
+			}
 			all += float64(n)
 			squares += float64(n) * float64(n)
 		}
