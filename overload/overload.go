@@ -118,7 +118,8 @@ func (c *Controller) Run(ctx context.Context) {
 	log := changeLog{to: c.Logger}
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
-	defer c.press(levee.NoPressure, 0)
+	defer c.press(levee.NoPressure)
+	defer c.turnAway(0)
 	for {
 		select {
 		case <-ctx.Done():
@@ -128,8 +129,11 @@ func (c *Controller) Run(ctx context.Context) {
 			before, turnedAway := l.level, r.turnedAway()
 			renew := l.look(now, loads)
 			r.look(loads)
-			if l.level != before || r.turnedAway() != turnedAway || renew {
-				c.press(l.level, r.turnedAway())
+			if r.turnedAway() != turnedAway {
+				c.turnAway(r.turnedAway())
+			}
+			if l.level != before || renew { // and not else: to press is to shed
+				c.press(l.level)
 			}
 			log.look(now, c.note(now, l, r, loads))
 		}
@@ -143,10 +147,15 @@ func (c *Controller) senses() senses {
 	return newGauges(c)
 }
 
-func (c *Controller) press(p levee.Pressure, turnAway float64) {
+func (c *Controller) press(p levee.Pressure) {
 	for _, s := range c.Servers {
-		s.TurnAway(turnAway)
 		s.Press(p)
+	}
+}
+
+func (c *Controller) turnAway(share float64) {
+	for _, s := range c.Servers {
+		s.TurnAway(share)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/levee-net/levee"
+	"github.com/levee-net/levee/leveetest"
 )
 
 // A course is senses of a test: what the loads are after a time.
@@ -153,6 +154,42 @@ func TestConnectionsAreShedOnlyWhileTheLoadIsThere(t *testing.T) {
 			t.Errorf("look %d, at %v: pressed again: %t", i, tt.load, got)
 		}
 	}
+}
+
+// The share of newcomers that is turned away may change at every look.
+func TestNobodyIsShedBecauseTheShareOfNewcomersChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const come = 2 * time.Second
+		r := start(t, func(at time.Duration) (l Loads) {
+			if at < come {
+				return l
+			}
+			l[Memory] = 0.9
+			if at < come+100*time.Millisecond { // one look
+				l[Memory] = 0.93
+			}
+			l[Scheduler] = 1 + float64(at/(100*time.Millisecond)%3)
+			return l
+		})
+		r.server.Handler = levee.HandlerFunc(func(_ context.Context, c *levee.Conn) error {
+			_, err := c.Read(make([]byte, 1))
+			return err
+		})
+		l := leveetest.Listen()
+		go func() { _ = r.server.Serve(context.Background(), l) }() // ends with the server
+		const all = 40
+		for range all {
+			c, err := l.Dial(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+		}
+		pass(come + 2*time.Second)
+		if got := r.server.Stats().Active; got < all*9/10 || got == all {
+			t.Errorf("%d of %d connections are left after one look at which some had to go", got, all)
+		}
+	})
 }
 
 func TestAPressureIsLoggedOnceAndAtABoundedRate(t *testing.T) {
