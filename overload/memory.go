@@ -54,19 +54,20 @@ func (m *memory) look() float64 {
 	n := func(i int) float64 { return float64(m.sample[i].Value.Uint64()) }
 	held := n(0) - n(1)
 	spare := n(2) + max(0, n(3)-n(4))
-	limit := float64(debug.SetMemoryLimit(-1))
-	load := 0.0
+	load, left := 0.0, math.Inf(1)
 	for _, g := range m.groups {
 		usage, most := g.look()
 		if most == 0 {
 			continue
 		}
 		load = max(load, (usage-spare)/most)
-		if m.adjust {
-			limit = m.follow(limit, memoryShare*most-max(0, usage-held))
-		}
+		left = min(left, memoryShare*most-max(0, usage-held))
 	}
-	if limit < math.MaxInt64 && !m.adjust {
+	limit := float64(debug.SetMemoryLimit(-1))
+	switch {
+	case m.adjust && !math.IsInf(left, 1):
+		follow(limit, left)
+	case !m.adjust && limit < math.MaxInt64:
 		load = max(load, (held-spare)/limit)
 	}
 	return load
@@ -76,14 +77,12 @@ func (m *memory) look() float64 {
 // world for a moment.
 const worthIt = 0.05
 
-// follow sets the runtime's limit to what the others leave it of the cgroup's.
-func (m *memory) follow(limit, left float64) float64 {
+// follow sets the runtime's limit to what the others leave it of the tightest cgroup's.
+func follow(limit, left float64) {
 	left = max(left, leastLimit)
-	if math.Abs(left-limit) < worthIt*limit {
-		return limit
+	if math.Abs(left-limit) >= worthIt*limit {
+		debug.SetMemoryLimit(int64(left))
 	}
-	debug.SetMemoryLimit(int64(left))
-	return left
 }
 
 // leastLimit is what the runtime may have in any case: with less the collector would do
