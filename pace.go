@@ -36,7 +36,8 @@ type Pacer interface {
 // A connection that has to wait is not read, and holds no buffer for that; of one that is
 // joined to an upstream, or copied from with io.Copy, neither is what its bytes come from. A
 // Stepper's connection is not read while either direction has to wait. A Write blocks. None of
-// the server's timeouts takes that for silence, and whatever ends the connection ends the wait.
+// the server's timeouts takes that for silence, and whatever ends the connection ends the wait; so
+// does its client's reset of it, on Linux over TCP.
 // So does a request to leave where there is nothing to be answered any more, and for [Conn.Next].
 func (c *Conn) Pace(in, out Pacer) {
 	if s := c.stream.Load(); s != nil {
@@ -138,19 +139,26 @@ func (w *wire) abide(m *meter) (waited, late bool) {
 			return waited, true
 		}
 		waited = true
-		left := time.Duration(m.until.Load()) - w.clock()
+		left := min(time.Duration(m.until.Load())-w.clock(), resetLook)
 		if !limit.IsZero() {
 			left = min(left, time.Until(limit))
 		}
 		timer := time.NewTimer(left)
 		select {
 		case <-timer.C:
+			if left == resetLook && wasReset(w.raw) {
+				w.hurry()
+			}
 		case <-changed:
 		}
 		timer.Stop()
 	}
 	return waited, false
 }
+
+// resetLook is how often a connection that waits is looked at, as nobody reads, who would notice: what
+// it owes is not to keep its place for a client that has gone.
+const resetLook = time.Second
 
 // patience returns the deadline of a wait, and what is closed when that may have changed: nil if
 // the wait is over.

@@ -230,6 +230,9 @@ func (l *loop) handle(event unix.EpollEvent) bool {
 	if event.Events&incoming != 0 {
 		c.set(readable)
 	}
+	if event.Events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 && c.owner != nil {
+		l.stopPacing(c)
+	}
 	if event.Events&unevenly != 0 {
 		c.set(uneven)
 		if c.peer != nil && event.Events&unix.EPOLLERR != 0 && c.is(ended) {

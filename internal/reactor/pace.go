@@ -111,6 +111,13 @@ func (l *loop) forgetWait(c *Conn) {
 	}
 }
 
+// stopPacing has a connection read to its end, as its client has reset it: what it owes would have it
+// keep its place, in a server that is full perhaps, for as long as that takes.
+func (l *loop) stopPacing(c *Conn) {
+	l.forgetWait(c)
+	c.pace.Store(nil)
+}
+
 // goOn reads on from those whose wait is over.
 func (l *loop) goOn() bool {
 	for len(l.waits) > 0 && l.waits[0].until <= l.now {

@@ -281,3 +281,34 @@ func TestConnectionsThatEndWhileTheyWaitAreForgotten(t *testing.T) {
 		o.endsAs(t, reactor.Killed)
 	}
 }
+
+// What it owes its Pacer is not to keep a place for a client that has gone.
+func TestAResetEndsAConnectionThatWaits(t *testing.T) {
+	r := start(t, reactor.Options{})
+	owing := &lull{chunk: 1 << 20, wait: time.Hour}
+	for _, joined := range []bool{false, true} {
+		var o *owner
+		var peer *net.TCPConn
+		if joined {
+			j := joinPaced(t, r, owing, nil, reactor.Limits{})
+			o, peer = j.owner, j.near.(*net.TCPConn)
+			peer.Write([]byte("x"))
+			expect(t, j.far, "x")
+		} else {
+			o, peer = servePaced(t, r, owing, nil, echo)
+			exchange(t, peer, "x")
+		}
+		peer.Write(make([]byte, 100<<10)) // which it may have read before the reset
+		must(t, peer.SetLinger(0))
+		peer.Close()
+		o.endsAs(t, reactor.IOError)
+	}
+	fd, peer := tcp(t)
+	peer.Write(make([]byte, 100<<10))
+	must(t, peer.SetLinger(0))
+	peer.Close() // before the first wait
+	o := newOwner(t, func(in, _ []byte) (int, []byte, error) { return len(in), nil, nil })
+	o.SetPace(&lull{chunk: 1, wait: time.Hour}, nil)
+	o.adopt(t, r, fd, nil, reactor.Limits{})
+	o.endsAs(t, reactor.IOError)
+}
