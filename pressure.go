@@ -3,6 +3,7 @@ package levee
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -58,7 +59,7 @@ func (p Pressure) String() string {
 type pressing struct {
 	mu     sync.Mutex // of those who change it
 	now    atomic.Uint32
-	paused []*Conn // guarded by mu
+	paused map[*Conn]struct{} // guarded by mu
 
 	turnAway atomic.Uint64 // bits of the share
 	sources  sources       // of newcomers
@@ -171,19 +172,21 @@ func (s *Server) pauseReadsLocked() {
 		}
 	}
 	slices.SortFunc(big, func(a, b holder) int { return cmp.Compare(b.held, a.held) })
-	s.pressing.paused = slices.DeleteFunc(s.pressing.paused, func(c *Conn) bool { return c.end.Load() != nil })
+	paused := s.pressing.paused
+	if paused == nil {
+		paused = make(map[*Conn]struct{})
+		s.pressing.paused = paused
+	}
+	maps.DeleteFunc(paused, func(c *Conn, _ struct{}) bool { return c.end.Load() != nil })
 	covered := 0
 	for _, h := range big {
 		if covered >= total/2 {
 			return
 		}
-		switch {
-		case slices.Contains(s.pressing.paused, h.conn):
-		case h.conn.pause():
-			s.pressing.paused = append(s.pressing.paused, h.conn)
-		default:
+		if _, already := paused[h.conn]; !already && !h.conn.pause() {
 			continue
 		}
+		paused[h.conn] = struct{}{}
 		covered += h.held
 	}
 }
@@ -195,7 +198,7 @@ func (s *Server) resumeReads() {
 }
 
 func (s *Server) resumeReadsLocked() {
-	for _, c := range s.pressing.paused {
+	for c := range s.pressing.paused {
 		c.resume()
 	}
 	s.pressing.paused = nil
