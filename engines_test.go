@@ -5,13 +5,13 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -319,12 +319,21 @@ func appendBig(out []byte, size string) []byte {
 }
 
 // big is a reply of that size in which no part can be mistaken for another.
+// The race detector makes megabytes of it slow to write, so they are written once.
 func big(n int) []byte {
-	b := make([]byte, 0, n+16)
-	for i := 0; len(b) < n; i++ {
-		b = fmt.Appendf(b, "%d ", i)
+	all := &bigReply
+	all.mu.Lock()
+	defer all.mu.Unlock()
+	for ; len(all.written) < n; all.next++ {
+		all.written = append(strconv.AppendInt(all.written, all.next, 10), ' ')
 	}
-	return b[:n]
+	return bytes.Clone(all.written[:n])
+}
+
+var bigReply struct {
+	mu      sync.Mutex
+	written []byte
+	next    int64
 }
 
 func (l *lines) ServeTCP(_ context.Context, c *levee.Conn) error { return levee.ServeSteps(c, l) }
