@@ -301,6 +301,27 @@ func TestHandshakesAreCountedWhenTheyBegin(t *testing.T) {
 	})
 }
 
+func TestAHandshakeThatIsRefusedGivesBackOnlyWhatItTook(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		once := Rate{PerSecond: 1, Burst: 1}
+		s := &Scope{
+			Name:    "public",
+			Limits:  Limits{Handshakes: once, Mode: Shadow},
+			Clients: []*Clients{{Limits: Limits{Handshakes: once}}},
+		}
+		g := &Gate{Scopes: []*Scope{s}}
+		greedy := comes(t, g, "192.0.2.1")
+		greedy.Reach(nil, levee.StageHandshake)
+		for range 5 { // beyond both limits, of which only one refuses
+			if greedy.Reach(nil, levee.StageHandshake) == nil {
+				t.Fatal("it may do as many handshakes as it likes")
+			}
+		}
+		comes(t, g, "192.0.2.2").Reach(nil, levee.StageHandshake)
+		wants(t, s, "public.handshakes", 1, 0, 6)
+	})
+}
+
 func TestARefusalKnowsItsManner(t *testing.T) {
 	s := &Scope{Name: "public", Limits: Limits{Connections: 1}}
 	for _, g := range []*Gate{

@@ -54,6 +54,7 @@ type held struct {
 	slot    uint8 // in the set
 	width   width
 	charged bool // with a rate
+	shaken  bool // charged with the handshake that was begun last
 }
 
 func (h *held) account() *account { return &h.set.accounts[h.slot] }
@@ -194,6 +195,9 @@ func (st *stake) handshake(from int, now time.Time) (*levee.Refusal, *rule) {
 func (st *stake) shake(from, to int, now time.Time) *levee.Refusal {
 	r := &st.rules[st.held[from].rule]
 	t, at := r.law.terms.Load(), r.law.since(now)
+	for i := from; i < to; i++ {
+		st.held[i].shaken = false
+	}
 	if t.mode == Off || !t.has(handshakes) {
 		return nil
 	}
@@ -203,7 +207,7 @@ func (st *stake) shake(from, to int, now time.Time) *levee.Refusal {
 		a := h.account()
 		after, ok := t.numbers[h.width].handshakes.next(a.handshakes, at)
 		if ok {
-			a.handshakes = after
+			a.handshakes, h.shaken = after, true
 		}
 		h.set.mu.Unlock()
 		if ok {
@@ -220,9 +224,14 @@ func (st *stake) shake(from, to int, now time.Time) *levee.Refusal {
 	return nil
 }
 
+// unshake gives back handshakes, of which a limit in Shadow may have charged none.
 func (st *stake) unshake(from, to int) {
 	for i := from; i < to; i++ {
 		h := &st.held[i]
+		if !h.shaken {
+			continue
+		}
+		h.shaken = false
 		interval := st.rules[h.rule].law.terms.Load().numbers[h.width].handshakes.interval
 		h.set.mu.Lock()
 		h.account().handshakes -= interval
