@@ -86,6 +86,7 @@ type record struct {
 	forget time.Time // when that is no longer remembered
 	shadow bool      // it keeps nobody out
 	seen   bool      // the other machines have told of it
+	told   time.Time // when they had been told of it; zero if they have not
 	place  int       // in endings
 	err    error
 }

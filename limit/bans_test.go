@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -306,15 +307,16 @@ func (o *others) Lift(_ context.Context, p netip.Prefix) error {
 	return o.do(func() { delete(o.bans, p) })
 }
 
-func (o *others) Watch(ctx context.Context, tell func([]Ban)) {
+func (o *others) Watch(ctx context.Context, tell func([]Ban, time.Time)) {
 	for {
 		var all []Ban
+		began := time.Now()
 		o.mu.Lock()
 		for _, b := range o.bans {
 			all = append(all, b)
 		}
 		o.mu.Unlock()
-		tell(all)
+		tell(all, began)
 		select {
 		case <-ctx.Done():
 			return
@@ -384,6 +386,98 @@ func TestMachinesShareBans(t *testing.T) {
 		cancel()
 		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Errorf("Run: %v", err)
+		}
+	})
+}
+
+// slowOthers look every second whether anything has changed, as Redis' do, and tell of what they saw a moment later.
+type slowOthers struct {
+	*others
+	late time.Duration
+}
+
+func (o slowOthers) Watch(ctx context.Context, tell func([]Ban, time.Time)) {
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
+	for told := -1; ctx.Err() == nil; {
+		began := time.Now()
+		o.mu.Lock()
+		all, calls := slices.Collect(maps.Values(o.bans)), o.calls
+		o.mu.Unlock()
+		time.Sleep(o.late) // virtual time
+		if calls != told {
+			told = calls
+			tell(all, began)
+		}
+		select {
+		case <-ctx.Done():
+		case <-look.C:
+		}
+	}
+}
+
+// withAnother has two machines share bans: that of b, and that of whoever calls o.
+func withAnother(t *testing.T, late time.Duration, f func(b *Bans, o *others)) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		o := newOthers()
+		b := &Bans{Shared: slowOthers{o, late}}
+		done := make(chan error)
+		go func() { done <- b.Run(ctx) }()      // ends with ctx
+		time.Sleep(late + 100*time.Millisecond) // virtual time
+		f(b, o)
+		cancel()
+		<-done
+	})
+}
+
+func TestABanIsLiftedByAnotherMachineBeforeThisOneHasLooked(t *testing.T) {
+	withAnother(t, 0, func(b *Bans, o *others) {
+		prefix := netip.MustParsePrefix("192.0.2.1/32")
+		if err := b.Ban(prefix, time.Hour, ""); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if !o.know("192.0.2.1/32") {
+			t.Fatal("the others were not told")
+		}
+		_ = o.Lift(t.Context(), prefix)
+		time.Sleep(5 * time.Second) // virtual time
+		if err := b.Denies(prefix.Addr()); err != nil {
+			t.Errorf("lifted by another machine: %v", err)
+		}
+	})
+}
+
+func TestABanIsKeptThatWasMadeWhileThisMachineLooked(t *testing.T) {
+	const late = 500 * time.Millisecond
+	withAnother(t, late, func(b *Bans, o *others) {
+		_ = o.Ban(t.Context(), Ban{Prefix: netip.MustParsePrefix("203.0.113.0/24"), Until: time.Now().Add(time.Hour)})
+		time.Sleep(time.Second) // virtual time
+		// It has seen that one, and is about to tell of it.
+		if err := b.Ban(netip.MustParsePrefix("192.0.2.1/32"), time.Hour, ""); err != nil {
+			t.Fatal(err)
+		}
+		for range 100 {
+			time.Sleep(late / 5) // virtual time
+			if b.Denies(netip.MustParseAddr("192.0.2.1")) == nil {
+				t.Fatal("a look that began before the ban has ended it")
+			}
+		}
+	})
+}
+
+func TestAnotherMachinesLongerBanIsTakenOverForOnesOwn(t *testing.T) {
+	withAnother(t, 0, func(b *Bans, o *others) {
+		prefix := netip.MustParsePrefix("192.0.2.1/32")
+		if err := b.Ban(prefix, time.Minute, ""); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		_ = o.Ban(t.Context(), Ban{Prefix: prefix, Until: time.Now().Add(time.Hour)})
+		time.Sleep(5 * time.Minute) // virtual time
+		if b.Denies(prefix.Addr()) == nil {
+			t.Error("it ended when one's own would have")
 		}
 	})
 }

@@ -31,8 +31,9 @@ type Claim struct {
 type SharedBans interface {
 	Ban(ctx context.Context, b Ban) error
 	Lift(ctx context.Context, prefix netip.Prefix) error
-	// Watch tells of all bans that are in force, and again whenever that changes, until ctx ends.
-	Watch(ctx context.Context, tell func([]Ban))
+	// Watch tells of all bans that are in force, and again whenever that changes, until ctx ends. asOf is
+	// when it began to look: of what was changed later it may not know yet.
+	Watch(ctx context.Context, tell func(bans []Ban, asOf time.Time))
 }
 
 // A Ban keeps the clients of a prefix out for a while.

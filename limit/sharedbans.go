@@ -113,10 +113,14 @@ func (b *Bans) tell(ctx context.Context, m message) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.err = err
-	if err == nil {
-		b.news = b.news[1:]
+	if err != nil {
+		return false
 	}
-	return err == nil
+	b.news = b.news[1:]
+	if r := b.records[m.ban.Prefix]; r != nil && r.Ban == m.ban {
+		r.told = time.Now()
+	}
+	return true
 }
 
 // atOnce is how many of the others' bans are taken over in one go: whoever is about to ban somebody
@@ -124,65 +128,75 @@ func (b *Bans) tell(ctx context.Context, m message) bool {
 const atOnce = 128
 
 // hear puts in force what the other machines have, and ends what they had and have no more.
-func (b *Bans) hear(theirs []Ban) {
+func (b *Bans) hear(theirs []Ban, asOf time.Time) {
 	now := time.Now()
 	if size := orDefault(b.Size, defaultBans); len(theirs) > size { // those that end first are not for here
 		theirs = slices.SortedFunc(slices.Values(theirs), func(x, y Ban) int { return y.Until.Compare(x.Until) })[:size]
 	}
 	there := make(map[netip.Prefix]bool, len(theirs))
 	for some := range slices.Chunk(theirs, atOnce) {
-		for _, ban := range b.adopt(some, there, now) {
+		for _, ban := range b.adopt(some, there, asOf, now) {
 			b.changed(ban)
 		}
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for prefix, r := range b.records {
-		if r.seen && !there[prefix] && r.inForce(now) {
+		if !there[prefix] && r.knownElsewhere(asOf) && r.inForce(now) {
 			b.removeLocked(r)
 		}
 	}
 }
 
+// knownElsewhere reports whether the other machines had the ban before asOf: then they have it still, or it was lifted.
+func (r *record) knownElsewhere(asOf time.Time) bool {
+	return r.seen || !r.told.IsZero() && !r.told.After(asOf)
+}
+
 // adopt takes over bans of the other machines, notes which there are, and returns those that are news.
-func (b *Bans) adopt(some []Ban, there map[netip.Prefix]bool, now time.Time) (fresh []Ban) {
+func (b *Bans) adopt(some []Ban, there map[netip.Prefix]bool, asOf, now time.Time) (fresh []Ban) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	lifting := b.liftingLocked()
+	untold := b.untoldLocked()
 	for _, ban := range some {
 		prefix, err := canonical(ban.Prefix, "")
-		if err != nil || prefix.Bits() == 0 || !now.Before(ban.Until) || lifting[prefix] {
+		if err != nil || prefix.Bits() == 0 || !now.Before(ban.Until) {
+			continue
+		}
+		m, later := untold[prefix]
+		if later && !m.lifted.IsZero() {
 			continue
 		}
 		ban.Prefix, ban.Why = prefix, line(ban.Why)
 		there[prefix] = true
-		if b.adoptLocked(ban, now) {
+		if !later && b.adoptLocked(ban, asOf, now) {
 			fresh = append(fresh, ban)
 		}
 	}
 	return fresh
 }
 
-// liftingLocked returns what the others are still to be told was lifted.
-func (b *Bans) liftingLocked() map[netip.Prefix]bool {
-	lifting := make(map[netip.Prefix]bool)
+// untoldLocked returns the last that the others are still to be told, by prefix.
+func (b *Bans) untoldLocked() map[netip.Prefix]message {
+	untold := make(map[netip.Prefix]message)
 	for _, m := range b.news {
-		lifting[m.ban.Prefix] = !m.lifted.IsZero()
+		untold[m.ban.Prefix] = m
 	}
-	return lifting
+	return untold
 }
 
 // adoptLocked takes over a ban of the other machines, and reports whether it is news.
-func (b *Bans) adoptLocked(ban Ban, now time.Time) bool {
+func (b *Bans) adoptLocked(ban Ban, asOf, now time.Time) bool {
 	r := b.records[ban.Prefix]
-	if r == nil || !r.inForce(now) || r.shadow {
+	switch {
+	case r == nil || !r.inForce(now) || r.shadow:
 		b.putLocked(&record{Ban: ban, forget: ban.Until, seen: true})
 		return true
-	}
-	if r.seen && !r.Until.Equal(ban.Until) {
+	case r.told.After(asOf): // what they had before it, perhaps
+	case !r.Until.Equal(ban.Until):
 		b.putLocked(&record{Ban: ban, times: r.times, forget: ban.Until.Add(r.forget.Sub(r.Until)), seen: true})
-		return false
+	default:
+		r.seen = true
 	}
-	r.seen = true
 	return false
 }

@@ -219,7 +219,7 @@ func (b *Bans) State() State { return b.health.now() }
 
 // Watch is limit.SharedBans'. While Redis ails the bans that are known stay until they end.
 // What another machine bans it tells of a second later.
-func (b *Bans) Watch(ctx context.Context, tell func([]limit.Ban)) {
+func (b *Bans) Watch(ctx context.Context, tell func(bans []limit.Ban, asOf time.Time)) {
 	defer b.health.end()
 	w := &watch{Bans: b}
 	look := time.NewTicker(positive(b.Every, time.Second))
@@ -235,7 +235,7 @@ func (b *Bans) Watch(ctx context.Context, tell func([]limit.Ban)) {
 		}
 		b.health.set(err, b.Changed)
 		if w.expire() || ended || changed {
-			tell(w.inForce())
+			tell(w.inForce(), w.asOf)
 		}
 		select {
 		case <-look.C:
@@ -249,6 +249,7 @@ func (b *Bans) Watch(ctx context.Context, tell func([]limit.Ban)) {
 type watch struct {
 	*Bans
 	looked  bool
+	asOf    time.Time // of the last look that succeeded: when it began
 	version version
 	known   map[netip.Prefix]limit.Ban
 }
@@ -280,6 +281,7 @@ func (v version) follows(other version) bool {
 
 // look returns whether the bans have changed.
 func (w *watch) look(ctx context.Context) (changed bool, err error) {
+	began := time.Now()
 	var now version
 	err = w.with(ctx, func(ctx context.Context, client rueidis.Client) error {
 		s, err := client.Do(ctx, client.B().Get().Key(w.versionKey()).Build()).ToString()
@@ -293,6 +295,7 @@ func (w *watch) look(ctx context.Context) (changed bool, err error) {
 	}
 	lost := len(w.known) > 0 && !now.follows(w.version)
 	if w.looked && !lost && now == w.version {
+		w.asOf = began
 		return false, nil
 	}
 	if lost {
@@ -301,7 +304,10 @@ func (w *watch) look(ctx context.Context) (changed bool, err error) {
 		}
 		now = version{} // of which nothing is known
 	}
-	return w.read(ctx, now)
+	if changed, err = w.read(ctx, now); changed {
+		w.asOf = began
+	}
+	return changed, err
 }
 
 const (

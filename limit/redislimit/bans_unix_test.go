@@ -41,7 +41,7 @@ func startWatcher(t *testing.T, b *redislimit.Bans) *watcher {
 	ended := make(chan struct{})
 	go func() { // until the test ends
 		defer close(ended)
-		w.Watch(ctx, func(bans []limit.Ban) {
+		w.Watch(ctx, func(bans []limit.Ban, _ time.Time) {
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			w.told, w.bans = true, bans
@@ -78,6 +78,32 @@ func ban(t *testing.T, b limit.SharedBans, prefix string, d time.Duration) {
 	err := b.Ban(t.Context(), limit.Ban{Prefix: netip.MustParsePrefix(prefix), Until: time.Now().Add(d), Why: "of " + prefix})
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestABanMayBeLiftedElsewhereBeforeWhoMadeItHasLooked(t *testing.T) {
+	redis := startRedis(t)
+	other := watch(t, redis.socket())
+	const every = 200 * time.Millisecond
+	bans := &limit.Bans{Shared: &redislimit.Bans{Client: connect(t, redis.socket()), Every: every}}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- bans.Run(ctx) }() // until the test ends
+	defer func() {
+		cancel()
+		<-ended
+	}()
+	prefix := netip.MustParsePrefix("192.0.2.7/32")
+	for range 5 {
+		if err := bans.Ban(prefix, time.Hour, ""); err != nil {
+			t.Fatal(err)
+		}
+		other.knows(t, prefix.String())
+		if err := other.Lift(t.Context(), prefix); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it is lifted where it was made", func() bool { return bans.Denies(prefix.Addr()) == nil })
+		other.knows(t)
 	}
 }
 
