@@ -24,7 +24,7 @@ type attackers interface {
 
 func (f *Flood) muster(a Attack, t *target) attackers {
 	o := orders{
-		Attack: a.Name, Target: t.addr, Host: t.host, Secure: t.tls != nil, ProxyHeader: t.proxyHeader, Request: t.protocol.request,
+		Attack: a.Name, Target: t.addr, Owned: f.Owned, Host: t.host, Secure: t.tls != nil, ProxyHeader: t.proxyHeader, Request: t.protocol.request,
 		Prefix: t.prefix, Connections: f.Connections, Rate: f.Rate, Duration: f.Duration,
 	}
 	if t.forTLS != nil {
@@ -40,6 +40,7 @@ func (f *Flood) muster(a Attack, t *target) attackers {
 type orders struct {
 	Attack      string
 	Target      netip.AddrPort
+	Owned       bool
 	Host        string
 	Secure      bool
 	ServerName  string
@@ -107,7 +108,7 @@ func (d *distant) strike(ctx context.Context) error {
 }
 
 // Serve makes the one attack that it is ordered to make on in, and tells on out how it
-// goes. It returns when that is over, or as soon as in ends. It is the other side of
+// goes. It returns when its time is over, or as soon as in ends. It is the other side of
 // [Flood.Elsewhere].
 func Serve(ctx context.Context, in io.Reader, out io.Writer) error {
 	var o orders
@@ -118,16 +119,20 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer) error {
 	if !ok {
 		return fmt.Errorf("there is no attack %q", o.Attack)
 	}
-	f := Flood{Target: o.Target, Owned: true, ServerName: o.ServerName, Attacks: []Attack{a}, Connections: o.Connections, Rate: o.Rate, Duration: o.Duration}
+	f := Flood{
+		Target: o.Target, Owned: o.Owned, ServerName: o.ServerName, Attacks: []Attack{a}, Prefix: o.Prefix,
+		Connections: o.Connections, Rate: o.Rate, Duration: o.Duration,
+	}
 	if err := f.Check(); err != nil {
 		return err
 	}
-	t := &target{addr: o.Target, host: o.Host, forTLS: f.attackersTLS(), proxyHeader: o.ProxyHeader, protocol: Protocol{request: o.Request}, prefix: o.Prefix}
+	f, _ = f.withDefaults() // who gives the orders has said what cannot be had
+	t := &target{addr: f.Target, host: o.Host, forTLS: f.attackersTLS(), proxyHeader: o.ProxyHeader, protocol: Protocol{request: o.Request}, prefix: f.Prefix}
 	t.forTLS.NextProtos = o.NextProtos
 	if o.Secure {
 		t.tls = t.forTLS
 	}
-	ctx, stop := context.WithTimeout(ctx, maxDuration)
+	ctx, stop := context.WithTimeout(ctx, f.Duration)
 	defer stop()
 	go stopAtEnd(in, stop)
 	force := newForce(&f, a, t)

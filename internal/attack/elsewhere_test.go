@@ -96,9 +96,31 @@ func TestAttackersObeyOnlyWhatMakesSense(t *testing.T) {
 		`{"Attack":"nod"}`:  `there is no attack "nod"`,
 		`{"Attack":"hold"}`: "no target",
 		`{"Attack":"hold","Target":"127.0.0.1:7","Connections":1000000}`: "1000000 connections: at most 15000",
+		`{"Attack":"hold","Target":"192.0.2.1:7","Connections":1}`:       "192.0.2.1 is not a loopback address, and nobody said that he owns it",
 	} {
 		if err := attack.Serve(t.Context(), strings.NewReader(orders), io.Discard); err == nil || err.Error() != want {
 			t.Errorf("%s: %v, want %s", orders, err, want)
 		}
+	}
+}
+
+// TestAttackersEndInTimeByThemselves: whoever ordered them may have forgotten them.
+func TestAttackersEndInTimeByThemselves(t *testing.T) {
+	orders, err := json.Marshal(map[string]any{"Attack": "hold", "Target": serve(t, echo), "Connections": 1, "Rate": 10, "Duration": 200 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, order := io.Pipe()
+	defer order.Close()
+	served := make(chan error, 1)
+	go func() { served <- attack.Serve(t.Context(), in, io.Discard) }()
+	order.Write(orders)
+	select {
+	case err := <-served:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("they go on although their time is over")
 	}
 }
