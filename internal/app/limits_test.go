@@ -353,13 +353,37 @@ func TestBansByHandAreListedAndLifted(t *testing.T) {
 	for args, want := range map[string]string{
 		"unban 127.0.0.2":           `levee: "127.0.0.2/32" is not banned`,
 		"ban 127.0.0.2 --for never": `levee: for: "never" is not a duration; write one such as 10m`,
-		"ban 127.0.0.2 --for -1m":   "levee: for: -1m0s is not more than 0 and at most 720h",
-		"ban 127.0.0.2 --for 721h":  "levee: for: 721h0m0s is not more than 0 and at most 720h",
+		"ban 127.0.0.2 --for -1m":   "levee: for: -1m is not from 1s to 720h",
+		"ban 127.0.0.2 --for 721h":  "levee: for: 721h is not from 1s to 720h",
+		"ban 127.0.0.2 --for 1ms":   "levee: for: 1ms is not from 1s to 720h",
 		"ban 0.0.0.0/0":             "levee: ban 0.0.0.0/0: it would keep everybody out",
 		"ban 127.0.0.2 --why=a\tb":  "levee: why: must be a line of at most 200 bytes",
 	} {
 		if code, stdout, stderr := cli(strings.Split(args, " ")...); code != 2 || stdout != "" || stderr != want+"\n" {
 			t.Errorf("%s: %d %q %q, want %q", args, code, stdout, stderr, want)
+		}
+	}
+}
+
+func TestWhoIsBannedWithOthersIsNotUnbannedAlone(t *testing.T) {
+	r := start(t, app.Env{}, "serve", "-c", write(t, "levee.yaml", limited("bans: {mode: off}", "")))
+	for _, step := range []struct {
+		args, stdout, stderr string
+		code                 int
+	}{
+		{"ban 127.0.0.0/24", "127.0.0.0/24 is banned for 10m\n", "", 0},
+		{"unban 127.0.0.2", "", "levee: 127.0.0.2/32 is kept out by the ban of 127.0.0.0/24; lift that\n", 2},
+		{"ban 127.0.0.2", "127.0.0.2/32 is banned for 10m\n", "", 0},
+		{"unban 127.0.0.2", "", "levee: the ban of 127.0.0.2/32 is lifted, yet it is kept out by that of 127.0.0.0/24; lift that too\n", 2},
+		{"unban 127.0.0.0/25", "", "levee: 127.0.0.0/25 is kept out by the ban of 127.0.0.0/24; lift that\n", 2},
+		{"unban 127.0.0.0/23", "", "levee: \"127.0.0.0/23\" is not banned\n", 2},
+		{"unban 127.0.0.0/24", "127.0.0.0/24 is not banned any more\n", "", 0},
+		{"ban 2001:db8::5", "2001:db8::5/128 is banned for 10m; whoever has it has other addresses of 2001:db8::/64, which are not\n", "", 0},
+		{"unban 2001:db8::5", "2001:db8::5/128 is not banned any more\n", "", 0},
+	} {
+		code, stdout, stderr := result(t, app.Env{}, append(strings.Split(step.args, " "), "--admin", r.adminAddress())...)
+		if code != step.code || stdout != step.stdout || stderr != step.stderr {
+			t.Errorf("%s: %d %q %q; want %d %q %q", step.args, code, stdout, stderr, step.code, step.stdout, step.stderr)
 		}
 	}
 }

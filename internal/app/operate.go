@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"text/tabwriter"
@@ -52,10 +53,21 @@ With redis in the configuration, all machines that have it keep them out.`,
 			if _, err := ask(ctx, c, http.MethodPost, "/api/v1/bans", body, &made); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(env.Stdout, "%s is banned for %s\n", plainText(made.Prefix), shortDuration(time.Until(made.Until).Round(time.Second)))
+			left := shortDuration(time.Until(made.Until).Round(time.Second))
+			_, err = fmt.Fprintf(env.Stdout, "%s is banned for %s%s\n", plainText(made.Prefix), left, besides(made.Prefix))
 			return err
 		},
 	}
+}
+
+// besides says what a ban of less than an IPv6 network leaves to whoever is meant.
+func besides(banned string) string {
+	p, err := netip.ParsePrefix(banned)
+	if err != nil || !p.Addr().Is6() || p.Bits() <= 64 {
+		return ""
+	}
+	network := netip.PrefixFrom(p.Addr(), 64).Masked()
+	return fmt.Sprintf("; whoever has it has other addresses of %s, which are not", network)
 }
 
 func unbanCommand(env Env) *cli.Command {

@@ -3,6 +3,7 @@ package app
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 	"unicode"
@@ -13,8 +14,9 @@ import (
 )
 
 const (
-	longestBan = 30 * 24 * time.Hour
-	longestWhy = 200 // bytes
+	shortestBan = time.Second
+	longestBan  = 30 * 24 * time.Hour
+	longestWhy  = 200 // bytes
 )
 
 // api is what operators may ask of the front, and have it do.
@@ -88,8 +90,8 @@ func (l *limiting) ban(text string, d time.Duration, why string) (admin.Ban, err
 	switch {
 	case err != nil:
 		return admin.Ban{}, fmt.Errorf("prefix: %w", err)
-	case d <= 0 || d > longestBan:
-		return admin.Ban{}, fmt.Errorf("for: %s is not more than 0 and at most %s", d, shortDuration(longestBan))
+	case d < shortestBan || d > longestBan:
+		return admin.Ban{}, fmt.Errorf("for: %s is not from %s to %s", shortDuration(d), shortestBan, shortDuration(longestBan))
 	case len(why) > longestWhy || strings.ContainsFunc(why, func(c rune) bool { return !unicode.IsPrint(c) }):
 		return admin.Ban{}, fmt.Errorf("why: must be a line of at most %d bytes", longestWhy)
 	}
@@ -109,5 +111,21 @@ func (l *limiting) lift(text string) (found bool, err error) {
 	if found = l.bans.Lift(prefix); found {
 		l.front.log.Warn("ban lifted", "prefix", prefix.String())
 	}
-	return found, nil
+	wider, still := l.banAround(prefix)
+	switch {
+	case found && still:
+		err = fmt.Errorf("the ban of %s is lifted, yet it is kept out by that of %s; lift that too", prefix, wider)
+	case still:
+		err = fmt.Errorf("%s is kept out by the ban of %s; lift that", prefix, wider)
+	}
+	return found, err
+}
+
+// banAround returns the prefix whose ban keeps out all of another.
+func (l *limiting) banAround(prefix netip.Prefix) (wider netip.Prefix, found bool) {
+	by, found := errors.AsType[*limit.BanError](l.bans.Denies(prefix.Addr()))
+	if !found || by.Ban.Prefix.Bits() > prefix.Bits() {
+		return netip.Prefix{}, false
+	}
+	return by.Ban.Prefix, true
 }
