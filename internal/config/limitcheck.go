@@ -93,6 +93,9 @@ func (w *Whole) check(ps *Problems, path string) {
 		return
 	}
 	checkBurst(ps, w.Pos, path, "burst", w.Burst, w.Rate)
+	if w.MaxConnections == 0 && w.Rate.Off() {
+		inVain(ps, w.Pos, path, w.Mode, "max_connections or rate", "bans have a mode of their own, and so has each per_client")
+	}
 }
 
 // A checkpoint is where limits are judged.
@@ -119,6 +122,13 @@ func idle(ps *Problems, pos Position, path string, settings []setting) {
 			ps.add(pos, path, "mode is off, yet there is %s; set mode: shadow or enforce, or remove it", s.name)
 			return
 		}
+	}
+}
+
+// inVain says that a mode is shadow where there is nothing that it is for: something else was meant to be only counted.
+func inVain(ps *Problems, pos Position, path string, mode LimitMode, settings, others string) {
+	if mode == LimitShadow {
+		ps.add(pos, path, "mode is shadow, yet there is no %s that it is for; %s", settings, others)
 	}
 }
 
@@ -149,6 +159,9 @@ func (at checkpoint) checkListener(whole *Whole) {
 	} else {
 		checkBurst(ps, l.Pos, at.path, "burst", l.Burst, l.Rate)
 		checkBurst(ps, l.Pos, at.path, "handshake_burst", l.HandshakeBurst, l.HandshakeRate)
+		if l.Rate.Off() && l.HandshakeRate.Off() && !l.Bandwidth.Given() {
+			inVain(ps, l.Pos, at.path, l.Mode, "rate, handshake_rate or bandwidth", "max_connections is enforced in any case")
+		}
 	}
 	if ps.clean("limits") {
 		at.within(l.Pos, at.path, "max_connections", l.MaxConnections, whole.MaxConnections, "limits.max_connections, of all listeners together")
@@ -176,6 +189,9 @@ func (at checkpoint) checkRoute(r *Route) {
 		idle(at.ps, l.Pos, at.path, []setting{{"max_connections", l.MaxConnections != 0}, {"rate", !l.Rate.Off()}, {"burst", l.Burst != 0}})
 	} else {
 		checkBurst(at.ps, l.Pos, at.path, "burst", l.Burst, l.Rate)
+		if l.MaxConnections == 0 && l.Rate.Off() {
+			inVain(at.ps, l.Pos, at.path, l.Mode, "max_connections or rate", "per_client has a mode of its own")
+		}
 	}
 	at.within(l.Pos, at.path, "max_connections", l.MaxConnections, own.MaxConnections, "the listener's")
 	at.rateWithin(l.Pos, at.path, "rate", l.Rate, own.Rate, "the listener's")
