@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -17,6 +19,7 @@ import (
 
 	"github.com/levee-net/levee/internal/admin"
 	"github.com/levee-net/levee/internal/app"
+	"github.com/levee-net/levee/internal/attack"
 )
 
 // limited is a configuration whose listener echoes, with limits of all listeners and of its own.
@@ -513,6 +516,27 @@ func TestCommandsSayThatNoLeveeAnswers(t *testing.T) {
 	code, _, stderr := result(t, app.Env{}, "limits", "--admin", r.address()) // which answers requests, but not as levee's admin
 	if want := "levee: " + r.address() + " does not answer as levee does"; code != 3 || !strings.HasPrefix(stderr, want) || strings.Count(stderr, "\n") != 1 {
 		t.Errorf("%d %q, want %q", code, stderr, want)
+	}
+}
+
+// TestCommandsAskForLocalhost: the admin port refuses names that somebody else could have lead there, as that of its
+// machine, by which it is reached from another container.
+func TestCommandsAskForLocalhost(t *testing.T) {
+	asked := make(chan string, 2)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked <- r.Host
+		fmt.Fprint(w, "{}")
+	}))
+	defer server.Close()
+	address := server.Listener.Addr().String()
+	if code, _, stderr := result(t, app.Env{}, "bans", "--admin", address); code != 0 {
+		t.Errorf("%d %q", code, stderr)
+	}
+	_, _ = attack.FromMetrics(address)(t.Context()) // the answer is no metrics
+	for range 2 {
+		if host := <-asked; host != "localhost" {
+			t.Errorf("it was asked for %q", host)
+		}
 	}
 }
 

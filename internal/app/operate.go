@@ -171,11 +171,8 @@ func ask(ctx context.Context, c *cli.Command, method, path string, body []byte, 
 	}
 	ctx, cancel := context.WithTimeout(ctx, operatorTimeout)
 	defer cancel()
-	host := address.Address
-	if address.Network == "unix" {
-		host = "localhost"
-	}
-	request, err := http.NewRequestWithContext(ctx, method, "http://"+host+path, bytes.NewReader(body))
+	// A name of the machine's own is refused, as a page could have one that leads there; that of localhost never is.
+	request, err := http.NewRequestWithContext(ctx, method, "http://localhost"+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, exit(exitUsage, err)
 	}

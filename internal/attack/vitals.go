@@ -74,12 +74,8 @@ func FromMetrics(admin string) Meter {
 		}
 		return d.DialContext(ctx, "tcp", admin)
 	}}}
-	url := "http://" + admin + "/metrics"
-	if strings.HasPrefix(admin, "unix:") {
-		url = "http://localhost/metrics"
-	}
 	return func(ctx context.Context) (Vitals, error) {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost/metrics", http.NoBody)
 		if err != nil {
 			return Vitals{}, err
 		}
@@ -89,7 +85,7 @@ func FromMetrics(admin string) Meter {
 		}
 		defer answer.Body.Close()
 		if answer.StatusCode != http.StatusOK {
-			return Vitals{}, fmt.Errorf("%s: %s", url, answer.Status)
+			return Vitals{}, fmt.Errorf("metrics at %s: %s", admin, answer.Status)
 		}
 		return readMetrics(io.LimitReader(answer.Body, maxMetrics))
 	}
