@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/redis/rueidis"
@@ -188,13 +187,24 @@ func (l *limiting) knownNames(listener, route int) func(string) bool {
 	} else if t := s.ofRoute[route]; t != nil {
 		all = []*terms{t}
 	}
+	return knownTo(all)
+}
+
+// knownTo reports which names are those of any of the terms.
+func knownTo(all []*terms) func(string) bool {
 	if slices.ContainsFunc(all, func(t *terms) bool { return t.files == nil && !t.cfg.ACME.Given() }) {
 		return nil
 	}
+	ordered := make(map[*terms]nameSet) // by an authority
+	for _, t := range all {
+		if t.cfg.ACME.Given() {
+			ordered[t] = newNameSet(config.Texts(t.cfg.ACME.Domains))
+		}
+	}
 	return func(name string) bool {
 		return slices.ContainsFunc(all, func(t *terms) bool {
-			if t.cfg.ACME.Given() {
-				return slices.ContainsFunc(t.cfg.ACME.Domains, func(d config.Word) bool { return strings.EqualFold(d.Text, name) })
+			if names, ok := ordered[t]; ok {
+				return names.meets(name)
 			}
 			c, err := t.files.GetCertificate(&tls.ClientHelloInfo{ServerName: name})
 			return c != nil && err == nil
