@@ -106,12 +106,12 @@ vulnerabilities: $(TOOLS_STAMP) ## govulncheck; skipped with a reason when its d
 # -shuffle also keeps go test from answering out of its cache.
 .PHONY: unit
 unit: ## tests, examples and fuzz seeds, in random order, under the race detector
-	$(STEP) $@ scripts/in-each "$(LIBRARY)" go test -race -shuffle=on -timeout=5m ./...
+	$(STEP) $@ scripts/in-each "$(LIBRARY)" go test -race -shuffle=on -timeout=9m ./...
 
 # -count=1 because what these tests look at (a binary, other servers) is invisible to go test's cache.
 .PHONY: e2e
 e2e: ## the binary against real clients and servers
-	$(STEP) $@ scripts/in-each ./e2e go test -count=1 -timeout=8m ./...
+	$(STEP) $@ scripts/in-each ./e2e go test -count=1 -timeout=9m ./...
 
 ##@ What the steps need
 

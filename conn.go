@@ -297,7 +297,7 @@ func (c *Conn) CloseWrite() error {
 // same, and is kinder to a peer that is still sending. What a Step replies that has
 // called it is not written.
 func (c *Conn) Close() error {
-	if c.closing.Swap(true) || c.end.Load() != nil {
+	if c.end.Load() != nil || c.closing.Swap(true) { // in this order: who sees it closing ends, and leaves the socket to us
 		return net.ErrClosed
 	}
 	err := c.closeSocket()
