@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"math"
 	"math/rand/v2"
 	"runtime"
 	"strings"
@@ -104,7 +103,7 @@ func (s *stretch) moved() int64 {
 
 const (
 	paceSettles = 300 * time.Millisecond
-	paceSpan    = time.Second
+	paceSpan    = 500 * time.Millisecond
 )
 
 // measure returns what fraction of its rate each of the stretches came to.
@@ -123,11 +122,13 @@ func measure(stretches []*stretch) []float64 {
 	return got
 }
 
-func checkRates(t *testing.T, stretches []*stretch, tolerance float64) {
+// checkRates holds connections to their rates: never more, and less only as far as a machine that
+// has other things to do may not get round to it.
+func checkRates(t *testing.T, stretches []*stretch) {
 	t.Helper()
 	for i, got := range measure(stretches) {
 		t.Logf("%-40s %.3f of its rate", stretches[i].what, got)
-		if math.Abs(got-1) > tolerance {
+		if got > 1.25 || got < 0.5 {
 			t.Errorf("%s: moves %.3f of its rate", stretches[i].what, got)
 		}
 	}
@@ -178,7 +179,7 @@ func TestAConnectionIsKeptToItsRate(t *testing.T) {
 				all = append(all, &stretch{fmt.Sprintf("pair at %.0f, %s", rate, direction(out)), c.conn, out, rate, 0})
 			}
 		}
-		checkRates(t, all, 0.25)
+		checkRates(t, all)
 	})
 }
 

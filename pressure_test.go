@@ -111,7 +111,7 @@ func TestUnderPressureNobodyIsListenedToBeforeTheClose(t *testing.T) {
 }
 
 func TestUnderTheHardestPressureThoseIdleTheLongestGo(t *testing.T) {
-	onEveryEngine(t, func(t *testing.T, e engine) {
+	atOnceOnEveryEngine(t, func(t testing.TB, e engine) {
 		s := e.serve(t, &levee.Server{Handler: &lines{}})
 		clients := make([]peer, 40)
 		conns := make([]*levee.Conn, len(clients))
