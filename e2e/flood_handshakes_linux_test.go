@@ -36,6 +36,7 @@ func expensive(t *testing.T, limits string) *process {
 	cert := write(t, "cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate})))
 	keyFile := write(t, "key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})))
 	return startOnCore(t, "serve", "-c", write(t, "levee.yaml", `version: 1
+overload: {accept_delay: 25ms}
 admin: {listen: 127.0.0.1:0}
 listeners:
   - name: main

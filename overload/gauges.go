@@ -45,7 +45,7 @@ func (g *gauges) look(now time.Time) (loads Loads) {
 			loads[Files] = max(loads[Files], portion(float64(l.Active), float64(l.MaxConns)))
 		}
 		delay, wanted := g.doors[i].look(now, l)
-		loads[AcceptQueue] = max(loads[AcceptQueue], wanted*portion(delay.Seconds(), or(g.AcceptDelay, 25*time.Millisecond).Seconds()))
+		loads[AcceptQueue] = max(loads[AcceptQueue], wanted*portion(delay.Seconds(), or(g.AcceptDelay, 100*time.Millisecond).Seconds()))
 		loads[Scheduler] = max(loads[Scheduler], wanted*scheduler)
 		loads[Arriving] = max(loads[Arriving], portion(float64(l.Arriving), float64(l.MaxArrivals)/2))
 		loads[Handshakes] = max(loads[Handshakes],
