@@ -133,6 +133,9 @@ func (a *attackTally) judge(t *testing.T, idle felt) {
 			t.Errorf("%s: %s", a.Attack, complaint)
 		}
 	}
+	if os.Getenv(floodVariable) != "full" {
+		return // in a few seconds, beside other tests, a percentile says little
+	}
 	const floor = 10 * time.Millisecond
 	for what, f := range map[string][2]figures{"round trips": {idle.RoundTrips, a.During.RoundTrips}, "connections": {idle.Connections, a.During.Connections}} {
 		if most := 3*max(f[0].P99.duration(), floor) + a.During.Lag.P99.duration(); f[1].P99.duration() > most {

@@ -45,7 +45,7 @@ func (g *gauges) look(now time.Time) (loads Loads) {
 			loads[Files] = max(loads[Files], portion(float64(l.Active), float64(l.MaxConns)))
 		}
 		delay, wanted := g.doors[i].look(now, l)
-		loads[AcceptQueue] = max(loads[AcceptQueue], wanted*portion(delay.Seconds(), or(g.AcceptDelay, 100*time.Millisecond).Seconds()))
+		loads[AcceptQueue] = max(loads[AcceptQueue], wanted*portion(delay.Seconds(), or(g.AcceptDelay, 500*time.Millisecond).Seconds()))
 		loads[Scheduler] = max(loads[Scheduler], wanted*scheduler)
 		loads[Arriving] = max(loads[Arriving], portion(float64(l.Arriving), float64(l.MaxArrivals)/2))
 		loads[Handshakes] = max(loads[Handshakes],
@@ -89,6 +89,10 @@ func fileLimit() float64 {
 	return n
 }
 
+// crowdLeast is how many have to wait for it to be a matter of how many they are. If fewer wait
+// for long, something else keeps the server from its work, and to turn them away would not help.
+const crowdLeast = 128
+
 // An acceptGauge estimates how long newcomers wait to be accepted.
 type acceptGauge struct {
 	at       time.Time
@@ -112,6 +116,9 @@ func (g *acceptGauge) look(now time.Time, l levee.Load) (delay time.Duration, wa
 	wanted = 1 - float64(unwanted)/float64(accepted)
 	if l.MaxConns > 0 && l.Active >= l.MaxConns {
 		return 0, wanted // nobody is let in: to turn others away does not change that
+	}
+	if standing < crowdLeast {
+		return 0, wanted
 	}
 	return took * time.Duration(standing) / time.Duration(accepted), wanted
 }

@@ -21,7 +21,7 @@
 // would be idle meanwhile. No level of pressure would help: an idle connection takes no
 // processor. Here a load of 1 is what is aimed at.
 //
-//	accept_queue  how long newcomers wait to be accepted   100 ms
+//	accept_queue  how long newcomers wait to be accepted   500 ms
 //	arriving      connections without a handler yet        half of MaxArrivals
 //	handshakes    waiting to be computed                   100 for each of MaxHandshakes
 //	scheduler     how long goroutines wait for a
@@ -60,7 +60,7 @@ type Controller struct {
 	AdjustMemoryLimit bool
 
 	// AcceptDelay is how long newcomers may wait to be accepted before a share of them is
-	// turned away. Zero means 100 ms: a crowd that comes at once, as after a deploy, is to be served.
+	// turned away. Zero means 500 ms: a crowd that comes at once, as after a deploy, is to be served.
 	AcceptDelay time.Duration
 
 	// WaitingHandshakes is how many TLS handshakes may wait for each that is computed

@@ -228,7 +228,7 @@ type acceptance struct {
 func withLimits(all []acceptance) []acceptance {
 	for i := range all {
 		c := &all[i].want
-		c.Limits, c.Overload = wholeLimits, Overload{Mode: ModeOn, MemoryLimit: MemoryAuto, AcceptDelay: 100 * time.Millisecond}
+		c.Limits, c.Overload = wholeLimits, Overload{Mode: ModeOn, MemoryLimit: MemoryAuto, AcceptDelay: 500 * time.Millisecond}
 		for j := range c.Listeners {
 			l := &c.Listeners[j]
 			most := l.Limits.MaxConnections

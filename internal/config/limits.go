@@ -318,14 +318,14 @@ func (o *Overload) keys() []key {
 		{
 			"accept_delay", optional,
 			duration{p: &o.AcceptDelay, min: time.Millisecond, max: 10 * time.Second},
-			"How long newcomers may wait to be accepted before a share of them is turned away. Without it, 100ms.",
+			"How long newcomers may wait to be accepted before a share of them is turned away. Without it, 500ms.",
 		},
 	}
 }
 
 func (o *Overload) settle() {
 	if o.Mode == ModeOn {
-		fill(&o.AcceptDelay, 100*time.Millisecond)
+		fill(&o.AcceptDelay, 500*time.Millisecond)
 	}
 }
 
