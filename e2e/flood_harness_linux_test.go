@@ -129,7 +129,7 @@ func (a *attackTally) judge(t *testing.T, idle felt) {
 		return
 	}
 	for _, complaint := range a.Complaints {
-		if !strings.HasPrefix(complaint, "p99 of ") {
+		if !strings.HasPrefix(complaint, "p99 ") {
 			t.Errorf("%s: %s", a.Attack, complaint)
 		}
 	}
