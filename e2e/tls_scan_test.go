@@ -100,6 +100,9 @@ func TestTestsslFindsNothingThatMatters(t *testing.T) {
 	}
 	offered := make(map[string]string)
 	for _, f := range findings {
+		if f.ID == "engine_problem" { // of the scanner's own OpenSSL, on a machine that is busy
+			continue
+		}
 		switch f.Severity {
 		case "OK", "INFO", "LOW":
 		default:
