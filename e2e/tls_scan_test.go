@@ -92,7 +92,8 @@ func TestTestsslFindsNothingThatMatters(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "findings.json")
 	cmd := exec.CommandContext(t.Context(), "testssl", "--quiet", "--color", "0", "--warnings", "batch", "--add-ca", ca,
 		"--jsonfile", file, "--ip", "127.0.0.1", "localhost:"+port)
-	out, err := cmd.CombinedOutput() // its exit code counts what it found worth a word
+	cmd.Env = append(os.Environ(), "NO_ENGINE=true") // or it warns of its own OpenSSL, which lacks GOST's ciphers
+	out, err := cmd.CombinedOutput()                 // its exit code counts what it found worth a word
 	text, readErr := os.ReadFile(file)
 	var findings []struct{ ID, Severity, Finding string }
 	if e := json.Unmarshal(text, &findings); readErr != nil || e != nil || len(findings) < 100 {
@@ -100,9 +101,6 @@ func TestTestsslFindsNothingThatMatters(t *testing.T) {
 	}
 	offered := make(map[string]string)
 	for _, f := range findings {
-		if f.ID == "engine_problem" { // of the scanner's own OpenSSL, on a machine that is busy
-			continue
-		}
 		switch f.Severity {
 		case "OK", "INFO", "LOW":
 		default:
