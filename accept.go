@@ -148,7 +148,7 @@ func (d *door) sweep() {
 	}
 	parked, _ := queueOf(d.listener)
 	for giveUp := time.Now().Add(sweepLimit); parked > 0 || time.Now().Before(giveUp); parked-- {
-		if parked > 0 && !s.takeSlot() || parked <= 0 && !s.takeFreeSlot() {
+		if parked > 0 && !d.awaitSlot(s.gone) || parked <= 0 && !s.takeFreeSlot() {
 			return
 		}
 		_ = l.SetDeadline(time.Now().Add(sweepPause)) // a closed listener says so at Accept
@@ -263,21 +263,7 @@ func (d *door) awaitSlot(stop <-chan struct{}) bool {
 	}
 }
 
-// takeSlot waits for a slot, also while the server drains. It returns false if
-// the end comes first.
-func (s *Server) takeSlot() bool {
-	if s.takeFreeSlot() {
-		return true
-	}
-	select {
-	case s.slots <- struct{}{}:
-		return true
-	case <-s.gone:
-		return false
-	}
-}
-
-// takeFreeSlot is takeSlot without the wait.
+// takeFreeSlot takes a slot, if there is one.
 func (s *Server) takeFreeSlot() bool {
 	if s.slots == nil {
 		return true
