@@ -444,7 +444,7 @@ func (j *joint) resetNear() {
 	}
 	err := j.farEnd.get()
 	s.conn.ends(upstreamReason(err), ofUpstream(err))
-	s.wire.hurry()
+	s.wire.stopPacing()
 	abort(s.wire.raw)
 }
 
@@ -453,7 +453,7 @@ func (j *joint) resetFar() {
 	if j.farEnd.get() == nil {
 		awaitTaken(j.far)
 	}
-	j.stream.wire.hurry() // there is nobody to pace any more
+	j.stream.wire.stopPacing() // there is nobody to pace any more
 	abort(j.far)
 }
 

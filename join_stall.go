@@ -124,7 +124,7 @@ func (w *stallWatch) stop() {
 // stall ends a connection whose upstream takes nothing: what is not taken is not kept.
 func (j *joint) stall() {
 	j.stream.conn.ends(UpstreamStalled, nil)
-	j.stream.wire.hurry()
+	j.stream.wire.stopPacing()
 	abort(j.far)
 	abort(j.stream.wire.raw)
 }

@@ -147,7 +147,7 @@ func (w *wire) abide(m *meter) (waited, late bool) {
 		select {
 		case <-timer.C:
 			if left == resetLook && wasReset(w.raw) {
-				w.hurry()
+				w.stopPacing()
 			}
 		case <-changed:
 		}
@@ -165,7 +165,7 @@ const resetLook = time.Second
 func (w *wire) patience(m *meter) (limit time.Time, changed <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.hurried || !m.out && w.waiting.Load() && w.leaving.Load() {
+	if w.unpaced || !m.out && w.waiting.Load() && w.leaving.Load() {
 		return limit, nil
 	}
 	if w.changed == nil {
@@ -185,14 +185,14 @@ func (w *wire) hasChangedLocked() {
 	}
 }
 
-// hurry ends every wait: the socket is closed, or there is nothing more to wait for.
-func (w *wire) hurry() {
+// stopPacing ends every wait for a Pacer: the socket is closed, or there is nothing more to wait for.
+func (w *wire) stopPacing() {
 	if w.pace.Load() == nil {
 		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.hurried = true
+	w.unpaced = true
 	w.hasChangedLocked()
 }
 

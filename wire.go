@@ -59,7 +59,7 @@ type wire struct {
 	joined       bool          // to an upstream
 	kernelReads  bool          // the kernel copies from it, or to it: the handler's
 	kernelWrites bool          // own deadline is armed and none of levee's
-	hurried      bool          // what has to wait for a Pacer does no more
+	unpaced      bool          // what has to wait for a Pacer does no more
 	changed      chan struct{} // closed when what limits such a wait does; nil if nobody waits
 	signature    []byte        // what the first bytes still lack to be a PROXY header's; see screen
 
@@ -464,7 +464,7 @@ func (w *wire) CloseWrite() error {
 
 // Close closes the socket: crypto/tls calls it after its close_notify.
 func (w *wire) Close() error {
-	w.hurry()
+	w.stopPacing()
 	return w.raw.Close()
 }
 func (w *wire) LocalAddr() net.Addr  { return w.raw.LocalAddr() }
