@@ -1,6 +1,9 @@
 package levee
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // limits are a Server's fields with the defaults filled in; negative is off.
 type limits struct {
@@ -26,8 +29,8 @@ func (s *Server) effectiveLimits() limits {
 		lifetime:    patience(s.MaxLifetime, -1),
 		drain:       patience(s.DrainTimeout, 25*time.Second),
 		step:        patience(s.StepBudget, time.Millisecond),
-		conns:       or(s.MaxConns, s.defaultMaxConns()),
-		arrivals:    or(s.MaxArrivals, 16<<10),
+		conns:       cmp.Or(s.MaxConns, s.defaultMaxConns()),
+		arrivals:    cmp.Or(s.MaxArrivals, 16<<10),
 		files:       filesForAll(openFilesLimit()),
 	}
 }
@@ -41,16 +44,7 @@ func patience(v, byDefault time.Duration) time.Duration {
 	if v > tooLong {
 		return -1
 	}
-	return or(v, byDefault)
-}
-
-// or returns v, or the default if v is zero.
-func or[T comparable](v, byDefault T) T {
-	var zero T
-	if v == zero {
-		return byDefault
-	}
-	return v
+	return cmp.Or(v, byDefault)
 }
 
 // DefaultMaxConns returns what a [Server.MaxConns] of zero means: the process's

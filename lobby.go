@@ -1,6 +1,7 @@
 package levee
 
 import (
+	"cmp"
 	"slices"
 	"sync"
 	"time"
@@ -39,7 +40,7 @@ type guest struct {
 
 // keep keeps a connection waiting, and reports false if there is no room for it.
 func (l *lobby) keep(c *Conn, r *Refusal) bool {
-	g := guest{c, r, time.Now().Add(or(max(0, r.Delay), lobbyWait))}
+	g := guest{c, r, time.Now().Add(cmp.Or(max(0, r.Delay), lobbyWait))}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed || len(l.guests) >= l.room {

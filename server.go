@@ -1,6 +1,7 @@
 package levee
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -310,7 +311,7 @@ func (s *Server) checkTLS() error {
 func (s *Server) init() {
 	s.once.Do(func() {
 		s.limits = s.effectiveLimits()
-		s.handshakes.most = or(s.MaxHandshakes, runtime.GOMAXPROCS(0))
+		s.handshakes.most = cmp.Or(s.MaxHandshakes, runtime.GOMAXPROCS(0))
 		s.epoch = time.Now()
 		s.pressing.sources.init()
 		s.lobby.room = lobbyRoom(openFilesLimit())

@@ -1,6 +1,7 @@
 package overload
 
 import (
+	"cmp"
 	"os"
 	"runtime/metrics"
 	"slices"
@@ -36,7 +37,7 @@ func newGauges(c *Controller) *gauges {
 
 func (g *gauges) look(now time.Time) (loads Loads) {
 	loads[Memory] = g.memory.look()
-	scheduler := portion(g.scheduler.look().Seconds(), or(g.SchedulerDelay, 20*time.Millisecond).Seconds())
+	scheduler := portion(g.scheduler.look().Seconds(), cmp.Or(g.SchedulerDelay, 20*time.Millisecond).Seconds())
 	open := openFiles()
 	loads[Files] = portion(open, g.files)
 	for i, s := range g.Servers {
@@ -45,11 +46,11 @@ func (g *gauges) look(now time.Time) (loads Loads) {
 			loads[Files] = max(loads[Files], portion(float64(l.Active), float64(l.MaxConns)))
 		}
 		delay, wanted := g.doors[i].look(now, l)
-		loads[AcceptQueue] = max(loads[AcceptQueue], wanted*portion(delay.Seconds(), or(g.AcceptDelay, 500*time.Millisecond).Seconds()))
+		loads[AcceptQueue] = max(loads[AcceptQueue], wanted*portion(delay.Seconds(), cmp.Or(g.AcceptDelay, 500*time.Millisecond).Seconds()))
 		loads[Scheduler] = max(loads[Scheduler], wanted*scheduler)
 		loads[Arriving] = max(loads[Arriving], portion(float64(l.Arriving), float64(l.MaxArrivals)/2))
 		loads[Handshakes] = max(loads[Handshakes],
-			portion(float64(l.HandshakesWaiting), float64(l.MaxHandshakes)*float64(or(g.WaitingHandshakes, 100))))
+			portion(float64(l.HandshakesWaiting), float64(l.MaxHandshakes)*float64(cmp.Or(g.WaitingHandshakes, 100))))
 	}
 	return loads
 }

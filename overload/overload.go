@@ -32,6 +32,7 @@
 package overload
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"sync"
@@ -101,19 +102,11 @@ func (c *Controller) State() State {
 	return c.state
 }
 
-func or[T comparable](v, byDefault T) T {
-	var zero T
-	if v == zero {
-		return byDefault
-	}
-	return v
-}
-
 // Run looks and presses until ctx ends, and then takes all pressure away. It is called once.
 func (c *Controller) Run(ctx context.Context) {
 	senses := c.senses()
-	interval := or(c.Interval, 100*time.Millisecond)
-	l := ladder{calm: or(c.Calm, 500*time.Millisecond)}
+	interval := cmp.Or(c.Interval, 100*time.Millisecond)
+	l := ladder{calm: cmp.Or(c.Calm, 500*time.Millisecond)}
 	r := ration{share: 1}
 	log := changeLog{to: c.Logger}
 	ticker := time.NewTicker(interval)
@@ -201,6 +194,6 @@ func (g *changeLog) look(now time.Time, s State) {
 		level = slog.LevelWarn
 	}
 	g.last, g.told = now, s
-	or(g.to, slog.Default()).Log(context.Background(), level, "pressure", "level", s.Pressure.String(),
+	cmp.Or(g.to, slog.Default()).Log(context.Background(), level, "pressure", "level", s.Pressure.String(),
 		"cause", s.Cause.String(), "load", s.Loads[s.Cause], "turned_away", s.TurnedAway)
 }
