@@ -8,8 +8,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/redis/rueidis"
-
 	"github.com/levee-net/levee"
 	"github.com/levee-net/levee/internal/config"
 	"github.com/levee-net/levee/limit"
@@ -235,15 +233,6 @@ func (l *limiting) sharing(what string) func(redislimit.State) {
 		}
 		l.front.log.Info("shared with other machines", "what", what)
 	}
-}
-
-// client is the connection to Redis for whoever needs no more of it.
-func (s *sharedStore) client(ctx context.Context) (rueidis.Client, error) {
-	r, err := s.reach(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return r.client, nil
 }
 
 // listsOf returns the listener's lists: the allow that it has, or else that of all, and both denies.

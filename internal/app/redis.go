@@ -88,6 +88,15 @@ func (s *sharedStore) reach(ctx context.Context) (*reaching, error) {
 	}
 }
 
+// client is the connection to Redis for whoever needs no more of it.
+func (s *sharedStore) client(ctx context.Context) (rueidis.Client, error) {
+	r, err := s.reach(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return r.client, nil
+}
+
 func (s *sharedStore) connect(r *reaching) {
 	defer close(r.over)
 	if r.client, r.err = rueidis.NewClient(s.options); r.err == nil {
@@ -119,11 +128,10 @@ func (s *sharedStore) close() {
 // ticketSecret returns the secret that session tickets are derived from: the one that is there, or one's own if it is
 // the first.
 func (s *sharedStore) ticketSecret(ctx context.Context) ([]byte, error) {
-	r, err := s.reach(ctx)
+	client, err := s.client(ctx)
 	if err != nil {
 		return nil, err
 	}
-	client := r.client
 	own := make([]byte, 32)
 	rand.Read(own) // never fails
 	set := client.B().Set().Key(ticketsKey).Value(rueidis.BinaryString(own)).Nx().Ex(ticketsLifetime).Build()
