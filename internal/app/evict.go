@@ -3,7 +3,6 @@ package app
 import (
 	"context"
 	"net/netip"
-	"sync/atomic"
 	"time"
 
 	"github.com/levee-net/levee"
@@ -17,20 +16,12 @@ const sweepPause = 100 * time.Millisecond
 // no cost, so that it need not take its time, as a policy has to.
 type evictor struct {
 	front *front
-	news  chan struct{}             // holds one when there has been a change that was not looked at
-	since atomic.Pointer[time.Time] // when there was the last, if ever
+
+	change
 }
 
-func newEvictor(f *front) *evictor { return &evictor{front: f, news: make(chan struct{}, 1)} }
-
-// changed says that lists or bans are others now.
-func (e *evictor) changed() {
-	now := time.Now()
-	e.since.Store(&now)
-	select {
-	case e.news <- struct{}{}:
-	default:
-	}
+func newEvictor(f *front) *evictor {
+	return &evictor{front: f, change: change{news: make(chan struct{}, 1)}}
 }
 
 // run ends connections after each change, until ctx ends.
@@ -64,19 +55,13 @@ func (e *evictor) sweep(listener int, server *levee.Server) (ended int) {
 }
 
 func (e *evictor) forbid(listener int, c *levee.Conn) bool {
-	err := e.front.limits.denies(listener, c.ClientAddr().Addr())
-	if err == nil || c.Reason() != levee.ReasonNone {
-		return false
-	}
-	c.Forbid(err)
-	return true
+	return forbid(c, e.front.limits.denies(listener, c.ClientAddr().Addr()))
 }
 
 // arrived looks at a connection that a change may have overtaken: the gate was asked before, and the sweep has not
 // seen it.
 func (e *evictor) arrived(c *levee.Conn) {
-	since := e.since.Load()
-	if since == nil || c.Accepted().After(*since) {
+	if !e.overtook(c) {
 		return
 	}
 	for i, server := range e.front.servers {

@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"log/slog"
 	"slices"
-	"sync/atomic"
 	"time"
 
 	"github.com/levee-net/levee"
@@ -23,22 +22,11 @@ type policy struct {
 	server  *levee.Server
 	log     *slog.Logger
 
-	news  chan struct{}             // holds one when there has been a change that was not looked at
-	since atomic.Pointer[time.Time] // when the policy has changed for the last time, if ever
+	change
 }
 
 func newPolicy(clients *certs.Clients, log *slog.Logger) *policy {
-	return &policy{clients: clients, log: log, news: make(chan struct{}, 1)}
-}
-
-// changed says that another policy is in force.
-func (p *policy) changed() {
-	now := time.Now()
-	p.since.Store(&now)
-	select {
-	case p.news <- struct{}{}:
-	default:
-	}
+	return &policy{clients: clients, log: log, change: change{news: make(chan struct{}, 1)}}
 }
 
 // enforce ends live connections that the policy does not allow any more, whenever it has changed, until ctx ends.
@@ -68,27 +56,18 @@ func (p *policy) sweep(ctx context.Context, pace <-chan time.Time) (ended int) {
 			return ended
 		case <-pace:
 		}
-		if p.forbid(c) { // it may have changed back meanwhile
+		if forbid(c, p.clients.Allows(c.TLS())) { // it may have changed back meanwhile
 			ended++
 		}
 	}
 	return ended
 }
 
-func (p *policy) forbid(c *levee.Conn) bool {
-	err := p.clients.Allows(c.TLS())
-	if err == nil || c.Reason() != levee.ReasonNone {
-		return false
-	}
-	c.Forbid(err)
-	return true
-}
-
 // arrived looks at a connection that a change may have overtaken: its handshake has asked the policy of before, and the
 // sweep has not seen it.
 func (p *policy) arrived(c *levee.Conn) {
-	if since := p.since.Load(); since != nil && !c.Accepted().After(*since) {
-		p.forbid(c)
+	if p.overtook(c) {
+		forbid(c, p.clients.Allows(c.TLS()))
 	}
 }
 
