@@ -20,7 +20,9 @@ import (
 const (
 	batch      = 64                           // events in one look: some 500 µs of work, after which other goroutines get a chance
 	bufferSize = 64 << 10                     // one read; a full one says that more is waiting
+	crowdRead  = 20 << 10                     // one read where very many want theirs
 	fairReads  = 4                            // reads of one connection before the others get their turn
+	fairBytes  = 2 << 20                      // that all together read in their turns, if they can: some milliseconds' work
 	fairTime   = int64(50 * time.Microsecond) // between two yields to other goroutines
 	aloneTime  = int64(5 * time.Microsecond)  // a yield that takes no longer was to nobody
 	breathTime = int64(time.Millisecond)      // between two looks into Go's netpoller; see Breath
@@ -44,8 +46,11 @@ type loop struct {
 	mailAt int       // the message to obey next
 	events [batch]unix.EpollEvent
 	at, n  int     // the event to handle next, and their number
-	more   []*Conn // that had more to read when their turn was over
-	again  []*Conn // the same for the next batch
+	more   []*Conn // that had more to read when their turn was over, and have not had another
+	again  []*Conn // that have
+	turns  int     // how many more of them get theirs in this batch
+	reads  int     // that are a turn now
+	read   int     // bytes that one of them takes
 	wheel  wheel
 	waits  waits // those that a Pacer keeps waiting
 	pipes  pipes
@@ -102,7 +107,9 @@ func (l *loop) run() {
 
 // nextBatch finds out what is to be done, and waits for it if there is nothing.
 func (l *loop) nextBatch() {
-	l.more, l.again = l.again, l.more[:0]
+	if len(l.more) == 0 {
+		l.more, l.again = l.again, l.more[:0]
+	}
 	l.at, l.n = 0, l.poller.poll(l.events[:])
 	idle, since := l.n == 0 && len(l.more) == 0 && !l.mailbox.some.Load(), l.now
 	if idle || l.now-l.yielded > fairTime {
@@ -126,10 +133,20 @@ func (l *loop) nextBatch() {
 	}
 	l.now = l.reactor.clock()
 	l.late(l.now - since)
+	l.share()
 	l.batches.Add(1)
 	l.reactor.watch.stir()
 	l.mail, l.mailAt = l.mailbox.take(l.mail), 0
 	l.wheel.advance(l.now)
+}
+
+// share says how much is a turn. Were it always as much as it is for a few, who wants little would wait
+// for tens of milliseconds for hundreds who want much.
+func (l *loop) share() {
+	each := fairBytes / max(1, l.n+len(l.more)+len(l.again))
+	l.reads = min(max(1, each/bufferSize), fairReads)
+	l.read = min(max(crowdRead, each), bufferSize)
+	l.turns = batch
 }
 
 // wait waits until something happens or somebody's time has come: for a moment in
@@ -201,7 +218,7 @@ func (l *loop) finishBatch() bool {
 			return false
 		}
 	}
-	for len(l.more) > 0 {
+	for ; l.turns > 0 && len(l.more) > 0; l.turns-- {
 		c := l.more[len(l.more)-1]
 		l.more[len(l.more)-1] = nil // it may end, and be garbage
 		l.more = l.more[:len(l.more)-1]
@@ -354,13 +371,11 @@ func (l *loop) pump(c *Conn) bool {
 		return l.relay(c)
 	}
 	for reads := 0; c.is(readable) && !c.is(away|paused|gone|refused|parting|queued) && !c.owes() && !c.waits(); reads++ {
-		if reads == fairReads {
-			c.set(queued)
-			l.again = append(l.again, c)
-			return true
+		if reads == l.reads {
+			return l.enqueue(c)
 		}
 		buffer, have := l.space(c)
-		buffer = buffer[:have+c.chunk(len(buffer)-have)]
+		buffer = buffer[:have+c.chunk(min(len(buffer)-have, l.read))]
 		n, err := readSocket(int(c.fd), buffer[have:])
 		switch {
 		case err == unix.EAGAIN:
@@ -384,6 +399,13 @@ func (l *loop) pump(c *Conn) bool {
 		}
 	}
 	return l.settle(c)
+}
+
+// enqueue has a connection that has more to read wait for its next turn.
+func (l *loop) enqueue(c *Conn) bool {
+	c.set(queued)
+	l.again = append(l.again, c)
+	return true
 }
 
 // space returns where to read to, and how much of it a message's beginning takes

@@ -119,10 +119,8 @@ func (c *Conn) near() *Conn {
 func (l *loop) relay(c *Conn) bool {
 	p := c.peer
 	for turns := 0; c.is(readable) && !c.is(ended|paused|gone|queued) && !p.is(broken) && !p.owes() && !c.waits(); turns++ {
-		if turns == fairReads || turns == 1 && (c.is(sealed) || p.is(sealed)) { // each takes as long as many others
-			c.set(queued)
-			l.again = append(l.again, c)
-			return true
+		if turns == l.reads || turns == 1 && (c.is(sealed) || p.is(sealed)) { // each takes as long as many others
+			return l.enqueue(c)
 		}
 		switch err := l.move(c, p); err {
 		case nil:
