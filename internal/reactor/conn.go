@@ -24,6 +24,7 @@ type Conn struct {
 	users atomic.Uint32 // of the socket, beside the loop; see Control
 	state state
 	quick uint8 // calls in a row that the lane found quick; of one of a pair, fresh, narrow or wide
+	dear  uint8 // how often what one read takes is halved, as it costs so much to open
 
 	next, prev *Conn // in the wheel
 	due        int64 // the wheel's tick at which to look

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -38,6 +39,10 @@ const (
 	// sealRoom is what a read takes when it has been sealed or opened: TLS puts 22 bytes around
 	// a record, and the rest of one that was incomplete, with which it opens, is less than 17 KiB.
 	sealRoom = sealSize + 20<<10
+
+	dearTime  = int64(500 * time.Microsecond) // ten times what a read takes to open that is full of data
+	cheapTime = int64(50 * time.Microsecond)
+	dearest   = 6 // 1 KiB
 )
 
 // A workbench is where a loop seals and opens. It is made when first needed.
@@ -64,7 +69,7 @@ func (l *loop) moveOpened(c, p *Conn) error {
 		c.clear(unopened)
 		return l.open(c, p, nil, false)
 	}
-	buffer := l.needBench().in[:c.chunk(sealSize)]
+	buffer := l.needBench().in[:c.chunk(sealSize>>c.dear)]
 	n, err := readSocket(int(c.fd), buffer)
 	switch {
 	case err == unix.EAGAIN:
@@ -78,7 +83,21 @@ func (l *loop) moveOpened(c, p *Conn) error {
 	}
 	c.read.Add(int64(n))
 	l.spendIn(c, n)
-	return l.open(c, p, buffer[:n], false)
+	began := l.reactor.clock()
+	err = l.open(c, p, buffer[:n], false)
+	c.appraise(l.reactor.clock() - began)
+	return err
+}
+
+// appraise takes less at once from who sends what is dear to open, such as thousands of changes of its keys: one read
+// of that would take as long as a hundred others.
+func (c *Conn) appraise(took int64) {
+	switch {
+	case took > dearTime && c.dear < dearest:
+		c.dear++
+	case took < cheapTime && c.dear > 0:
+		c.dear--
+	}
 }
 
 // open passes on what the bytes say.

@@ -247,3 +247,48 @@ func TestWhatBreaksASealedConnectionFirstIsWhyItEnds(t *testing.T) {
 		t.Errorf("error %v, want the reset", end.err)
 	}
 }
+
+// A slow cipher takes its time for each byte, as it does who has to change its keys before each.
+type slowCipher struct {
+	cipher
+	each time.Duration
+	most chan int // bytes that it was last given
+}
+
+func (c *slowCipher) Open(in []byte, end bool, out []byte) (plain, reply []byte, err error) {
+	time.Sleep(time.Duration(len(in)) * c.each)
+	select {
+	case <-c.most:
+	default:
+	}
+	c.most <- len(in)
+	return c.cipher.Open(in, end, out)
+}
+
+func TestLittleAtOnceIsReadOfWhatIsDearToOpen(t *testing.T) {
+	r := start(t, reactor.Options{Loops: 1})
+	nearFD, near := tcp(t)
+	farFD, far := tcp(t)
+	most := make(chan int, 1)
+	j := joinAs(t, r, reactor.Limits{}, "", func(j *joint) reactor.Owner {
+		return &slowCipher{cipher{owner: j.owner}, 500 * time.Nanosecond, most}
+	}, nearFD, farFD, near, far)
+	go func() { // ends with the connection
+		for {
+			if _, err := near.Write(make([]byte, 64<<10)); err != nil {
+				return
+			}
+		}
+	}()
+	go io.Copy(io.Discard, far) // ends with the connection
+	eventually(t, "at most 4 KiB are read at once", func() bool {
+		n := <-most
+		return n > 0 && n <= 4<<10
+	})
+	for range 20 {
+		if n := receive(t, most, "another read"); n > 4<<10 {
+			t.Errorf("%d bytes were read at once", n)
+		}
+	}
+	j.Kill()
+}
