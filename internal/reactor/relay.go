@@ -143,10 +143,38 @@ func (l *loop) relay(c *Conn) bool {
 			l.breaks(c, err)
 		}
 	}
+	if p.is(broken) && !l.hearOut(c) {
+		return true
+	}
 	if p.is(broken) && !p.is(ended) && !c.owes() && !c.is(gone) {
 		return l.relay(p)
 	}
 	return l.settlePair(c.near())
+}
+
+// hearOut reads and drops what c sends, whose peer has failed and can be told nothing more: if nobody listened
+// to c, it might not take what its peer has sent before. It reports false if c has more to say, and its turn is over.
+func (l *loop) hearOut(c *Conn) bool {
+	for reads := 0; c.is(readable) && !c.is(ended|broken|paused|gone|queued); reads++ {
+		if reads == l.reads {
+			return !l.enqueue(c)
+		}
+		n, err := readSocket(int(c.fd), l.in)
+		switch {
+		case err == unix.EAGAIN:
+			c.clear(readable)
+		case err == io.EOF:
+			c.noteEnd()
+			c.set(ended)
+		case err != nil:
+			c.noteEnd()
+			c.set(ended)
+			l.breaks(c, os.NewSyscallError("read", err))
+		default:
+			c.read.Add(int64(n))
+		}
+	}
+	return true
 }
 
 // sent notes that c has sent something, now.

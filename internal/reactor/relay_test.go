@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -406,6 +407,57 @@ func TestAResetWaitsForTheBytesBeforeIt(t *testing.T) {
 		t.Errorf("got %d bytes of %d, and %v", len(got), len(b), err)
 	}
 	j.endsAs(t, reactor.FarIOError)
+}
+
+// A server that answers as it reads does not read on when nobody takes its answers.
+func TestAServerIsHeardOutWhileItTakesWhatAClientSentBeforeItsReset(t *testing.T) {
+	r := start(t, reactor.Options{})
+	j := join(t, r, reactor.Limits{WriteStall: time.Hour}, "")
+	var took atomic.Int64
+	echoed := make(chan struct{})
+	go func() { // a server; ends with the connection
+		defer close(echoed)
+		for b := make([]byte, 64<<10); ; {
+			n, err := j.far.Read(b)
+			took.Add(int64(n))
+			if err != nil {
+				return
+			}
+			if _, err = j.far.Write(b[:n]); err != nil {
+				return
+			}
+		}
+	}()
+	wrote := make(chan struct{})
+	go func() { // a client that does not read; ends with the connection
+		defer close(wrote)
+		for {
+			if _, err := j.near.Write(make([]byte, 64<<10)); err != nil {
+				return
+			}
+		}
+	}()
+	before, since := int64(-1), time.Now()
+	eventually(t, "neither side takes any more", func() bool {
+		if n := took.Load(); n != before {
+			before, since = n, time.Now()
+		}
+		return time.Since(since) > stalled && j.view(t).Out > 0
+	})
+	waits := int64(0)
+	j.farConn.Control(func(fd int) {
+		n, err := unix.IoctlGetInt(fd, unix.SIOCOUTQ)
+		must(t, err)
+		waits = int64(n)
+	})
+	must(t, j.near.(*net.TCPConn).SetLinger(0))
+	j.near.Close()
+	receive(t, wrote, "the client's end")
+	j.endsAs(t, reactor.IOError)
+	receive(t, echoed, "the server's end")
+	if more := took.Load() - before; waits == 0 || more < waits {
+		t.Errorf("the server took %d bytes after the reset, of %d that waited for it", more, waits)
+	}
 }
 
 func TestAResetDoesNotWaitForWhoHasGone(t *testing.T) {
