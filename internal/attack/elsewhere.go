@@ -132,6 +132,9 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer) error {
 	if o.Secure {
 		t.tls = t.forTLS
 	}
+	if err := standBack(); err != nil {
+		return err
+	}
 	ctx, stop := context.WithTimeout(ctx, f.Duration)
 	defer stop()
 	go stopAtEnd(in, stop)
