@@ -62,7 +62,9 @@ type pressing struct {
 	paused map[*Conn]struct{} // guarded by mu
 
 	turnAway atomic.Uint64 // bits of the share
-	sources  sources       // of newcomers
+
+	newcomers sources // of the last moment
+	standing  sources // those of the last seconds: who waits to be served may have come a while ago
 }
 
 const (
@@ -107,7 +109,8 @@ func (s *Server) Press(p Pressure) {
 // at 0, and all at 1, whatever the pressure is. It is for when more come than can be served:
 // those who are turned away know at once, and the others need not wait. The more have come from
 // a newcomer's IPv4 address, or IPv6 /64, within the last moment, the more likely it is to be one of
-// them: where one source floods, the others hardly notice. It may be called from several goroutines.
+// them: where one source floods, the others hardly notice. Nobody is turned away of a source of which by far
+// fewer have come in the last ten seconds than of others. It may be called from several goroutines.
 func (s *Server) TurnAway(share float64) {
 	s.pressing.turnAway.Store(math.Float64bits(min(max(share, 0), 1)))
 }
@@ -117,8 +120,11 @@ func (s *Server) turnsAway(c *Conn) *Refusal {
 	if s.pressed(RefuseNew) {
 		return &overload
 	}
-	crowding := s.pressing.sources.crowding(addrPort(c.peer).Addr(), c.accepted) // also before it is needed: it takes a moment to show
-	share := math.Float64frombits(s.pressing.turnAway.Load())
+	share, from := math.Float64frombits(s.pressing.turnAway.Load()), addrPort(c.peer).Addr()
+	crowding := s.pressing.newcomers.crowding(from, c.accepted) // also before it is needed: it takes a moment to show
+	if s.pressing.standing.crowding(from, c.accepted) == 0 {
+		crowding = 0
+	}
 	if share < 1 {
 		share *= crowding
 	}

@@ -9,7 +9,7 @@ import (
 
 func TestNobodyIsTakenForAFloodWhenManyCountAtOnce(t *testing.T) {
 	var s sources
-	s.init()
+	s.init(lookEvery)
 	for range 5000 {
 		for i := range s.rows {
 			for j := range s.rows[i].counts {
@@ -33,7 +33,7 @@ func TestNobodyIsTakenForAFloodWhenManyCountAtOnce(t *testing.T) {
 
 func TestWhatWasLongAgoIsForgotten(t *testing.T) {
 	var s sources
-	s.init()
+	s.init(lookEvery)
 	flood := netip.MustParseAddr("192.0.2.1")
 	for range 10000 {
 		s.crowding(flood, 0)
@@ -44,5 +44,21 @@ func TestWhatWasLongAgoIsForgotten(t *testing.T) {
 	}
 	if got := s.crowding(netip.MustParseAddr("192.0.2.2"), later); got != 1 {
 		t.Errorf("it is %.2f times as crowded as is usual, for the second", got)
+	}
+}
+
+func TestWhoHasFilledTheQueueIsRememberedWhileOthersAreTurnedAway(t *testing.T) {
+	var s sources
+	s.init(50 * lookEvery)
+	now := time.Duration(0)
+	for range 5000 { // in a second
+		now += time.Second / 5000
+		s.crowding(netip.MustParseAddr("192.0.2.1"), now)
+	}
+	for range 5 * 10 { // for ten seconds, in which those who came are served
+		now += time.Second / 5
+		if got := s.crowding(netip.MustParseAddr("192.0.2.2"), now); got != 0 {
+			t.Fatalf("it is %.2f times as crowded as is usual where few come from, %v after the crowd", got, now-time.Second)
+		}
 	}
 }
