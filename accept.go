@@ -28,11 +28,14 @@ type door struct {
 	server    *Server
 	listener  net.Listener
 	ctx       context.Context // parent of every connection's
-	failed    chan<- error    // has room for one
-	acceptors int             // guarded by server.mu
+	call      *serveCall
+	stop      chan struct{} // closed when accepting is to stop
+	stopped   bool          // it is; guarded by server.mu
+	acceptors int           // guarded by server.mu
 
-	bare  *bareListener // takes connections as bare sockets; nil if they need an arrival
 	turn  turn          // of the acceptor that is in next
+	bare  *bareListener // takes connections as bare sockets; nil if that was never wanted, or cannot be; the turn's
+	hung  bool          // it has been tried; the turn's
 	pause time.Duration // after the last failure, 0 after a success; the turn's
 	crowd crowd         // the turn's
 	files fileGauge     // the turn's
@@ -67,7 +70,7 @@ func (d *door) next() *Conn {
 			return d.admit(c)
 		}
 		select {
-		case <-s.stopping:
+		case <-d.stop:
 			return nil
 		default:
 		}
@@ -76,7 +79,7 @@ func (d *door) next() *Conn {
 			return nil
 		}
 		d.pause = min(max(2*d.pause, firstPause), lastPause)
-		if !s.acceptFailed(d.listener, err, d.pause, s.stopping) {
+		if !s.acceptFailed(d.listener, err, d.pause, d.stop) {
 			return nil
 		}
 	}
@@ -85,14 +88,41 @@ func (d *door) next() *Conn {
 
 // take waits for the next connection.
 func (d *door) take() (*Conn, error) {
-	if d.bare != nil {
-		return d.bare.accept()
+	for d.server.inForce.Load().takesBare() && d.hangBare() {
+		if c, err := d.bare.accept(); err != errNotBare {
+			return c, err
+		}
 	}
 	raw, err := d.listener.Accept()
 	if err != nil {
 		return nil, err
 	}
 	return newStreamConn(d.ctx, d.server, raw), nil
+}
+
+// errNotBare is of a bareListener whose connections need an arrival now.
+var errNotBare = errors.New("not as bare sockets")
+
+// hangBare reports whether the door can take connections as bare sockets.
+func (d *door) hangBare() bool {
+	if !d.hung {
+		d.hung = true
+		d.bare = d.server.takeBare(d.ctx, d.listener)
+	}
+	return d.bare != nil
+}
+
+// stopLocked has the acceptors notice that they are to stop.
+func (d *door) stopLocked() {
+	if d.stopped {
+		return
+	}
+	d.stopped = true
+	close(d.stop)
+	wake, ok := d.listener.(interface{ SetDeadline(time.Time) error })
+	if !ok || wake.SetDeadline(longAgo) != nil {
+		_ = d.listener.Close()
+	}
 }
 
 // admit waits for a slot: another door may have taken the one that there was. So
@@ -109,7 +139,7 @@ func (d *door) admit(c *Conn) *Conn {
 // fail has Serve return. The first failure of all its listeners is enough.
 func (d *door) fail(err error) {
 	select {
-	case d.failed <- fmt.Errorf("accept on %s: %w", d.listener.Addr(), err):
+	case d.call.failed <- fmt.Errorf("accept on %s: %w", d.listener.Addr(), err):
 	default:
 	}
 }
@@ -131,6 +161,9 @@ func (d *door) leave() {
 	if last {
 		delete(s.doors, d)
 		_ = d.listener.Close()
+		if d.call.doors--; d.call.doors == 0 {
+			close(d.call.over)
+		}
 	}
 	s.closeIfGoneLocked()
 }
@@ -148,7 +181,7 @@ func (d *door) sweep() {
 	}
 	parked, _ := queueOf(d.listener)
 	for giveUp := time.Now().Add(sweepLimit); parked > 0 || time.Now().Before(giveUp); parked-- {
-		if parked > 0 && !d.awaitSlot(s.gone) || parked <= 0 && !s.takeFreeSlot() {
+		if parked > 0 && !d.awaitSlot(s.gone) || parked <= 0 && !s.slots.take() {
 			return
 		}
 		_ = l.SetDeadline(time.Now().Add(sweepPause)) // a closed listener says so at Accept
@@ -157,7 +190,7 @@ func (d *door) sweep() {
 			s.welcome(c)
 			continue
 		}
-		s.freeSlot()
+		s.slots.free()
 		if err == nil {
 			continue
 		}
@@ -199,7 +232,7 @@ func (s *Server) welcome(c *Conn) {
 	}
 	if !listed {
 		c.shutOut()
-		s.freeSlot()
+		s.slots.free()
 		return
 	}
 	if drain {
@@ -227,14 +260,14 @@ func (s *Server) list(c *Conn) (listed, drain bool) {
 func (d *door) awaitRoom() bool {
 	s := d.server
 	select {
-	case <-s.stopping:
+	case <-d.stop:
 		return false
 	default:
 	}
-	if !d.awaitSlot(s.stopping) {
+	if !d.awaitSlot(d.stop) {
 		return false
 	}
-	s.freeSlot()
+	s.slots.free()
 	return true
 }
 
@@ -242,7 +275,8 @@ func (d *door) awaitRoom() bool {
 // long. It returns false if stop is closed first.
 func (d *door) awaitSlot(stop <-chan struct{}) bool {
 	s := d.server
-	if s.takeFreeSlot() {
+	slot := s.slots.await()
+	if slot == nil {
 		return true
 	}
 	timer := &time.Timer{} // which never fires
@@ -253,32 +287,14 @@ func (d *door) awaitSlot(stop <-chan struct{}) bool {
 	for {
 		select {
 		case <-stop:
+			s.slots.giveUp(slot)
 			return false
-		case s.slots <- struct{}{}:
+		case <-slot:
 			return true
 		case <-timer.C:
 			d.relieve()
 			timer.Reset(shedAfter)
 		}
-	}
-}
-
-// takeFreeSlot takes a slot, if there is one.
-func (s *Server) takeFreeSlot() bool {
-	if s.slots == nil {
-		return true
-	}
-	select {
-	case s.slots <- struct{}{}:
-		return true
-	default:
-		return false
-	}
-}
-
-func (s *Server) freeSlot() {
-	if s.slots != nil {
-		<-s.slots
 	}
 }
 

@@ -23,7 +23,7 @@ func (s *stream) arrive() (Handler, error) {
 	if err := s.secure(&sniff); err != nil {
 		return nil, s.failed(TLSFailed, err)
 	}
-	h, err := s.route(s.conn.server.Handler, &sniff)
+	h, err := s.route(s.conn.set.handler, &sniff)
 	if err != nil {
 		return nil, s.failed(NoRoute, err)
 	}
@@ -58,8 +58,8 @@ func (s *stream) failed(step CloseReason, err error) error {
 // meetProxy reads the PROXY header of a source that must send one, and has the
 // first bytes of any other screened for one.
 func (s *stream) meetProxy() error {
-	server := s.conn.server
-	if len(server.ProxyFrom) == 0 {
+	set := s.conn.set
+	if len(set.proxyFrom) == 0 {
 		s.enter(0)
 		return nil
 	}
@@ -68,14 +68,14 @@ func (s *stream) meetProxy() error {
 		s.enter(0)
 		return nil
 	}
-	s.enter(server.limits.proxyHeader)
+	s.enter(set.limits.proxyHeader)
 	if err := s.wire.await(); err != nil {
 		return err
 	}
 	if err := s.readProxyHeader(); err != nil {
 		return err
 	}
-	if hook := server.trace().ProxyHeader; hook != nil {
+	if hook := s.conn.server.trace().ProxyHeader; hook != nil {
 		hook(s.conn)
 	}
 	if err := s.conn.reach(StageClient); err != nil {
@@ -86,22 +86,21 @@ func (s *stream) meetProxy() error {
 
 // comesByProxy reports whether the peer must send a PROXY header.
 func (c *Conn) comesByProxy() bool {
-	if len(c.server.ProxyFrom) == 0 {
+	if len(c.set.proxyFrom) == 0 {
 		return false
 	}
 	peer := addrPort(c.peer).Addr().WithZone("") // no prefix contains a zone
-	return slices.ContainsFunc(c.server.ProxyFrom, func(from netip.Prefix) bool { return from.Contains(peer) })
+	return slices.ContainsFunc(c.set.proxyFrom, func(from netip.Prefix) bool { return from.Contains(peer) })
 }
 
 // secure makes the TLS handshake, or in a server that allows plaintext looks at
 // the first byte to tell which of the two it is.
 func (s *stream) secure(sniff *time.Time) error {
-	server := s.conn.server
-	config := server.TLSConfig
+	config := s.conn.set.tls
 	if config == nil {
 		return nil
 	}
-	if server.AllowPlaintext {
+	if s.conn.set.plaintext {
 		s.enterSniff(sniff)
 		if err := s.wire.await(); err != nil {
 			return err
@@ -141,7 +140,7 @@ var errNoHandler = errors.New("route: no handler")
 // one over all. A limit that is not positive is none.
 func (s *stream) enter(limit time.Duration) {
 	var end time.Time
-	if whole := s.conn.server.limits.arrival; whole > 0 {
+	if whole := s.conn.set.limits.arrival; whole > 0 {
 		end = s.conn.Accepted().Add(whole)
 	}
 	if limit > 0 {
@@ -153,7 +152,7 @@ func (s *stream) enter(limit time.Duration) {
 // enterSniff begins to look at the first bytes, or goes on with that: whoever looks at them,
 // one after the other, has one limit, which ends at until.
 func (s *stream) enterSniff(until *time.Time) {
-	limit := s.conn.server.limits.sniff
+	limit := s.conn.set.limits.sniff
 	if limit <= 0 {
 		s.enter(0)
 		return

@@ -99,7 +99,9 @@ func (l *tcpListener) await(rung <-chan struct{}) error {
 type bareListener struct {
 	listener *tcpListener
 	server   *Server
-	service  service
+	base     context.Context
+	service  *service
+	of       *settings // whose service it is
 	addr     net.Addr
 	local    net.Addr // every connection's; nil where each has its own
 	sock     syscall.RawConn
@@ -116,13 +118,10 @@ type bareListener struct {
 // their turn: a crowd of newcomers does not hold them up for more than that.
 const acceptsInRow = 16
 
-// takeBare returns nil if connections need an arrival, or no loop can serve them.
+// takeBare returns nil if no loop can serve the listener's connections.
 func (s *Server) takeBare(base context.Context, listener net.Listener) *bareListener {
 	l, isOurs := listener.(*tcpListener)
-	stepper, canStep := s.Handler.(Stepper)
-	joiner, canJoin := s.Handler.(Joiner)
-	_, isRouter := s.Handler.(Router)
-	if !isOurs || !canStep && !canJoin || isRouter || s.TLSConfig != nil || len(s.ProxyFrom) > 0 {
+	if !isOurs {
 		return nil
 	}
 	loops := s.eventLoops()
@@ -130,8 +129,7 @@ func (s *Server) takeBare(base context.Context, listener net.Listener) *bareList
 	if err != nil || loops == nil {
 		return nil
 	}
-	b := &bareListener{listener: l, server: s, addr: l.Addr(), sock: sock}
-	b.service = service{stepper: stepper, joiner: joiner, base: base}
+	b := &bareListener{listener: l, server: s, base: base, addr: l.Addr(), sock: sock}
 	if own := addrPort(b.addr); own.IsValid() && !own.Addr().IsUnspecified() {
 		b.local = b.addr
 	}
@@ -142,13 +140,16 @@ func (s *Server) takeBare(base context.Context, listener net.Listener) *bareList
 	return b
 }
 
-// accept waits for the next connection.
+// accept waits for the next connection. It returns errNotBare if that is to be accepted otherwise.
 func (b *bareListener) accept() (*Conn, error) {
 	if b.inRow++; b.inRow == acceptsInRow {
 		b.inRow = 0
 		runtime.Gosched()
 	}
 	for {
+		if !b.server.inForce.Load().takesBare() {
+			return nil, errNotBare
+		}
 		err := b.sock.Control(b.attempt)
 		if err == nil {
 			err = b.err
@@ -159,30 +160,50 @@ func (b *bareListener) accept() (*Conn, error) {
 				continue
 			}
 		}
+		var c *Conn
+		if err == nil {
+			c, err = b.conn()
+		}
 		if err != nil {
 			return nil, &net.OpError{Op: "accept", Net: b.addr.Network(), Addr: b.addr, Err: err}
 		}
-		return b.conn(), nil
+		return c, nil
 	}
 }
 
-// conn returns what was just accepted.
-func (b *bareListener) conn() *Conn {
-	c := newBareConn(b.server, &b.service, b.fd, b.local, b.peer)
+// conn returns what was just accepted. If it needs an arrival, as it has not a moment ago, it
+// is as if it had not been accepted bare.
+func (b *bareListener) conn() (*Conn, error) {
+	c := newBareConn(b.server, b.fd, b.local, b.peer)
+	c.looped.by = b.serviceBy(c.set)
+	if !c.set.takesBare() {
+		if _, err := c.streamOfBare(); err != nil {
+			c.set.letGo()
+			return nil, err
+		}
+	}
 	if b.service.stepper != nil {
 		c.looped.state.Store(fresh)
 	}
-	return c
+	return c, nil
+}
+
+// serviceBy returns the service of all that come by the same settings.
+func (b *bareListener) serviceBy(t *settings) *service {
+	if b.of != t {
+		b.of, b.service = t, &service{stepper: t.stepper, joiner: t.joiner, base: b.base}
+	}
+	return b.service
 }
 
 // newBareConn returns a bare socket's connection. A local address of nil is the socket's own.
-func newBareConn(s *Server, by *service, fd int, local net.Addr, peer netip.AddrPort) *Conn {
+func newBareConn(s *Server, fd int, local net.Addr, peer netip.AddrPort) *Conn {
 	if local == nil {
 		local = tcpAddr(bare.Local(fd))
 	}
 	c := new(Conn)
 	c.init(s, local, tcpAddr(peer))
-	c.looped.by, c.looped.bare = by, int32(fd) //nolint:gosec // descriptors are small
+	c.looped.bare = int32(fd) //nolint:gosec // descriptors are small
 	return c
 }
 
@@ -197,7 +218,9 @@ func (d *door) takeWaiting() *Conn {
 	if e := sock.Control(func(l uintptr) { fd, peer, err = bare.Accept(int(l)) }); e != nil || err != nil {
 		return nil
 	}
-	return newBareConn(d.server, &service{base: d.ctx}, fd, nil, peer)
+	c := newBareConn(d.server, fd, nil, peer)
+	c.looped.by = &service{base: d.ctx}
+	return c
 }
 
 // tcpAddr is net.TCPAddrFromAddrPort with one allocation.

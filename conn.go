@@ -49,6 +49,7 @@ type Conn struct {
 	departed   bool // nobody waits for its end any more; guarded by mu
 
 	server   *Server
+	set      *settings // that let it in
 	id       uint64
 	accepted time.Duration // when, by the server's clock
 
@@ -111,7 +112,7 @@ var lastID atomic.Uint64
 var endedConns atomic.Int64
 
 func (c *Conn) init(s *Server, local, peer net.Addr) {
-	c.server, c.id, c.accepted = s, lastID.Add(1), s.clock()
+	c.server, c.set, c.id, c.accepted = s, s.holdSettings(), lastID.Add(1), s.clock()
 	c.local, c.peer = local, peer
 }
 

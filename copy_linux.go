@@ -164,7 +164,7 @@ func (w *wire) guardAgainstStall(sock *net.TCPConn) *stallGuard {
 	_ = w.raw.SetWriteDeadline(w.userWrite)
 	w.mu.Unlock()
 	g := &stallGuard{wire: w, sock: sock, since: time.Now()}
-	if limit := w.conn.server.limits.writeStall; limit > 0 {
+	if limit := w.conn.set.limits.writeStall; limit > 0 {
 		g.interval = limit / reactor.StallLooks
 		g.mu.Lock()
 		g.timer = time.AfterFunc(g.interval, g.look) // ended by stop
@@ -184,7 +184,7 @@ func (g *stallGuard) look() {
 	if !pending || acked != g.acked {
 		g.acked, g.since = acked, now
 	}
-	if now.Sub(g.since) >= g.wire.conn.server.limits.writeStall {
+	if now.Sub(g.since) >= g.wire.conn.set.limits.writeStall {
 		_ = g.wire.conn.cut(WriteStalled, nil)
 		return
 	}

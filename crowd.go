@@ -50,7 +50,7 @@ var noRoom = &Refusal{Reason: Overloaded, Cause: errors.New("no room for any mor
 func (d *door) shed(many int) {
 	for range many {
 		select {
-		case <-d.server.stopping:
+		case <-d.stop:
 			return
 		default:
 		}

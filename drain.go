@@ -115,8 +115,8 @@ func (s *Server) stopAccepting(next state) {
 	}
 	s.state = next
 	for d := range s.doors {
-		wake, ok := d.listener.(interface{ SetDeadline(time.Time) error })
-		if next == closed || !ok || wake.SetDeadline(longAgo) != nil {
+		d.stopLocked()
+		if next == closed {
 			_ = d.listener.Close()
 		}
 	}

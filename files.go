@@ -16,10 +16,11 @@ var errFilesReserved = fmt.Errorf("the last %d files are reserved: %w", reserved
 // free, shows that nearly all files are open.
 func (d *door) takeWithFile() (*Conn, error) {
 	c, err := d.take()
-	if err != nil || d.server.limits.files == 0 || d.descriptorOf(c) < d.server.limits.files {
+	if err != nil || d.server.files == 0 || d.descriptorOf(c) < d.server.files {
 		return c, err
 	}
 	c.closeAtDoor(Reset)
+	c.set.letGo()
 	addr := d.listener.Addr()
 	return nil, &net.OpError{Op: "accept", Net: addr.Network(), Addr: addr, Err: errFilesReserved}
 }
@@ -56,7 +57,7 @@ func (d *door) descriptorOf(c *Conn) int {
 		g.note = func(fd uintptr) { g.fd = int(fd) }
 	}
 	g.fd = -1
-	if sock.Control(g.note) == nil && g.fd < d.server.limits.files-gaugeNear {
+	if sock.Control(g.note) == nil && g.fd < d.server.files-gaugeNear {
 		g.skip = gaugeEvery - 1
 	}
 	return g.fd

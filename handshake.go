@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -33,7 +34,7 @@ func (c *Conn) StartTLS(config *tls.Config) error {
 		return errors.New("StartTLS: TLS is in place already")
 	}
 	if !s.arriving {
-		limit := c.server.limits.arrival
+		limit := c.set.limits.arrival
 		if limit > 0 {
 			s.wire.setPhase(time.Now().Add(limit))
 		}
@@ -85,7 +86,7 @@ const handshakeStack = 9 << 10 // bytes, which makes it 16 KiB
 // throughTurnstile makes a handshake while it is let in. Whenever it has to wait for the peer
 // it leaves: a peer that is slow, or silent, keeps nobody from the processor.
 func (w *wire) throughTurnstile(t *turnstile, handshake func() error) error {
-	if t.most <= 0 {
+	if t.most.Load() <= 0 {
 		return handshake()
 	}
 	if err := w.enterTurnstile(t); err != nil {
@@ -138,7 +139,7 @@ func (w *wire) readOutside(p []byte) (int, error) {
 // client is the least likely to have given up. Those of a source that has had many of the last
 // turns let others go first, or who floods would have everybody wait.
 type turnstile struct {
-	most   int // not positive: any number
+	most   atomic.Int64 // not positive: any number; written under mu
 	breath breath
 
 	mu      sync.Mutex
@@ -167,7 +168,7 @@ const tooLongAtTurnstile = 100 * time.Millisecond
 // A zero time is never.
 func (t *turnstile) enter(source netip.Addr, until time.Time) bool {
 	t.mu.Lock()
-	if t.inside < t.most {
+	if t.hasRoomLocked() {
 		t.inside++
 		t.noteLocked(source)
 		t.mu.Unlock()
@@ -214,14 +215,33 @@ func (t *turnstile) giveUp(v *visitor) bool {
 func (t *turnstile) leave() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.waiting) == 0 {
-		t.inside--
-		return
+	t.inside--
+	t.serveLocked()
+}
+
+// resize changes how many may be inside. Those who are stay.
+func (t *turnstile) resize(most int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.most.Store(int64(most))
+	t.serveLocked()
+}
+
+// hasRoomLocked reports whether one more may be inside.
+func (t *turnstile) hasRoomLocked() bool {
+	most := t.most.Load()
+	return most <= 0 || int64(t.inside) < most
+}
+
+// serveLocked lets in those who wait, as far as there is room.
+func (t *turnstile) serveLocked() {
+	for len(t.waiting) > 0 && t.hasRoomLocked() {
+		i := t.nextLocked()
+		t.noteLocked(t.waiting[i].source)
+		t.inside++
+		close(t.waiting[i].enter)
+		t.waiting = slices.Delete(t.waiting, i, i+1)
 	}
-	i := t.nextLocked()
-	t.noteLocked(t.waiting[i].source)
-	close(t.waiting[i].enter)
-	t.waiting = slices.Delete(t.waiting, i, i+1)
 }
 
 // nextLocked returns which of those who wait is to enter.

@@ -264,7 +264,7 @@ func (j farWriter) Write(p []byte) (done int, err error) {
 	defer j.hasMoved()
 	j.watch.begin()
 	defer j.watch.end()
-	limit := j.stream.conn.server.limits.writeStall
+	limit := j.stream.conn.set.limits.writeStall
 	for {
 		if limit > 0 && j.watch == nil {
 			_ = j.far.SetWriteDeadline(time.Now().Add(limit))
@@ -386,7 +386,7 @@ func (j *joint) silenceIsOver() bool {
 	j.mu.Lock() // so that the last to arm the deadline knows the pressure
 	defer j.mu.Unlock()
 	server := j.stream.conn.server
-	limit := server.patience(server.limits.halfClosed)
+	limit := server.patience(j.stream.conn.set.limits.halfClosed)
 	if limit <= 0 {
 		return false
 	}

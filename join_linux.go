@@ -106,9 +106,9 @@ func (c *Conn) handPairTo(loops *reactor.Reactor, near, far int, uneven bool, p 
 	if c.over() {
 		return false
 	}
-	limits := &c.server.loops.joined
+	limits := &c.set.onLoops.joined
 	if uneven {
-		limits = &c.server.loops.joinedUnix
+		limits = &c.set.onLoops.joinedUnix
 	}
 	var first []byte
 	s := c.stream.Load()
@@ -228,7 +228,7 @@ func (c *Conn) leaveBare(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	l := &c.looped
-	if reason.isKind() && c.server.eventLoops().Adopt(&l.Conn, int(l.bare), nil, &farewell{c, err}, &c.server.loops.limits) == nil {
+	if reason.isKind() && c.server.eventLoops().Adopt(&l.Conn, int(l.bare), nil, &farewell{c, err}, &c.set.onLoops.stepped) == nil {
 		c.onLoop = true
 		return
 	}

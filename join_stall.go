@@ -37,7 +37,7 @@ type stallWatch struct {
 // newStallWatch returns nil where there is no limit, or a deadline does as well: it
 // breaks nothing, and tells of the bytes that have been taken.
 func newStallWatch(j *joint) *stallWatch {
-	limit, raw := j.stream.conn.server.limits.writeStall, socketUnder(j.far)
+	limit, raw := j.stream.conn.set.limits.writeStall, socketUnder(j.far)
 	_, sealed := j.far.(*tls.Conn)
 	_, told := taken(raw)
 	if limit <= 0 || !told && !sealed {

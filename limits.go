@@ -12,8 +12,7 @@ type limits struct {
 	message                      time.Duration
 	joinedIdle                   time.Duration
 	lifetime, drain, step        time.Duration
-	conns, arrivals              int
-	files                        int // descriptors from there on are left to others; 0 if none are
+	conns, arrivals, handshakes  int
 }
 
 func (s *Server) effectiveLimits() limits {
@@ -31,7 +30,7 @@ func (s *Server) effectiveLimits() limits {
 		step:        patience(s.StepBudget, time.Millisecond),
 		conns:       cmp.Or(s.MaxConns, s.defaultMaxConns()),
 		arrivals:    cmp.Or(s.MaxArrivals, 16<<10),
-		files:       filesForAll(openFilesLimit()),
+		handshakes:  s.maxHandshakes(),
 	}
 }
 

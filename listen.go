@@ -53,6 +53,20 @@ func Listen(ctx context.Context, address string) (net.Listener, error) {
 	return l, nil
 }
 
+// FileListener returns a listener on a socket that is there already, such as one that another
+// process has left, or another listener's (see [net.TCPListener.File]); it is as if [Listen] had
+// made it. It has a descriptor of its own: the caller closes f.
+func FileListener(f *os.File) (net.Listener, error) {
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, fmt.Errorf("listen on inherited %s: %w", f.Name(), unwrapListen(err))
+	}
+	if tcp, ok := l.(*net.TCPListener); ok {
+		l = ownListener(tcp)
+	}
+	return l, nil
+}
+
 // unwrapListen takes off net's own "listen tcp 127.0.0.1:80:", which would
 // repeat what Listen says.
 func unwrapListen(err error) error {

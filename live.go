@@ -33,7 +33,7 @@ func (c *Conn) live() {
 
 func (c *Conn) run() (moved bool, err error) {
 	c.introduce()
-	if c.server.Gate != nil && !c.comesByProxy() {
+	if c.set.gate != nil && !c.comesByProxy() {
 		if err := c.awaitGate(); err != nil {
 			return false, err
 		}
@@ -106,14 +106,14 @@ func (c *Conn) takeLeave(end End) {
 // limitLifetime asks the connection to leave at its age, and cuts it when it
 // has not done so a drain's time later.
 func (c *Conn) limitLifetime() {
-	lifetime := c.server.limits.lifetime
+	lifetime := c.set.limits.lifetime
 	if lifetime <= 0 {
 		return
 	}
 	lifetime += time.Duration((2*rand.Float64() - 1) * float64(lifetime) / 10) //nolint:gosec // spreads load, keeps no secret
 	expired := func() {
 		c.askToLeave(LifetimeExpired, nil)
-		if grace := c.server.limits.drain; grace >= 0 {
+		if grace := c.set.limits.drain; grace >= 0 {
 			c.startTimer(grace, func() { _ = c.cut(LifetimeExpired, nil) })
 		}
 	}
@@ -312,7 +312,7 @@ func (c *Conn) depart(reason CloseReason, err error) {
 	s.left.add(end)
 	s.leaving++
 	s.mu.Unlock()
-	s.freeSlot()
+	s.slots.free()
 	endedConns.Add(1)
 	defer s.departed() // also when a hook calls runtime.Goexit
 	defer c.takeLeave(end)

@@ -24,13 +24,22 @@ import (
 type loopSet struct {
 	once    sync.Once
 	reactor *reactor.Reactor // nil if there are none to be had
-	limits  reactor.Limits
-	unix    reactor.Limits // of connections over Unix sockets
 
 	hurried *reactor.Reactor // the same, once it knows of the pressure; guarded by pressing.mu
+}
 
-	joined     reactor.Limits // of pairs
-	joinedUnix reactor.Limits // of pairs with a Unix socket
+// loopLimits are what event loops hold connections to.
+type loopLimits struct {
+	stepped, steppedUnix reactor.Limits
+	joined, joinedUnix   reactor.Limits // of pairs; unix if either socket is one
+}
+
+func (l *limits) onLoops() (on loopLimits) {
+	on.stepped = reactor.Limits{Idle: l.idle, WriteStall: l.writeStall, Message: l.message, MaxMessage: -1}
+	on.joined = reactor.Limits{Idle: l.joinedIdle, WriteStall: l.writeStall, HalfClosed: l.halfClosed}
+	on.steppedUnix, on.joinedUnix = on.stepped, on.joined
+	on.steppedUnix.Uneven, on.joinedUnix.Uneven = true, true
+	return on
 }
 
 // loopFiles returns how many files a server's event loops have open.
@@ -46,16 +55,10 @@ func (s *Server) eventLoops() *reactor.Reactor {
 		if s.GoroutinePerConn {
 			return
 		}
-		budget := s.limits.step
+		budget := s.inForce.Load().limits.step
 		if budget < 0 {
 			budget = tooLong
 		}
-		l.limits = reactor.Limits{Idle: s.limits.idle, WriteStall: s.limits.writeStall, Message: s.limits.message, MaxMessage: -1}
-		l.unix = l.limits
-		l.unix.Uneven = true
-		l.joined = reactor.Limits{Idle: s.limits.joinedIdle, WriteStall: s.limits.writeStall, HalfClosed: s.limits.halfClosed}
-		l.joinedUnix = l.joined
-		l.joinedUnix.Uneven = true
 		r, err := reactor.New(reactor.Options{Budget: budget, Lasting: bare.KeepAlive})
 		if err != nil {
 			s.acceptLog.complain(s.Logger, "no event loops: each connection gets a goroutine", "err", err)
@@ -249,9 +252,9 @@ func (s *stream) handTo(loops *reactor.Reactor, stepper Stepper, fd int) bool {
 	c.looped.SetPace(s.wire.pacers())
 	c.looped.by = &service{stepper: stepper}
 	c.stream.Store(nil)
-	limits := &c.server.loops.limits
+	limits := &c.set.onLoops.stepped
 	if isUnixConn(s.wire.raw) {
-		limits = &c.server.loops.unix
+		limits = &c.set.onLoops.steppedUnix
 	}
 	first := bytes.Clone(s.wire.held.bytes())
 	if loops.Adopt(&c.looped.Conn, fd, first, (*stepping)(c), limits) != nil {
@@ -308,7 +311,7 @@ func duplicate(sock syscall.RawConn) int {
 // enterLoopLocked begins the life of a connection that was accepted as a bare socket.
 func (c *Conn) enterLoopLocked() {
 	l := &c.looped
-	err := c.server.eventLoops().Adopt(&l.Conn, int(l.bare), nil, (*stepping)(c), &c.server.loops.limits)
+	err := c.server.eventLoops().Adopt(&l.Conn, int(l.bare), nil, (*stepping)(c), &c.set.onLoops.stepped)
 	if err == nil {
 		c.loopHasItLocked()
 		return
@@ -337,7 +340,7 @@ func (c *Conn) enterLoopLate() (moved bool, err error) {
 	if c.over() {
 		return false, net.ErrClosed
 	}
-	err = c.server.eventLoops().Adopt(&l.Conn, int(l.bare), nil, (*stepping)(c), &c.server.loops.limits)
+	err = c.server.eventLoops().Adopt(&l.Conn, int(l.bare), nil, (*stepping)(c), &c.set.onLoops.stepped)
 	if err != nil {
 		c.ends(NetworkError, err) // as in neverBegin
 		return false, err

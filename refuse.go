@@ -35,6 +35,7 @@ func (c *Conn) AtEnd(f func()) {
 
 // giveBack has what was taken for the connection, whose socket is closed, given back.
 func (c *Conn) giveBack(end End) {
+	defer c.set.letGo()
 	c.hasArrived()
 	c.mu.Lock()
 	c.departed = true
@@ -53,7 +54,7 @@ func (c *Conn) giveBack(end End) {
 
 // passDoor turns a connection away that has just been accepted, if it may not come in.
 func (c *Conn) passDoor() bool {
-	if c.server.Gate != nil && !c.passGate() { // first: whoever comes too often is not to crowd out the others
+	if c.set.gate != nil && !c.passGate() { // first: whoever comes too often is not to crowd out the others
 		return false
 	}
 	if r := c.server.turnsAway(c); r != nil {
@@ -74,7 +75,7 @@ func (c *Conn) mayArrive() bool {
 	}
 	s := c.server
 	c.arriving = true
-	n, most := s.arriving.Add(1), int64(s.limits.arrivals)
+	n, most := s.arriving.Add(1), int64(c.set.limits.arrivals)
 	if n > most && most > 0 {
 		runtime.Gosched()
 		if s.arriving.Load() > most {
@@ -113,7 +114,7 @@ func (c *Conn) passGate() bool {
 func (c *Conn) askGate() (refusal *Refusal, asked bool) {
 	c.server.guard(c, func() {
 		var pass Pass
-		if pass, refusal = c.server.Gate.Admit(c); pass != nil && refusal == nil {
+		if pass, refusal = c.set.gate.Admit(c); pass != nil && refusal == nil {
 			c.mu.Lock()
 			c.extraLocked().pass = pass
 			c.mu.Unlock()
@@ -172,7 +173,7 @@ func (c *Conn) endingNow(reason CloseReason, err error) End {
 
 // reach asks the Gate about a connection that has come to a stage of its arrival.
 func (c *Conn) reach(at Stage) error {
-	if c.server.Gate == nil {
+	if c.set.gate == nil {
 		return nil
 	}
 	if pass := c.Pass(); pass != nil {
@@ -185,7 +186,7 @@ func (c *Conn) reach(at Stage) error {
 
 // mustWait reports whether the Gate has somebody to ask before the connection begins.
 func (c *Conn) mustWait() bool {
-	if c.server.Gate == nil {
+	if c.set.gate == nil {
 		return false
 	}
 	_, waits := c.Pass().(Waiter)
@@ -219,7 +220,7 @@ func (c *Conn) awaitGate() error {
 func (c *Conn) arrivalContext() (ctx context.Context, done func()) {
 	ctx = c.ownContext()
 	cancel := func() {}
-	if limit := c.server.limits.arrival; limit > 0 {
+	if limit := c.set.limits.arrival; limit > 0 {
 		ctx, cancel = context.WithDeadline(ctx, c.Accepted().Add(limit))
 	}
 	return ctx, func() {

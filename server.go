@@ -1,7 +1,6 @@
 package levee
 
 import (
-	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -9,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,8 +18,8 @@ import (
 // The zero value of every field but Handler is a safe default; a negative
 // duration or count means no limit. The fields are read when serving begins, or
 // when a method is first called, and must not be changed after that; levee never
-// writes to them. A Server must not be copied, and once shut down it cannot be
-// used again.
+// writes to them. For others to take their place see [Server.Reconfigure]. A Server
+// must not be copied, and once shut down it cannot be used again.
 type Server struct {
 	// Name names the server in logs and metrics. It may be empty.
 	Name string
@@ -140,7 +138,8 @@ type Server struct {
 	// accepts and panics, at a bounded rate. Nil means slog.Default().
 	Logger *slog.Logger
 
-	limits     limits
+	inForce    atomic.Pointer[settings]
+	files      int       // descriptors from there on are left to others; 0 if none are
 	epoch      time.Time // what clock counts from
 	handshakes turnstile
 	loops      loopSet
@@ -152,7 +151,7 @@ type Server struct {
 	panicLog   complaints
 
 	once  sync.Once
-	slots chan struct{} // one per open connection, nil if there is no cap
+	slots slots         // one per open connection
 	gone  chan struct{} // closed when nobody can come any more and the last has left
 
 	mu        sync.Mutex
@@ -228,8 +227,8 @@ func (s *Server) ListenAndServe(ctx context.Context, addresses ...string) error 
 // Of ctx only the end and the values count: the context that handlers see has
 // its values, and outlives it until their connection ends.
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
-	failed := make(chan error, 1)
-	if err := s.start(ctx, listeners, failed); err != nil {
+	call := &serveCall{failed: make(chan error, 1), over: make(chan struct{})}
+	if err := s.start(ctx, listeners, call); err != nil {
 		for _, l := range listeners {
 			_ = l.Close()
 		}
@@ -239,30 +238,55 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	case <-ctx.Done():
 		// The context's values still count; its end has had its effect.
 		ctx = context.WithoutCancel(ctx)
-		if s.limits.drain >= 0 {
+		if limit := s.inForce.Load().limits.drain; limit >= 0 {
 			var cancel context.CancelFunc
-			ctx, cancel = context.WithTimeout(ctx, s.limits.drain)
+			ctx, cancel = context.WithTimeout(ctx, limit)
 			defer cancel()
 		}
 		return s.Shutdown(ctx)
-	case err := <-failed:
+	case err := <-call.failed:
 		for _, l := range listeners {
 			_ = l.Close()
 		}
 		return err
+	case <-call.over:
+		if !s.isStopping() {
+			return nil
+		}
 	case <-s.stopping:
-		<-s.gone
-		s.awaitLoops()
-		return ErrServerClosed
 	}
+	<-s.gone
+	s.awaitLoops()
+	return ErrServerClosed
+}
+
+// StopListening has the server accept no more on a listener that Serve was given, serve those
+// who wait in its queue, and close it. The connections go on, and so do the server's other
+// listeners. A call of Serve returns nil when that has become of all of its listeners. It
+// reports whether the listener was one of the server's.
+func (s *Server) StopListening(l net.Listener) bool {
+	s.init()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for d := range s.doors {
+		if d.listener == l {
+			d.stopLocked()
+			return true
+		}
+	}
+	return false
+}
+
+// A serveCall is a call of Serve.
+type serveCall struct {
+	failed chan error    // has room for one
+	doors  int           // guarded by the server's mu
+	over   chan struct{} // closed when there are none any more
 }
 
 // start registers the listeners and starts their acceptors.
-func (s *Server) start(ctx context.Context, listeners []net.Listener, failed chan<- error) error {
-	if s.Handler == nil {
-		return errors.New("levee: Server.Handler is nil: nothing to serve connections with")
-	}
-	if err := s.checkTLS(); err != nil {
+func (s *Server) start(ctx context.Context, listeners []net.Listener, call *serveCall) error {
+	if err := s.check(); err != nil {
 		return err
 	}
 	if len(listeners) == 0 {
@@ -270,26 +294,27 @@ func (s *Server) start(ctx context.Context, listeners []net.Listener, failed cha
 	}
 	s.init()
 	base := context.WithoutCancel(ctx)
-	bare := make([]*bareListener, len(listeners))
+	doors := make([]*door, len(listeners))
 	for i, l := range listeners {
-		bare[i] = s.takeBare(base, l)
+		doors[i] = &door{server: s, listener: l, ctx: base, call: call, stop: make(chan struct{}), acceptors: acceptorsPerListener()}
+		if s.inForce.Load().takesBare() {
+			doors[i].hangBare() // now, so that no connection waits for event loops to begin
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.state != serving {
 		return ErrServerClosed
 	}
-	for i, l := range listeners {
-		door := &door{
-			server: s, listener: l, bare: bare[i], ctx: base, failed: failed,
-			acceptors: acceptorsPerListener(),
-		}
+	call.doors = len(doors)
+	for _, door := range doors {
+		l := door.listener
 		_, longest := queueOf(l)
 		door.crowd.counted = longest > 0
 		s.doors[door] = struct{}{}
 		for range door.acceptors {
 			s.acceptors++
-			go door.accept() // ends when s.stopping is closed, or the listener is
+			go door.accept() // ends when door.stop is closed, or the listener is
 		}
 	}
 	return nil
@@ -310,8 +335,11 @@ func (s *Server) checkTLS() error {
 // init readies what the zero Server lacks.
 func (s *Server) init() {
 	s.once.Do(func() {
-		s.limits = s.effectiveLimits()
-		s.handshakes.most = cmp.Or(s.MaxHandshakes, runtime.GOMAXPROCS(0))
+		first := s.newSettings(1)
+		s.inForce.Store(first)
+		s.slots.resize(first.limits.conns)
+		s.handshakes.resize(first.limits.handshakes)
+		s.files = filesForAll(openFilesLimit())
 		s.epoch = time.Now()
 		s.pressing.newcomers.init(lookEvery)
 		s.pressing.standing.init(50 * lookEvery)
@@ -320,9 +348,6 @@ func (s *Server) init() {
 		s.stopping = make(chan struct{})
 		s.doors = make(map[*door]struct{})
 		s.conns = make(map[uint64]*Conn)
-		if s.limits.conns > 0 {
-			s.slots = make(chan struct{}, s.limits.conns)
-		}
 	})
 }
 

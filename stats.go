@@ -35,6 +35,7 @@ func (s *Server) Stats() Stats {
 	s.init()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	set := s.inForce.Load()
 	stats := Stats{
 		Active:            int64(len(s.conns)),
 		Accepted:          int64(len(s.conns)) + s.left.total,
@@ -47,7 +48,7 @@ func (s *Server) Stats() Stats {
 		Arriving:          int(s.arriving.Load()),
 		SlowSteps:         s.slow.Load(),
 		HandshakesWaiting: s.handshakes.queued(),
-		MaxConns:          s.limits.conns,
+		MaxConns:          set.limits.conns,
 		Draining:          s.state != serving,
 		Pressure:          Pressure(s.pressing.now.Load()), //nolint:gosec // a Pressure it was
 	}
@@ -90,14 +91,15 @@ func (s *Server) Load() Load {
 	s.init()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	set := s.inForce.Load()
 	load := Load{
 		Active:            len(s.conns),
-		MaxConns:          s.limits.conns,
-		MaxArrivals:       s.limits.arrivals,
+		MaxConns:          set.limits.conns,
+		MaxArrivals:       set.limits.arrivals,
 		Accepted:          int64(len(s.conns)) + s.left.total,
 		Arriving:          int(s.arriving.Load()),
 		HandshakesWaiting: s.handshakes.queued(),
-		MaxHandshakes:     s.handshakes.most,
+		MaxHandshakes:     set.limits.handshakes,
 	}
 	for reason, refused := range s.left.refused {
 		load.Accepted += refused

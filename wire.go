@@ -238,12 +238,12 @@ func (w *wire) readLimitLocked() (time.Time, CloseReason) {
 
 // silenceLimitLocked returns when the peer has been silent for too long.
 func (w *wire) silenceLimitLocked() (time.Time, CloseReason) {
-	patience, reason := w.conn.server.limits.idle, IdleTimeout
+	patience, reason := w.conn.set.limits.idle, IdleTimeout
 	if w.joined {
-		patience = w.conn.server.limits.joinedIdle
+		patience = w.conn.set.limits.joinedIdle
 	}
 	if w.shut.Load() {
-		patience, reason = w.conn.server.limits.halfClosed, HalfClosedTimeout
+		patience, reason = w.conn.set.limits.halfClosed, HalfClosedTimeout
 	}
 	patience = w.conn.server.patience(patience)
 	if patience < 0 || w.kernelReads {
@@ -261,7 +261,7 @@ func (w *wire) silenceLimitLocked() (time.Time, CloseReason) {
 
 // beginMessage notes that the first bytes of a message have come, and not the last.
 func (w *wire) beginMessage() {
-	limit := w.conn.server.limits.message
+	limit := w.conn.set.limits.message
 	if limit <= 0 {
 		return
 	}
@@ -384,10 +384,10 @@ func (w *wire) writeLimitLocked(since time.Duration) (time.Time, CloseReason) {
 	if !w.phase.IsZero() {
 		return w.phase, ArrivalTimeout
 	}
-	if w.conn.server.limits.writeStall < 0 || w.kernelWrites {
+	if w.conn.set.limits.writeStall < 0 || w.kernelWrites {
 		return time.Time{}, ReasonNone
 	}
-	return w.at(int64(since)).Add(w.conn.server.limits.writeStall), WriteStalled
+	return w.at(int64(since)).Add(w.conn.set.limits.writeStall), WriteStalled
 }
 
 func (w *wire) armWrite(since time.Duration) error {
@@ -398,7 +398,7 @@ func (w *wire) armWrite(since time.Duration) error {
 	limit, reason := w.writeLimitLocked(since)
 	if reason == WriteStalled {
 		// net.Conn tells of progress only when it returns.
-		limit = earliest(limit, time.Now().Add(w.conn.server.limits.writeStall/reactor.StallLooks))
+		limit = earliest(limit, time.Now().Add(w.conn.set.limits.writeStall/reactor.StallLooks))
 	}
 	return w.raw.SetWriteDeadline(earliest(limit, w.userWrite))
 }
