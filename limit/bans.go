@@ -26,7 +26,7 @@ import (
 // totals and by what clients may have in common do not, nor what happens before a PROXY
 // header has been read: those are not the client's doing.
 //
-// The zero value is ready to use. Its fields must not be changed then. Methods may be called
+// The zero value is ready to use. Its fields must not be changed then; for others see [Bans.Set]. Methods may be called
 // from several goroutines.
 type Bans struct {
 	Name     string        // in Stats; "" means "bans"
@@ -62,7 +62,7 @@ type Bans struct {
 	once    sync.Once
 	epoch   time.Time
 	strikes *table
-	cadence cadence
+	terms   atomic.Pointer[banTerms]
 	bad     [256]bool // by reason
 
 	refused, wouldRefuse atomic.Int64
@@ -77,6 +77,28 @@ type Bans struct {
 	err     error
 	news    []message // for the other machines; the first is being told
 	wake    chan struct{}
+}
+
+// banTerms are the fields that Set changes, with their defaults.
+type banTerms struct {
+	refusals    int
+	cadence     cadence
+	first, most time.Duration
+	mode        Mode
+}
+
+func (b *Bans) newTerms() *banTerms {
+	t := &banTerms{refusals: orDefault(b.Refusals, defaultRefusals), first: orDefault(b.For, defaultBan), most: orDefault(b.Max, defaultMaxBan), mode: b.Mode}
+	interval := max(1, int64(orDefault(b.Within, defaultWithin))/int64(t.refusals))
+	t.cadence = cadence{interval: interval, tolerance: interval * int64(t.refusals-2)} // all but the last pass
+	return t
+}
+
+// Set has bans be made by the Refusals, Within, For, Max and Mode of another, which is itself
+// not in use, from the next refusal on. What there are stay as they are, those in shadow too.
+func (b *Bans) Set(like *Bans) {
+	b.init()
+	b.terms.Store(like.newTerms())
 }
 
 // A record is a ban, and after its end what is remembered of it.
@@ -116,9 +138,7 @@ func (b *Bans) init() {
 	b.once.Do(func() {
 		b.epoch = time.Now()
 		b.strikes = newTable(orDefault(b.Entries, defaultBans))
-		refusals := orDefault(b.Refusals, defaultRefusals)
-		interval := max(1, int64(orDefault(b.Within, defaultWithin))/int64(refusals))
-		b.cadence = cadence{interval: interval, tolerance: interval * int64(refusals-2)} // all but the last pass
+		b.terms.Store(b.newTerms())
 		reasons := b.Reasons
 		if reasons == nil {
 			reasons = []levee.CloseReason{levee.ArrivalTimeout, levee.TLSFailed, levee.ProxyHeaderRefused}
@@ -254,31 +274,32 @@ func (b *Bans) counts(reason levee.CloseReason) bool {
 
 // strike counts a refusal of a client, and bans it with the last that it has.
 func (b *Bans) strike(addr netip.Addr) {
-	if b.Mode == Off || !addr.IsValid() {
+	b.init()
+	t := b.terms.Load()
+	if t.mode == Off || !addr.IsValid() {
 		return
 	}
-	b.init()
 	addr = lookedUp(addr)
 	now := time.Now()
 	if r := b.find(addr, now); r != nil { // what comes while it is kept out, in Shadow too, or has come in before, is all one
 		return
 	}
 	tag := b.strikes.address(addr, prefixBits[one])
-	if !b.exhausted(b.strikes.set(tag), tag, int64(now.Sub(b.epoch))) {
+	if !b.exhausted(t.cadence, b.strikes.set(tag), tag, int64(now.Sub(b.epoch))) {
 		return
 	}
-	ban := b.punish(clientPrefix(addr, prefixBits[one]), now)
-	if b.Mode == Enforce {
+	ban := b.punish(t, clientPrefix(addr, prefixBits[one]), now)
+	if t.mode == Enforce {
 		b.changed(ban)
 	}
 }
 
 // exhausted takes one of a client's refusals and reports whether it was the last.
-func (b *Bans) exhausted(s *set, tag uint64, now int64) bool {
+func (b *Bans) exhausted(cadence cadence, s *set, tag uint64, now int64) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	a := &s.accounts[b.strikes.open(s, tag, now)]
-	after, ok := b.cadence.next(a.rate, now)
+	after, ok := cadence.next(a.rate, now)
 	if ok {
 		a.rate = after
 	} else {
@@ -288,22 +309,21 @@ func (b *Bans) exhausted(s *set, tag uint64, now int64) bool {
 }
 
 // punish bans a client, for longer each time.
-func (b *Bans) punish(prefix netip.Prefix, now time.Time) Ban {
-	first, most := orDefault(b.For, defaultBan), orDefault(b.Max, defaultMaxBan)
+func (b *Bans) punish(t *banTerms, prefix netip.Prefix, now time.Time) Ban {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	times := 0
 	if before := b.records[prefix]; before != nil && now.Before(before.forget) {
 		times = before.times
 	}
-	d := min(first, most)
+	d := min(t.first, t.most)
 	for range times {
-		d = min(2*d, most)
+		d = min(2*d, t.most)
 	}
 	b.made++
-	ban := Ban{Prefix: prefix, Until: now.Add(d), Why: fmt.Sprintf("%d refusals", orDefault(b.Refusals, defaultRefusals))}
-	b.putLocked(&record{Ban: ban, times: min(times+1, 60), forget: ban.Until.Add(d), shadow: b.Mode == Shadow})
-	if b.Mode == Enforce {
+	ban := Ban{Prefix: prefix, Until: now.Add(d), Why: fmt.Sprintf("%d refusals", t.refusals)}
+	b.putLocked(&record{Ban: ban, times: min(times+1, 60), forget: ban.Until.Add(d), shadow: t.mode == Shadow})
+	if t.mode == Enforce {
 		b.tellLocked(message{ban: ban})
 	}
 	return ban

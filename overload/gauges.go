@@ -2,6 +2,7 @@ package overload
 
 import (
 	"cmp"
+	"maps"
 	"os"
 	"runtime/metrics"
 	"slices"
@@ -23,7 +24,7 @@ type gauges struct {
 	memory    memory
 	files     float64 // how many may be open; 0 if that is not known
 	scheduler scheduler
-	doors     []acceptGauge // of each server
+	doors     map[*levee.Server]*acceptGauge
 }
 
 func newGauges(c *Controller) *gauges {
@@ -31,7 +32,7 @@ func newGauges(c *Controller) *gauges {
 		Controller: c,
 		memory:     newMemory(c.AdjustMemoryLimit),
 		files:      fileLimit(),
-		doors:      make([]acceptGauge, len(c.Servers)),
+		doors:      make(map[*levee.Server]*acceptGauge),
 	}
 }
 
@@ -40,12 +41,17 @@ func (g *gauges) look(now time.Time) (loads Loads) {
 	scheduler := portion(g.scheduler.look().Seconds(), cmp.Or(g.SchedulerDelay, 20*time.Millisecond).Seconds())
 	open := openFiles()
 	loads[Files] = portion(open, g.files)
-	for i, s := range g.Servers {
+	servers := g.servers()
+	maps.DeleteFunc(g.doors, func(s *levee.Server, _ *acceptGauge) bool { return !slices.Contains(servers, s) })
+	for _, s := range servers {
 		l := s.Load()
 		if open == 0 {
 			loads[Files] = max(loads[Files], portion(float64(l.Active), float64(l.MaxConns)))
 		}
-		delay, wanted := g.doors[i].look(now, l)
+		if g.doors[s] == nil {
+			g.doors[s] = &acceptGauge{at: now, accepted: l.Accepted, unwanted: l.Unwanted, queue: l.QueueLength}
+		}
+		delay, wanted := g.doors[s].look(now, l)
 		loads[AcceptQueue] = max(loads[AcceptQueue], wanted*portion(delay.Seconds(), cmp.Or(g.AcceptDelay, 500*time.Millisecond).Seconds()))
 		loads[Scheduler] = max(loads[Scheduler], wanted*scheduler)
 		loads[Arriving] = max(loads[Arriving], portion(float64(l.Arriving), float64(l.MaxArrivals)/2))

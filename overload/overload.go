@@ -35,6 +35,7 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -44,7 +45,7 @@ import (
 // A Controller presses servers. The zero value of every field but Servers is a safe
 // default; negative is off. They must not be changed once Run has been called.
 type Controller struct {
-	// Servers are pressed all alike: they share the process.
+	// Servers are pressed all alike: they share the process. For others see [Controller.Serve].
 	Servers []*levee.Server
 
 	// Interval is the time between two looks. Zero means 100 ms.
@@ -84,6 +85,7 @@ type Controller struct {
 
 	mu    sync.Mutex
 	state State
+	since []*levee.Server // what Serve was called with; nil if it was not
 }
 
 // State is what a controller has seen last, and done about it.
@@ -113,11 +115,13 @@ func (c *Controller) Run(ctx context.Context) {
 	defer ticker.Stop()
 	defer c.press(levee.NoPressure)
 	defer c.turnAway(0)
+	pressed := c.servers()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
+			pressed = c.welcome(pressed, l.level, r.turnedAway())
 			loads := senses.look(now)
 			before, turnedAway := l.level, r.turnedAway()
 			renew := l.look(now, loads)
@@ -140,14 +144,52 @@ func (c *Controller) senses() senses {
 	return newGauges(c)
 }
 
+// Serve has the controller press these servers from now on, in place of those before. Those that it
+// presses no more are relieved by the next look, and the others learn what there is. It may be
+// called at any time, from several goroutines.
+func (c *Controller) Serve(servers ...*levee.Server) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.since = append([]*levee.Server{}, servers...)
+}
+
+// welcome has those that are new pressed as the others are, and those that are no more relieved. It
+// returns who is pressed now.
+func (c *Controller) welcome(before []*levee.Server, p levee.Pressure, turnedAway float64) []*levee.Server {
+	now := c.servers()
+	for _, s := range now {
+		if !slices.Contains(before, s) {
+			s.Press(p)
+			s.TurnAway(turnedAway)
+		}
+	}
+	for _, s := range before {
+		if !slices.Contains(now, s) {
+			s.Press(levee.NoPressure)
+			s.TurnAway(0)
+		}
+	}
+	return now
+}
+
+// servers returns those that are to be pressed.
+func (c *Controller) servers() []*levee.Server {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.since != nil {
+		return c.since
+	}
+	return c.Servers
+}
+
 func (c *Controller) press(p levee.Pressure) {
-	for _, s := range c.Servers {
+	for _, s := range c.servers() {
 		s.Press(p)
 	}
 }
 
 func (c *Controller) turnAway(share float64) {
-	for _, s := range c.Servers {
+	for _, s := range c.servers() {
 		s.TurnAway(share)
 	}
 }

@@ -1,6 +1,7 @@
 package telemetry
 
 import (
+	"maps"
 	"math"
 	"runtime/debug"
 	"slices"
@@ -23,6 +24,7 @@ type Metrics struct {
 
 	mu      sync.Mutex
 	servers []*levee.Server
+	past    map[string]levee.Stats // of those that are watched no more, while there is one of the name
 }
 
 // NewMetrics registers the metrics. It panics if registry has them already.
@@ -59,12 +61,100 @@ func (m *Metrics) Trace() *levee.Trace {
 	}
 }
 
-// Watch adds a server, which must have a Name of its own, to those whose counts a
-// scrape shows.
+// Watch adds a server to those whose counts a scrape shows. Those of the same Name are
+// shown as one, whose counts are the sums of theirs.
 func (m *Metrics) Watch(s *levee.Server) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.servers = append(m.servers, s)
+}
+
+// Unwatch takes a server, which has ended, out again. If another of its Name is watched the
+// counts go on from where they are, or else they are gone.
+func (m *Metrics) Unwatch(s *levee.Server) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	i := slices.Index(m.servers, s)
+	if i < 0 {
+		return
+	}
+	m.servers = slices.Delete(m.servers, i, i+1)
+	if !slices.ContainsFunc(m.servers, func(other *levee.Server) bool { return other.Name == s.Name }) {
+		delete(m.past, s.Name)
+		return
+	}
+	if m.past == nil {
+		m.past = make(map[string]levee.Stats)
+	}
+	before, some := m.past[s.Name]
+	counted := countsOf(s.Stats())
+	if some {
+		counted = sum(counted, before)
+	}
+	m.past[s.Name] = counted
+}
+
+// countsOf returns what only grows.
+func countsOf(s levee.Stats) levee.Stats {
+	return levee.Stats{
+		Accepted: s.Accepted, Closed: s.Closed, Refused: s.Refused, Read: s.Read, Written: s.Written,
+		Panics: s.Panics, AcceptErrors: s.AcceptErrors, SlowSteps: s.SlowSteps,
+	}
+}
+
+// sum adds up the counts of two servers. What cannot be added is that of one that does not drain.
+func sum(a, b levee.Stats) levee.Stats {
+	a.Accepted += b.Accepted
+	a.Active += b.Active
+	a.Arriving += b.Arriving
+	a.Closed, a.Refused = sums(a.Closed, b.Closed), sums(a.Refused, b.Refused)
+	a.Read += b.Read
+	a.Written += b.Written
+	a.Panics += b.Panics
+	a.AcceptErrors += b.AcceptErrors
+	a.HandshakesWaiting += b.HandshakesWaiting
+	a.SlowSteps += b.SlowSteps
+	a.QueueLength += b.QueueLength
+	a.QueueLimit += b.QueueLimit
+	if a.Draining && !b.Draining && b.MaxConns != 0 { // 0 is of what is past
+
+		a.MaxConns, a.Pressure, a.Draining = b.MaxConns, b.Pressure, false
+	}
+	return a
+}
+
+func sums(a, b map[levee.CloseReason]int64) map[levee.CloseReason]int64 {
+	both := maps.Clone(a)
+	for reason, n := range b {
+		both[reason] += n
+	}
+	return both
+}
+
+// named are the counts of all servers of a name, of as nearly the same instant as can be.
+type named struct {
+	name  string
+	stats levee.Stats
+}
+
+// collect returns the counts of all servers. Under the lock, or those of a server that is just
+// being taken out would be missing, or there twice.
+func (m *Metrics) collect() (all []named) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, server := range m.servers {
+		stats := server.Stats()
+		i := slices.IndexFunc(all, func(n named) bool { return n.name == server.Name })
+		switch past, some := m.past[server.Name]; {
+		case i >= 0:
+			all[i].stats = sum(all[i].stats, stats)
+		case some:
+			all = append(all, named{server.Name, sum(stats, past)})
+		default:
+			all = append(all, named{server.Name, stats})
+		}
+	}
+	return all
 }
 
 // counts is the part of Metrics that is read from the servers at each scrape. All
@@ -125,22 +215,19 @@ func (c *counts) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c *counts) Collect(ch chan<- prometheus.Metric) {
-	c.mu.Lock()
-	servers := slices.Clip(c.servers) // Watch only appends
-	c.mu.Unlock()
-	for _, server := range servers {
-		stats := server.Stats()
+	for _, server := range (*Metrics)(c).collect() {
+		stats := server.stats
 		for _, d := range descriptions {
-			ch <- prometheus.MustNewConstMetric(d.desc, d.kind, d.value(stats), server.Name)
+			ch <- prometheus.MustNewConstMetric(d.desc, d.kind, d.value(stats), server.name)
 		}
 		for reason, n := range stats.Closed {
-			ch <- prometheus.MustNewConstMetric(closedDesc, prometheus.CounterValue, float64(n), server.Name, reason.String())
+			ch <- prometheus.MustNewConstMetric(closedDesc, prometheus.CounterValue, float64(n), server.name, reason.String())
 		}
 		for reason, n := range stats.Refused {
-			ch <- prometheus.MustNewConstMetric(refusedDesc, prometheus.CounterValue, float64(n), server.Name, reason.String())
+			ch <- prometheus.MustNewConstMetric(refusedDesc, prometheus.CounterValue, float64(n), server.name, reason.String())
 		}
-		ch <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(stats.Read), server.Name, "in")
-		ch <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(stats.Written), server.Name, "out")
+		ch <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(stats.Read), server.name, "in")
+		ch <- prometheus.MustNewConstMetric(bytesDesc, prometheus.CounterValue, float64(stats.Written), server.name, "out")
 	}
 }
 
