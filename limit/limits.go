@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -79,10 +80,11 @@ type Scope struct {
 	Limits  Limits // of all its connections together
 	Clients []*Clients
 
-	// Connection is what each connection may move.
+	// Connection is what each connection may move. For another see [Scope.SetConnection].
 	Connection Bandwidth
 
 	once   sync.Once
+	moves  atomic.Pointer[Bandwidth] // what SetConnection was called with
 	totals law
 	sum    set // whose first account is that of all connections
 }
@@ -141,6 +143,16 @@ const (
 func (s *Scope) Set(l Limits) {
 	s.init()
 	s.totals.set(l)
+}
+
+// SetConnection changes what each connection may move, for those to come.
+func (s *Scope) SetConnection(b Bandwidth) { s.moves.Store(&b) }
+
+func (s *Scope) connection() Bandwidth {
+	if b := s.moves.Load(); b != nil {
+		return *b
+	}
+	return s.Connection
 }
 
 // Set changes the limits of each client, as [Scope.Set] does.

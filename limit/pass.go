@@ -254,8 +254,9 @@ func (p *pass) addSharesLocked(st *stake, from int) bool {
 func (st *stake) own(from int) (least Bandwidth) {
 	for _, h := range st.held[from:] {
 		if r := &st.rules[h.rule]; r.clients == nil {
-			least.Up = lesser(least.Up, r.scope.Connection.Up)
-			least.Down = lesser(least.Down, r.scope.Connection.Down)
+			moves := r.scope.connection()
+			least.Up = lesser(least.Up, moves.Up)
+			least.Down = lesser(least.Down, moves.Down)
 		}
 	}
 	return least

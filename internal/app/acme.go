@@ -3,11 +3,13 @@ package app
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -19,7 +21,6 @@ import (
 // An issuer is an ACME authority that issues certificates, the same for all who say the same of it.
 type issuer struct {
 	*acme.Source
-	key     string       // what is said of it
 	answers http.Handler // its challenges by http-01
 }
 
@@ -31,7 +32,7 @@ func (s *securing) addIssued(t *terms) error {
 	if err != nil {
 		return located(cfg.Pos, fmt.Errorf("acme.ca: %w", err))
 	}
-	if s.front.env.lookOnly {
+	if s.env.lookOnly {
 		if info, err := os.Stat(cfg.Folder); err == nil && !info.IsDir() {
 			return located(cfg.Pos, fmt.Errorf("acme: mkdir %s: %w", cfg.Folder, syscall.ENOTDIR))
 		}
@@ -45,20 +46,27 @@ func (s *securing) addIssued(t *terms) error {
 	alike := *cfg
 	alike.Pos = config.Position{} // which is no part of what it says
 	alike.Domains = nil
-	key := fmt.Sprintf("%q %+v", config.Texts(cfg.Domains), alike)
-	for _, i := range s.front.issuers {
-		if i.key == key {
-			t.issuer, t.getCertificate = i, i.GetCertificate
-			return nil
-		}
+	key := fmt.Sprintf("issuer %q %+v%s", config.Texts(cfg.Domains), alike, contentsOf(cfg.CA))
+	i, err := keep(s.generation, key, func(p *part) (*issuer, error) { return s.newIssuer(cfg, roots, p) })
+	if err != nil {
+		return err
 	}
+	if !slices.Contains(s.issuers, i) {
+		s.generation.issuers = append(s.generation.issuers, i)
+		s.generation.expiries = append(s.generation.expiries, listenerExpiries{s.listener.Name, i.expiries})
+	}
+	t.issuer, t.getCertificate = i, i.GetCertificate
+	return nil
+}
+
+func (s *securing) newIssuer(cfg *config.ACME, roots *x509.CertPool, p *part) (*issuer, error) {
 	source := &acme.Source{
 		Domains: config.Texts(cfg.Domains), Email: cfg.Email, Agreed: cfg.AgreeToTerms, Directory: cfg.Directory,
 		Staging: cfg.Staging, Roots: roots, Folder: cfg.Folder,
 		Problem: s.problem, Changed: s.changed("certificates by ACME"),
 	}
-	if s.front.cfg.Telemetry.Logs.Level <= slog.LevelDebug {
-		source.Logger = s.front.log // every step, a screenful for each certificate
+	if s.cfg.Telemetry.Logs.Level <= slog.LevelDebug {
+		source.Logger = s.log // every step, a screenful for each certificate
 	}
 	for _, c := range cfg.Challenges {
 		source.Challenges = append(source.Challenges, acme.Challenge(c))
@@ -67,16 +75,15 @@ func (s *securing) addIssued(t *terms) error {
 		source.EAB = &acme.EAB{KeyID: cfg.EAB.KeyID, Key: cfg.EAB.Key}
 	}
 	if err := s.store(source); err != nil {
-		return located(cfg.Pos, fmt.Errorf("acme: %w", err))
+		return nil, located(cfg.Pos, fmt.Errorf("acme: %w", err))
 	}
 	if err := source.Load(); err != nil {
-		return located(cfg.Pos, err)
+		return nil, located(cfg.Pos, err)
 	}
-	i := &issuer{Source: source, key: key, answers: source.HTTPHandler()}
-	s.front.issuers = append(s.front.issuers, i)
-	s.front.metrics.expiries.watch(s.listener.Name, i.expiries)
-	t.issuer, t.getCertificate = i, i.GetCertificate
-	return nil
+	p.run = func(ctx context.Context, running *sync.WaitGroup) { // has certificates ordered and renewed
+		running.Go(func() { _ = source.Run(ctx) }) // problems are told
+	}
+	return &issuer{Source: source, answers: source.HTTPHandler()}, nil
 }
 
 // forNames has certificates for no other names, as a Source has.
@@ -94,10 +101,10 @@ func forNames(names []string, get func(*tls.ClientHelloInfo) (*tls.Certificate, 
 func (s *securing) store(source *acme.Source) error {
 	switch {
 	case source.Folder != "":
-	case s.front.shared != nil:
-		source.Storage = s.front.shared.certificates()
+	case s.shared != nil:
+		source.Storage = s.shared.certificates()
 	default:
-		dir, err := s.front.env.developmentDir()
+		dir, err := s.env.developmentDir()
 		if err != nil {
 			return fmt.Errorf("no place for certificates and keys: %w; name a folder", err)
 		}
@@ -116,16 +123,9 @@ func (i *issuer) expiries() (all []expiry) {
 	return all
 }
 
-// issue has certificates ordered and renewed, until ctx ends.
-func (f *front) issue(ctx context.Context, running *sync.WaitGroup) {
-	for _, i := range f.issuers {
-		running.Go(func() { _ = i.Run(ctx) }) // problems are told
-	}
-}
-
 // answerChallenge answers an authority that comes by http-01, and sends all others to https.
 func (f *front) answerChallenge(w http.ResponseWriter, r *http.Request) {
-	for _, i := range f.issuers {
+	for _, i := range f.now.Load().issuers {
 		if i.Known(r.Host) {
 			i.answers.ServeHTTP(w, r)
 			return

@@ -14,21 +14,21 @@ import (
 
 // announce says on standard output what is open, and with the built-in
 // configuration what to try; the log gets the honesty report.
-func (f *front) announce(demo bool) {
-	for _, line := range f.report() {
+func (f *front) announce(demo bool, p *opening) {
+	for _, line := range f.now.Load().report() {
 		if line.warning {
 			f.log.Warn(line.text)
 		} else {
 			f.log.Info(line.text)
 		}
 	}
-	for _, sockets := range f.sockets {
+	for _, sockets := range p.open {
 		for _, s := range sockets {
 			fmt.Fprintf(f.env.Stdout, "Listening on %s\n", s.Addr())
 		}
 	}
 	if demo {
-		f.suggest(f.sockets[0][0].Addr())
+		f.suggest(p.open[0][0].Addr())
 	}
 	if f.adminSocket != nil {
 		where := "http://" + f.adminSocket.Addr().String() + "/metrics"
@@ -72,45 +72,45 @@ func (l reportLine) String() string {
 
 // report is the honesty report: what the configuration amounts to with every
 // default filled in, and what it leaves unprotected.
-func (f *front) report() []reportLine {
+func (g *generation) report() []reportLine {
 	var lines []reportLine
 	say := func(warning bool, format string, args ...any) {
 		lines = append(lines, reportLine{fmt.Sprintf(format, args...), warning})
 	}
 	files := 0
-	for i, l := range f.cfg.Listeners {
-		server := f.servers[i]
+	for i, l := range g.cfg.Listeners {
+		server := g.servers[i]
 		most := server.Stats().MaxConns
-		files += max(most, 0) * filesPerConn(&f.cfg.Listeners[i])
+		files += max(most, 0) * filesPerConn(&g.cfg.Listeners[i])
 		say(false, "%s: %s; %s; %s", l.Name, tlsInWords(&l), connsInWords(most), timeoutsInWords(l.Timeouts))
 		if l.TLS.Mode == config.TLSOff || l.TLS.Mode == config.TLSOptional {
 			say(!allLoopback(l.Listen), "%s: plaintext is accepted (tls.mode: %s)", l.Name, l.TLS.Mode)
 		}
-		if developed(&f.cfg.Listeners[i]) {
-			say(!allLoopback(l.Listen), "%s: its certificates are this machine's own; %s", l.Name, f.trustInWords())
+		if developed(&g.cfg.Listeners[i]) {
+			say(!allLoopback(l.Listen), "%s: its certificates are this machine's own; %s", l.Name, g.trustInWords())
 		}
-		f.secured[i].report(&f.cfg.Listeners[i], say)
-		if s := f.secured[i].listener; l.TLS.Mode == config.TLSOptional && s != nil && s.clients != nil && !s.cfg.ClientOptional {
+		g.secured[i].report(&g.cfg.Listeners[i], say)
+		if s := g.secured[i].listener; l.TLS.Mode == config.TLSOptional && s != nil && s.clients != nil && !s.cfg.ClientOptional {
 			say(true, "%s: client_ca is only for those who come in TLS: tls.mode optional lets others in without a certificate", l.Name)
 		}
 		for _, name := range timeoutsOff(l.Timeouts) {
 			say(true, "%s: timeouts.%s is off: one client can hold a connection for ever", l.Name, name)
 		}
 	}
-	for i := range f.cfg.Upstreams {
-		f.reportUpstream(&f.cfg.Upstreams[i], say)
+	for i := range g.cfg.Upstreams {
+		g.reportUpstream(&g.cfg.Upstreams[i], say)
 	}
-	f.limits.report(say)
-	if f.cfg.Overload.Mode == config.ModeOff {
+	g.limits.report(say)
+	if g.cfg.Overload.Mode == config.ModeOff {
 		say(true, "overload is off: short of memory, files or processors, all connections suffer, and levee with them")
 	}
 	if limit := levee.DefaultMaxConns(); limit > 0 && files > limit {
 		say(true, "the listeners' connections may take %d files together, two for each that goes to an upstream, but the limit of open files leaves %d: raise it (ulimit -n) or lower limits.max_connections", files, limit)
 	}
-	if f.cfg.Admin.Listen.Off() {
+	if g.cfg.Admin.Listen.Off() {
 		say(true, "admin is off: no metrics, and nobody can ask whether it is healthy")
 	}
-	say(false, "drain: up to %s after SIGTERM, the rest are cut", f.cfg.Drain.Timeout)
+	say(false, "drain: up to %s after SIGTERM, the rest are cut", g.cfg.Drain.Timeout)
 	return lines
 }
 
@@ -194,7 +194,7 @@ func developed(l *config.Listener) bool {
 }
 
 // reportUpstream says what an upstream amounts to.
-func (f *front) reportUpstream(u *config.Upstream, say func(warning bool, format string, args ...any)) {
+func (g *generation) reportUpstream(u *config.Upstream, say func(warning bool, format string, args ...any)) {
 	say(false, "%s", upstreamInWords(u))
 	if u.TLS.SkipVerify {
 		say(true, "%s: its servers' certificates are not verified (tls.skip_verify): who is in between can read along", u.Name)
@@ -268,14 +268,14 @@ func connsInWords(n int) string {
 	return fmt.Sprintf("up to %d connections", n)
 }
 
-func (f *front) trustInWords() string {
-	if f.env.lookOnly && f.ca.CertFile == "" {
+func (g *generation) trustInWords() string {
+	if g.env.lookOnly && g.ca.CertFile == "" {
 		return "the CA is made at the first start"
 	}
-	if f.ca.CertFile == "" {
+	if g.ca.CertFile == "" {
 		return "they last until levee ends"
 	}
-	return "clients need " + f.ca.CertFile + " to trust them"
+	return "clients need " + g.ca.CertFile + " to trust them"
 }
 
 // namedTimeouts are a listener's timeouts under their names in the configuration.

@@ -129,7 +129,7 @@ Exit codes: 0 all left in their own time; 1 some had to be cut; 2 bad usage or c
 			if err != nil {
 				return exit(exitUsage, err)
 			}
-			return serveWith(ctx, env, cfg, c, true)
+			return serveWith(ctx, env, cfg, c, true, nil)
 		},
 		Commands: []*cli.Command{
 			serveCommand(env),

@@ -43,15 +43,15 @@ type answer struct {
 // ask has a server like the listener's, with the router that it has, decide on a connection in memory. It is
 // different in two things: routes note that they were chosen instead of serving, and a client's certificate
 // is believed, of whichever authority: what would be asked of it is told, and not tested.
-func (f *front) ask(ctx context.Context, q query) (answer, error) {
+func (g *generation) ask(ctx context.Context, q query) (answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, askPatience)
 	defer cancel()
-	l := &f.cfg.Listeners[q.listener]
+	l := &g.cfg.Listeners[q.listener]
 	identity, err := newIdentity(q.client)
 	if err != nil {
 		return answer{}, err
 	}
-	like, original := f.secured[q.listener].believing(identity)
+	like, original := g.secured[q.listener].believing(identity)
 	a := answer{route: -1}
 	client, server := memory(q)
 	chosen := func(i int) levee.Handler {
@@ -64,7 +64,7 @@ func (f *front) ask(ctx context.Context, q query) (answer, error) {
 		})
 	}
 	ended := make(chan struct{})
-	s := &levee.Server{Name: l.Name, Handler: handlerOf(l, like, chosen), Logger: f.log}
+	s := &levee.Server{Name: l.Name, Handler: handlerOf(l, like, chosen), Logger: g.log}
 	endTLS(s, l, like)
 	s.Trace = &levee.Trace{Closed: func(c *levee.Conn, end levee.End) {
 		a.terms = original[c.TLSConfig()]

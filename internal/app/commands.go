@@ -31,7 +31,7 @@ func checkCommand(env Env) *cli.Command {
 			if err != nil {
 				return err
 			}
-			for _, line := range f.report() {
+			for _, line := range f.now.Load().report() {
 				fmt.Fprintln(env.Stdout, line)
 			}
 			fmt.Fprintf(env.Stdout, "%s: ok\n", c.String("config"))

@@ -32,9 +32,9 @@ func (e *evictor) run(ctx context.Context) {
 			return
 		case <-e.news:
 		}
-		for i, server := range e.front.servers {
-			if ended := e.sweep(i, server); ended > 0 {
-				e.front.log.Warn("ended connections of clients that are not let in any more", "listener", server.Name, "count", ended)
+		for _, l := range e.front.every() {
+			if ended := l.sweep(); ended > 0 {
+				e.front.log.Warn("ended connections of clients that are not let in any more", "listener", l.name, "count", ended)
 			}
 		}
 		select {
@@ -45,17 +45,17 @@ func (e *evictor) run(ctx context.Context) {
 	}
 }
 
-func (e *evictor) sweep(listener int, server *levee.Server) (ended int) {
-	for _, c := range server.Conns() {
-		if e.forbid(listener, c) {
+func (l *listener) sweep() (ended int) {
+	for _, c := range l.server.Conns() {
+		if l.forbid(c) {
 			ended++
 		}
 	}
 	return ended
 }
 
-func (e *evictor) forbid(listener int, c *levee.Conn) bool {
-	return forbid(c, e.front.limits.denies(listener, c.ClientAddr().Addr()))
+func (l *listener) forbid(c *levee.Conn) bool {
+	return forbid(c, l.rules.Load().gate.Denies(c.ClientAddr().Addr()))
 }
 
 // arrived looks at a connection that a change may have overtaken: the gate was asked before, and the sweep has not
@@ -64,16 +64,14 @@ func (e *evictor) arrived(c *levee.Conn) {
 	if !e.overtook(c) {
 		return
 	}
-	for i, server := range e.front.servers {
-		if server == c.Server() {
-			e.forbid(i, c)
-		}
+	if l := e.front.listenerOf(c); l != nil {
+		l.forbid(c)
 	}
 }
 
-// trace keeps denies and bans on connections that arrive, and remembers what refusals are like.
-func (l *limiting) trace() *levee.Trace {
-	return &levee.Trace{Serving: func(c *levee.Conn, _ levee.Handler) { l.outs.arrived(c) }, Refused: l.note}
+// limitTrace keeps denies and bans on connections that arrive, and remembers what refusals are like.
+func (f *front) limitTrace() *levee.Trace {
+	return &levee.Trace{Serving: func(c *levee.Conn, _ levee.Handler) { f.outs.arrived(c) }, Refused: f.note}
 }
 
 // denies returns why the listener does not let the address in, or nil.

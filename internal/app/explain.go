@@ -62,11 +62,12 @@ speaks TLS where the listener requires it.`,
 			if err != nil {
 				return err
 			}
-			a, err := f.ask(ctx, q)
+			g := f.now.Load()
+			a, err := g.ask(ctx, q)
 			if err != nil {
 				return exit(exitNotStart, err)
 			}
-			for _, line := range f.explain(q, a) {
+			for _, line := range g.explain(q, a) {
 				fmt.Fprintln(env.Stdout, line)
 			}
 			return nil
@@ -192,8 +193,8 @@ func addressOf(a config.Address) netip.AddrPort {
 }
 
 // explain tells what was answered, a line for each thing.
-func (f *front) explain(q query, a answer) (lines []string) {
-	l := &f.cfg.Listeners[q.listener]
+func (g *generation) explain(q query, a answer) (lines []string) {
+	l := &g.cfg.Listeners[q.listener]
 	say := func(what, text string, where ...config.Position) {
 		lines = append(lines, fmt.Sprintf("%-9s %s%s", what, text, inLines(where)))
 	}
@@ -205,8 +206,8 @@ func (f *front) explain(q query, a answer) (lines []string) {
 			break
 		}
 	}
-	if err := f.limits.denies(q.listener, q.source); err != nil {
-		say("refused", levee.Denied.String()+": "+err.Error(), f.limits.deniedAt(q.listener, q.source)...)
+	if err := g.limits.denies(q.listener, q.source); err != nil {
+		say("refused", levee.Denied.String()+": "+err.Error(), g.limits.deniedAt(q.listener, q.source)...)
 		return lines
 	}
 	if t := a.terms; t != nil {
@@ -219,7 +220,7 @@ func (f *front) explain(q query, a answer) (lines []string) {
 		if a.route >= 0 {
 			say("route", routeName(l, a.route), l.Routes[a.route].Pos)
 		}
-		text, where := f.refusalInWords(q, &a)
+		text, where := g.refusalInWords(q, &a)
 		say("refused", text, where...)
 		return lines
 	}
@@ -237,7 +238,7 @@ func (f *front) explain(q query, a answer) (lines []string) {
 	if a.hungry {
 		say("note", "it was decided as if the client sent nothing more; with more in --bytes-file another route may have it")
 	}
-	for _, text := range f.limits.of(q.listener, a.route) {
+	for _, text := range g.limits.of(q.listener, a.route) {
 		say("limits", text.text, text.pos)
 	}
 	say("timeouts", timeoutsInWords(l.Timeouts), l.Timeouts.Pos)
@@ -245,8 +246,8 @@ func (f *front) explain(q query, a answer) (lines []string) {
 		say("handler", string(r.Handler), r.Pos)
 		return lines
 	}
-	for i := range f.cfg.Upstreams {
-		if u := &f.cfg.Upstreams[i]; u.Name == r.Upstream {
+	for i := range g.cfg.Upstreams {
+		if u := &g.cfg.Upstreams[i]; u.Name == r.Upstream {
 			say("upstream", upstreamInWords(u), r.Pos, u.Pos)
 		}
 	}
@@ -254,15 +255,15 @@ func (f *front) explain(q query, a answer) (lines []string) {
 }
 
 // refusalInWords says why the connection was refused, and where it is written if that is not the route's own lines.
-func (f *front) refusalInWords(q query, a *answer) (text string, where []config.Position) {
-	l := &f.cfg.Listeners[q.listener]
+func (g *generation) refusalInWords(q query, a *answer) (text string, where []config.Position) {
+	l := &g.cfg.Listeners[q.listener]
 	why := a.refused
 	if ended, ok := errors.AsType[*levee.CloseError](why); ok && ended.Cause != nil {
 		why = ended.Cause
 	} else if of, ok := errors.AsType[*route.Error](why); ok {
 		why = of.Err
 	}
-	t := f.secured[q.listener].ending(l, a.route)
+	t := g.secured[q.listener].ending(l, a.route)
 	if a.reason == levee.TLSFailed && t != nil {
 		where = []config.Position{t.cfg.Pos}
 		if c, err := t.getCertificate(&tls.ClientHelloInfo{ServerName: q.sni}); c == nil && err == nil {

@@ -2,13 +2,12 @@ package app
 
 import (
 	"context"
-	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -24,104 +23,74 @@ import (
 	"github.com/levee-net/levee/telemetry"
 )
 
-// A front is a configuration come to life: a server for each of its listeners,
-// and the admin port beside them.
+// A front is a running levee: what there is of it whatever its configuration becomes, and the
+// generation of that which is in force.
 type front struct {
-	cfg *config.Config
-	env Env
-	log *slog.Logger
+	env   Env
+	log   *slog.Logger
+	level *slog.LevelVar
+	trace *levee.Trace // of all servers
+	web   webHandlers
 
-	servers  []*levee.Server // one for each listener, in the configuration's order
-	secured  []*security     // the same
-	sockets  [][]net.Listener
-	backends []*backend // one for each upstream, in the configuration's order
+	connections *telemetry.Metrics
+	upstreams   *upstreamMetrics
+	metrics     *tlsMetrics
+	registry    *prometheus.Registry
 
 	admin       *admin.Server // nil when off
 	adminSocket net.Listener
 
-	ca          *certs.CA    // nil when no listener asks for it
-	shared      *sharedStore // nil when no Redis is configured
-	issuers     []*issuer
-	reloadables []reloadable
-	policies    []*policy
-	policyOf    map[*tls.Config]*policy // of what TLS ends with
+	ca        *certs.CA    // nil when no listener asks for it
+	shared    *sharedStore // nil when no Redis is configured
+	outs      *evictor
+	refused   sync.Map // *refusals, by the listener's name
+	endings   sync.Map // identities of terms, by the *tls.Config that ends TLS by them
+	relieving sync.Mutex
+	adjustsGC bool // memory that the kernel holds is to be told to Go's collector
 
-	limits *limiting
-	relief *relief
+	first     *config.Config // that it was started with
+	reloads   *reloads
+	reloading sync.Mutex // by whoever makes a generation, or ends one
+	now       atomic.Pointer[generation]
+	ending    bool // no generation comes any more; guarded by reloading
 
-	metrics *tlsMetrics
+	mu        sync.Mutex
+	listeners []*listener // those that are leaving too
+
+	running sync.WaitGroup
+	beside  context.Context // of what works beside the servers
+	broken  chan error      // has room for one
 }
 
 // assemble builds everything that can be built before a port is opened. Its
 // errors carry their exit code.
 func assemble(cfg *config.Config, env Env) (*front, error) {
-	f := &front{cfg: cfg, env: env, log: newLogger(env, cfg.Telemetry.Logs)}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	metrics := telemetry.NewMetrics(registry)
-	f.metrics, f.policyOf = newTLSMetrics(registry), make(map[*tls.Config]*policy)
-
-	upstreams := newUpstreamMetrics(registry)
-	for i := range cfg.Upstreams {
-		b, err := newBackend(&cfg.Upstreams[i], f.log, upstreams)
-		if err != nil {
-			return nil, exit(exitUsage, err)
-		}
-		f.backends = append(f.backends, b)
+	f := &front{first: cfg, env: env, level: new(slog.LevelVar), broken: make(chan error, 1), beside: context.Background()}
+	f.level.Set(cfg.Telemetry.Logs.Level)
+	f.log = newLogger(env, cfg.Telemetry.Logs.Format, f.level)
+	f.registry = prometheus.NewRegistry()
+	f.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	f.connections = telemetry.NewMetrics(f.registry)
+	f.metrics, f.upstreams = newTLSMetrics(f), newUpstreamMetrics(f.registry)
+	f.reloads = newReloads(f)
+	f.outs = newEvictor(f)
+	f.trace = levee.Traces(f.connections.Trace(), telemetry.Log(f.log), f.policyTrace(), f.limitTrace())
+	f.web = webHandlers{
+		hello:     httpserve.Handler(f.httpServer(handlers.Hello)),
+		challenge: httpserve.Handler(f.httpServer(http.HandlerFunc(f.answerChallenge))),
 	}
 	var err error
 	if f.shared, err = newSharedStore(&cfg.Redis); err != nil {
 		return nil, exit(exitUsage, err)
 	}
-	web := webHandlers{
-		hello:     httpserve.Handler(f.httpServer(handlers.Hello)),
-		challenge: httpserve.Handler(f.httpServer(http.HandlerFunc(f.answerChallenge))),
+	g, err := f.build(cfg, nil)
+	if err != nil {
+		return nil, err
 	}
-	for i := range cfg.Listeners {
-		secured, err := f.secure(&cfg.Listeners[i], fmt.Sprintf("listeners[%d]", i))
-		if err != nil {
-			return nil, exit(exitUsage, err)
-		}
-		f.secured = append(f.secured, secured)
-	}
-	if err := f.limit(); err != nil {
-		return nil, exit(exitUsage, err)
-	}
-	registry.MustRegister(&limitMetrics{f.limits})
-	trace := levee.Traces(metrics.Trace(), telemetry.Log(f.log), f.policyTrace(), f.limits.trace())
-	shares := shareConns(cfg.Listeners, cfg.Limits.MaxConnections)
-	for i := range cfg.Listeners {
-		l, secured := &cfg.Listeners[i], f.secured[i]
-		serve := func(j int) levee.Handler { return f.limits.route(i, j, f.handler(l, j, &web)) }
-		server := &levee.Server{
-			Name:               l.Name,
-			Handler:            handlerOf(l, secured, serve),
-			Gate:               f.limits.gates[i],
-			MaxHandshakes:      l.Limits.Handshakes,
-			MaxArrivals:        l.Limits.Arriving,
-			ProxyFrom:          l.ProxyProtocol.From,
-			MaxConns:           shares[i],
-			ArrivalTimeout:     l.Timeouts.Arrival,
-			ProxyHeaderTimeout: l.Timeouts.ProxyHeader,
-			SniffTimeout:       l.Timeouts.Sniff,
-			IdleTimeout:        l.Timeouts.Idle,
-			HalfClosedTimeout:  l.Timeouts.HalfClosed,
-			WriteStallTimeout:  l.Timeouts.WriteStall,
-			MessageTimeout:     l.Timeouts.Message,
-			MaxLifetime:        l.Timeouts.Lifetime,
-			DrainTimeout:       cfg.Drain.Timeout,
-			Trace:              trace,
-			Logger:             f.log,
-		}
-		endTLS(server, l, secured)
-		f.adopt(secured, server)
-		metrics.Watch(server)
-		f.servers = append(f.servers, server)
-	}
-	f.relief = f.relieve()
-	registry.MustRegister(&overloadMetrics{f.relief})
+	f.now.Store(g)
+	f.registry.MustRegister(&limitMetrics{f}, &overloadMetrics{f})
 	if !cfg.Admin.Listen.Off() {
-		f.admin = &admin.Server{Metrics: registry, Log: f.log, API: f.api()}
+		f.admin = &admin.Server{Metrics: f.registry, Log: f.log, API: f.api()}
 	}
 	return f, nil
 }
@@ -130,20 +99,6 @@ func assemble(cfg *config.Config, env Env) (*front, error) {
 func endTLS(server *levee.Server, l *config.Listener, s *security) {
 	if whole := s.whole(l); whole != nil {
 		server.TLSConfig, server.AllowPlaintext = whole.config, l.TLS.Mode == config.TLSOptional
-	}
-}
-
-// adopt has the listener's policies for clients kept on the server's connections.
-func (f *front) adopt(s *security, server *levee.Server) {
-	for _, t := range s.terms {
-		if t.clients == nil {
-			continue
-		}
-		f.policyOf[t.config] = t.clients
-		if t.clients.server == nil {
-			t.clients.server = server
-			f.policies = append(f.policies, t.clients)
-		}
 	}
 }
 
@@ -197,82 +152,38 @@ func (f *front) httpServer(h http.Handler) *http.Server {
 }
 
 // open opens every port, or none.
-func (f *front) open(ctx context.Context) error {
-	err := f.openAll(ctx)
-	if err != nil {
-		f.closeSockets()
+func (f *front) open(ctx context.Context) (*opening, error) {
+	g := f.now.Load()
+	p, err := g.opens(ctx)
+	if err != nil || f.admin == nil {
+		return p, err
 	}
-	return err
-}
-
-func (f *front) openAll(ctx context.Context) error {
-	for _, l := range f.cfg.Listeners {
-		f.sockets = append(f.sockets, nil)
-		where := "change it in the configuration"
-		if len(f.cfg.Listeners) == 1 {
-			where = "choose another with --listen"
-		}
-		for _, address := range l.Listen {
-			socket, err := listen(ctx, address, where)
-			if err != nil {
-				return fmt.Errorf("listener %s: %w", l.Name, err)
-			}
-			last := len(f.sockets) - 1
-			f.sockets[last] = append(f.sockets[last], socket)
-		}
+	if f.adminSocket, err = listenPrivately(ctx, g.cfg.Admin.Listen); err != nil {
+		p.abandon()
+		return nil, fmt.Errorf("admin: %w", err)
 	}
-	if f.admin != nil {
-		socket, err := listenPrivately(ctx, f.cfg.Admin.Listen)
-		if err != nil {
-			return fmt.Errorf("admin: %w", err)
-		}
-		f.adminSocket = socket
-	}
-	return nil
-}
-
-func (f *front) closeSockets() {
-	for _, sockets := range f.sockets {
-		for _, s := range sockets {
-			_ = s.Close()
-		}
-	}
-	if f.adminSocket != nil {
-		_ = f.adminSocket.Close()
-	}
+	return p, nil
 }
 
 // run serves until a signal, the context or a broken listener ends it, and
 // drains. What it started has ended when it returns.
-func (f *front) run(ctx context.Context) error {
-	var running sync.WaitGroup
+func (f *front) run(ctx context.Context, p *opening) error {
 	defer f.shared.close()
-	defer running.Wait()
+	defer f.running.Wait()
 	beside, stop := context.WithCancel(context.Background())
 	defer stop()
-	f.startBackends(beside, &running)
-	f.watchFiles(beside, &running)
-	f.issue(beside, &running)
-	f.limits.run(beside, &running)
-	f.relief.run(beside, &running)
-	broken := make(chan error, len(f.servers))
-	for i, server := range f.servers {
-		running.Go(func() { // ends with the server, which drain sees to
-			if err := server.Serve(context.Background(), f.sockets[i]...); !errors.Is(err, levee.ErrServerClosed) {
-				broken <- fmt.Errorf("listener %s: %w", server.Name, err)
-			}
-		})
-	}
+	f.begin(beside, p)
 	if f.admin != nil {
 		f.admin.SetReady(true)
-		running.Go(func() { // ends with admin.Close
+		f.running.Go(func() { // ends with admin.Close
 			if err := f.admin.Serve(f.adminSocket); err != nil {
 				f.log.Error("admin port is down", "err", err)
 			}
 		})
 		defer f.admin.Close()
 	}
-	if err := f.wait(ctx, broken); err != nil {
+	f.running.Go(func() { f.reloads.run(beside) })
+	if err := f.wait(ctx); err != nil {
 		f.log.Error("draining, as a listener is down", "err", err)
 		_ = f.drain() // it has said how that went
 		return &exitError{code: exitCut}
@@ -280,21 +191,34 @@ func (f *front) run(ctx context.Context) error {
 	return f.drain()
 }
 
+// begin has the first generation come into force.
+func (f *front) begin(beside context.Context, p *opening) {
+	f.reloading.Lock()
+	defer f.reloading.Unlock()
+	f.beside = beside
+	g := f.now.Load()
+	g.since = time.Now()
+	g.begin()
+	f.running.Go(func() { f.outs.run(beside) })
+	f.running.Go(func() { f.tellRefusals(beside) })
+	g.enter(p, nil)
+}
+
 // wait returns nil when it is time to drain.
-func (f *front) wait(ctx context.Context, broken <-chan error) error {
+func (f *front) wait(ctx context.Context) error {
 	for {
 		select {
 		case sig := <-f.env.Signals:
 			if sig == syscall.SIGHUP {
-				f.reload()
+				f.reloads.ask()
 				continue
 			}
-			f.log.Info("draining", "signal", sig.String(), "timeout", f.cfg.Drain.Timeout)
+			f.log.Info("draining", "signal", sig.String(), "timeout", f.now.Load().cfg.Drain.Timeout)
 			return nil
 		case <-ctx.Done():
-			f.log.Info("draining", "timeout", f.cfg.Drain.Timeout)
+			f.log.Info("draining", "timeout", f.now.Load().cfg.Drain.Timeout)
 			return nil
-		case err := <-broken:
+		case err := <-f.broken:
 			return err
 		}
 	}
@@ -303,20 +227,24 @@ func (f *front) wait(ctx context.Context, broken <-chan error) error {
 // drain lets the connections finish. Another signal ends it at once.
 func (f *front) drain() error {
 	began := time.Now()
+	f.reloading.Lock() // a reload that is under way ends first
+	f.ending = true
+	f.reloading.Unlock()
 	if f.admin != nil {
 		f.admin.SetReady(false)
 	}
+	cfg := &f.now.Load().cfg.Drain
 	done := make(chan struct{})
 	defer close(done)
 	hurry := f.hurry(done)
-	if pause := f.cfg.Drain.PreStop; pause > 0 {
+	if pause := cfg.PreStop; pause > 0 {
 		f.log.Info("not ready any more, still accepting", "pre_stop", pause)
 		select {
 		case <-hurry:
 		case <-time.After(pause):
 		}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), f.cfg.Drain.Timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), cfg.Timeout)
 	defer cancel()
 	go func() { // ends with done
 		select {
@@ -360,25 +288,17 @@ func (f *front) hurry(done <-chan struct{}) <-chan struct{} {
 func (f *front) shutDown(ctx context.Context) int {
 	var (
 		all sync.WaitGroup
-		mu  sync.Mutex
-		cut int
+		cut atomic.Int64
 	)
-	for _, server := range f.servers {
-		all.Go(func() {
-			drained := (*levee.DrainError)(nil)
-			if errors.As(server.Shutdown(ctx), &drained) {
-				mu.Lock()
-				defer mu.Unlock()
-				cut += drained.Cut
-			}
-		})
+	for _, l := range f.every() {
+		all.Go(func() { cut.Add(int64(cutBy(l.server.Shutdown(ctx)))) })
 	}
 	all.Wait()
-	return cut
+	return int(cut.Load())
 }
 
 func (f *front) closeServers() {
-	for _, server := range f.servers {
-		_ = server.Close()
+	for _, l := range f.every() {
+		_ = l.server.Close()
 	}
 }

@@ -1,13 +1,16 @@
 package app
 
 import (
+	"slices"
+	"sync"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/levee-net/levee/limit"
 )
 
 // limitMetrics tells at each scrape what limits have decided. It counts nothing itself.
-type limitMetrics struct{ limits *limiting }
+type limitMetrics struct{ front *front }
 
 func describeLimit(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("levee_"+name, help, labels, nil)
@@ -33,18 +36,19 @@ func (m *limitMetrics) Describe(ch chan<- *prometheus.Desc) { prometheus.Describ
 
 // Collect implements prometheus.Collector.
 func (m *limitMetrics) Collect(ch chan<- prometheus.Metric) {
+	limits := m.front.now.Load().limits
 	counter := func(d *prometheus.Desc, n int64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), labels...)
 	}
 	gauge := func(d *prometheus.Desc, n float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, n, labels...)
 	}
-	for _, d := range m.limits.decisions() {
+	for _, d := range limits.decisions() {
 		counter(decisionsDesc, d.Allowed, d.Limit, "allowed")
 		counter(decisionsDesc, d.Refused, d.Limit, "refused")
 		counter(decisionsDesc, d.WouldRefuse, d.Limit, "would_refuse")
 	}
-	for _, s := range m.limits.scopes {
+	for _, s := range limits.scopes {
 		for _, t := range s.Stats().Clients {
 			gauge(clientsDesc, float64(t.Used), t.Name)
 			gauge(clientsMostDesc, float64(t.Entries), t.Name)
@@ -52,23 +56,23 @@ func (m *limitMetrics) Collect(ch chan<- prometheus.Metric) {
 			counter(clientsCrowdedDesc, t.Crowded, t.Name)
 		}
 	}
-	for _, l := range m.limits.lists {
+	for _, l := range limits.lists {
 		s := l.Stats()
 		gauge(prefixesDesc, float64(s.Allow), s.Decisions.Limit, "allow")
 		gauge(prefixesDesc, float64(s.Deny), s.Decisions.Limit, "deny")
 	}
-	bans := m.limits.bans.Stats()
+	bans := limits.bans.Stats()
 	gauge(bansDesc, float64(bans.Active))
 	counter(bansMadeDesc, bans.Made)
 	counter(bansDroppedDesc, bans.Dropped)
-	for what, err := range m.limits.ailing() {
+	for what, err := range limits.ailing() {
 		up := 1.0
 		if err != nil {
 			up = 0
 		}
 		gauge(sharedUpDesc, up, what)
 	}
-	if asked := m.limits.asked(); m.limits.shared != nil {
+	if asked := limits.asked(); limits.shared != nil {
 		counter(sharedAskedDesc, asked.Asked-asked.Failed, "in_time")
 		counter(sharedAskedDesc, asked.Failed, "none")
 	}
@@ -82,7 +86,71 @@ func (l *limiting) decisions() (all []limit.Decisions) {
 	for _, list := range l.lists {
 		all = append(all, list.Stats().Decisions)
 	}
-	return append(all, l.bans.Stats().Decisions)
+	all = append(all, l.bans.Stats().Decisions)
+	l.past.add(all)
+	return all
+}
+
+// The past is what limits have decided that are in force no more, while others have their names: what is
+// counted does not become less.
+type past struct {
+	mu        sync.Mutex
+	decisions map[string]limit.Decisions
+	asked     limit.SharedStats
+}
+
+// add adds what has been decided to what has been since.
+func (p *past) add(since []limit.Decisions) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i := range since {
+		d := &since[i]
+		before := p.decisions[d.Limit]
+		d.Allowed, d.Refused, d.WouldRefuse = d.Allowed+before.Allowed, d.Refused+before.Refused, d.WouldRefuse+before.WouldRefuse
+	}
+}
+
+// retire keeps what has been decided by that of the limits which is not part of the next.
+func (l *limiting) retire(next *limiting) {
+	p := l.past
+	names := make(map[string]bool)
+	for _, d := range next.decisions() {
+		names[d.Limit] = true
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	kept := make(map[string]limit.Decisions)
+	for name, d := range p.decisions {
+		if names[name] {
+			kept[name] = d
+		}
+	}
+	keep := func(d limit.Decisions) {
+		if before := kept[d.Limit]; names[d.Limit] {
+			kept[d.Limit] = limit.Decisions{
+				Allowed: before.Allowed + d.Allowed, Refused: before.Refused + d.Refused, WouldRefuse: before.WouldRefuse + d.WouldRefuse,
+			}
+		}
+	}
+	for _, s := range l.scopes {
+		if !slices.Contains(next.scopes, s) {
+			for _, d := range s.Stats().Limits {
+				keep(d)
+			}
+		}
+	}
+	for _, list := range l.lists {
+		if !slices.Contains(next.lists, list) {
+			keep(list.Stats().Decisions)
+		}
+	}
+	p.decisions = kept
+	for _, g := range l.gates {
+		if !slices.Contains(next.gates, g) {
+			s := g.Stats().Shared
+			p.asked.Asked, p.asked.Failed = p.asked.Asked+s.Asked, p.asked.Failed+s.Failed
+		}
+	}
 }
 
 // ailing returns what is shared, each with what ails it, if anything.
@@ -99,6 +167,9 @@ func (l *limiting) ailing() map[string]error {
 
 // asked sums up what became of the questions to the other machines.
 func (l *limiting) asked() (all limit.SharedStats) {
+	l.past.mu.Lock()
+	all = l.past.asked
+	l.past.mu.Unlock()
 	for _, g := range l.gates {
 		s := g.Stats().Shared
 		all.Asked, all.Failed = all.Asked+s.Asked, all.Failed+s.Failed

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/levee-net/levee"
 	"github.com/levee-net/levee/internal/config"
@@ -14,9 +15,9 @@ import (
 	"github.com/levee-net/levee/limit/redislimit"
 )
 
-// A limiting is who may come in, and how much they may take.
+// A limiting is who may come in, and how much they may take, as a generation says.
 type limiting struct {
-	front *front
+	gen *generation
 
 	scopes []*limit.Scope // those of all listeners, of each, and of routes
 	whole  *limit.Scope   // of all listeners
@@ -28,8 +29,7 @@ type limiting struct {
 	shared     *redislimit.Limits // nil if no limit is shared
 	sharedBans *redislimit.Bans   // nil without Redis
 
-	outs    *evictor
-	refused map[string]*refusals // by listener
+	past *past
 }
 
 // A description is what the configuration says of a limit.
@@ -39,24 +39,16 @@ type description struct{ mode, setting string }
 const wholeName = "*"
 
 // limit makes the gates of all listeners.
-func (f *front) limit() error {
-	l := &limiting{front: f, said: make(map[string]description), outs: newEvictor(f), refused: make(map[string]*refusals)}
-	f.limits = l
-	w := &f.cfg.Limits
+func (g *generation) limit() (err error) {
+	l := &limiting{gen: g, said: make(map[string]description)}
+	g.limits = l
+	w := &g.cfg.Limits
+	l.past, _ = keep(g, "past", func(*part) (*past, error) { return new(past), nil })
 	l.describe(wholeName, w.Mode, "", map[string]string{"connections": fmt.Sprint(w.MaxConnections), "rate": rateInWords(w.Rate, w.Burst)})
-	l.whole = l.scope(wholeName, limit.Limits{Connections: w.MaxConnections, Rate: rateOf(w.Rate, w.Burst), Mode: modeOf(w.Mode)}, nil)
-	l.bans = &limit.Bans{
-		Refusals: w.Bans.Refusals, Within: w.Bans.Within, For: w.Bans.For, Max: w.Bans.Max, Mode: modeOf(w.Bans.Mode),
-		Changed: func(limit.Ban) { l.outs.changed() },
-	}
-	l.said["bans"] = description{l.bans.Mode.String(), bansInWords(&w.Bans)}
-	if f.shared != nil {
-		l.sharedBans = &redislimit.Bans{Reach: f.shared.client, Changed: l.sharing("bans")}
-		l.bans.Shared = l.sharedBans
-	}
-	known := make(map[string]*limit.Lists)
-	for i := range f.cfg.Listeners {
-		gate, err := l.gate(i, known)
+	l.whole = l.scope(wholeName, "", limit.Limits{Connections: w.MaxConnections, Rate: rateOf(w.Rate, w.Burst), Mode: modeOf(w.Mode)}, limit.Bandwidth{}, nil)
+	l.ban()
+	for i := range g.cfg.Listeners {
+		gate, err := l.gate(i)
 		if err != nil {
 			return err
 		}
@@ -65,10 +57,36 @@ func (f *front) limit() error {
 	return nil
 }
 
-// gate makes the gate of a listener. Lists that are known are those of listeners before it.
-func (l *limiting) gate(i int, known map[string]*limit.Lists) (*limit.Gate, error) {
-	cfg := &l.front.cfg.Listeners[i]
-	lists, err := l.listsOf(i, known)
+// ban makes the bans, which stay whatever the configuration becomes.
+func (l *limiting) ban() {
+	f, cfg := l.gen.front, &l.gen.cfg.Limits.Bans
+	if f.shared != nil {
+		l.sharedBans, _ = keep(l.gen, "shared bans", func(*part) (*redislimit.Bans, error) {
+			return &redislimit.Bans{Reach: f.shared.client, Changed: f.sharing("bans")}, nil
+		})
+	}
+	wanted := &limit.Bans{Refusals: cfg.Refusals, Within: cfg.Within, For: cfg.For, Max: cfg.Max, Mode: modeOf(cfg.Mode)}
+	l.bans, _ = keep(l.gen, "bans", func(p *part) (*limit.Bans, error) {
+		bans := &limit.Bans{
+			Refusals: cfg.Refusals, Within: cfg.Within, For: cfg.For, Max: cfg.Max, Mode: wanted.Mode,
+			Changed: func(limit.Ban) { f.outs.changed() },
+		}
+		if l.sharedBans != nil {
+			bans.Shared = l.sharedBans
+			p.run = func(ctx context.Context, running *sync.WaitGroup) {
+				running.Go(func() { _ = bans.Run(ctx) })
+			}
+		}
+		return bans, nil
+	})
+	l.gen.commits = append(l.gen.commits, func() { l.bans.Set(wanted) })
+	l.said["bans"] = description{wanted.Mode.String(), bansInWords(cfg)}
+}
+
+// gate makes the gate of a listener.
+func (l *limiting) gate(i int) (*limit.Gate, error) {
+	cfg := &l.gen.cfg.Listeners[i]
+	lists, err := l.listsOf(i)
 	if err != nil {
 		return nil, err
 	}
@@ -83,19 +101,18 @@ func (l *limiting) gate(i int, known map[string]*limit.Lists) (*limit.Gate, erro
 		Rate: rateOf(of.Rate, of.Burst), Handshakes: rateOf(of.HandshakeRate, of.HandshakeBurst),
 		Bandwidth: bandwidthOf(of.Bandwidth), Mode: modeOf(of.Mode),
 	}
-	l.refused[cfg.Name] = new(refusals)
-	scope := l.scope(cfg.Name, totals, l.clients(cfg.Name, &of.PerClient, l.knownNames(i, -1)))
-	scope.Connection = bandwidthOf(of.ConnectionBandwidth)
-	gate := &limit.Gate{Scopes: []*limit.Scope{l.whole, scope}, Lists: lists, Bans: l.bans, Manner: manners[l.front.cfg.Limits.Refuse]}
+	scope := l.scope(cfg.Name, "", totals, bandwidthOf(of.ConnectionBandwidth), l.clients(cfg.Name, &of.PerClient, l.knownNames(i, -1)))
+	gate := &limit.Gate{Scopes: []*limit.Scope{l.whole, scope}, Lists: lists, Bans: l.bans, Manner: manners[l.gen.cfg.Limits.Refuse]}
 	if l.shares(cfg) {
 		gate.Shared = l.sharedLimits()
 	}
-	return gate, nil
+	key := fmt.Sprintf("gate %s %p %p %p %v %t", cfg.Name, l.whole, scope, lists, gate.Manner, gate.Shared != nil)
+	return keep(l.gen, key, func(*part) (*limit.Gate, error) { return gate, nil })
 }
 
 // route returns a route's handler as one that keeps to the route's limits.
 func (l *limiting) route(listener, i int, h levee.Handler) levee.Handler {
-	cfg := &l.front.cfg.Listeners[listener]
+	cfg := &l.gen.cfg.Listeners[listener]
 	of := &cfg.Routes[i].Limits
 	if of.MaxConnections == 0 && of.Rate.Off() && of.PerClient.Mode == config.LimitOff {
 		return h
@@ -106,24 +123,63 @@ func (l *limiting) route(listener, i int, h levee.Handler) levee.Handler {
 		"rate":        rateInWords(of.Rate, of.Burst),
 	})
 	totals := limit.Limits{Connections: of.MaxConnections, Rate: rateOf(of.Rate, of.Burst), Mode: modeOf(of.Mode)}
-	scope := l.scope(name, totals, l.clients(name, &of.PerClient, l.knownNames(listener, i)))
+	scope := l.scope(name, routeIdentity(&cfg.Routes[i]), totals, limit.Bandwidth{}, l.clients(name, &of.PerClient, l.knownNames(listener, i)))
 	return l.gates[listener].Route(scope, h)
 }
 
-func (l *limiting) scope(name string, totals limit.Limits, clients []*limit.Clients) *limit.Scope {
-	s := &limit.Scope{Name: name, Limits: totals, Clients: clients}
-	l.scopes = append(l.scopes, s)
-	return s
+// clientLimits are what a scope's clients may take each.
+type clientLimits struct {
+	by    limit.Key
+	each  limit.Limits
+	known func(serverName string) bool // nil if that is not known of any
 }
 
-// clients returns none if the mode is off: nothing is to be remembered then.
-func (l *limiting) clients(scope string, c *config.PerClient, known func(string) bool) []*limit.Clients {
+// A keptScope is a scope, which keeps its accounts while others take the place of its limits.
+type keptScope struct {
+	*limit.Scope
+	known atomic.Pointer[func(serverName string) bool]
+}
+
+// scope returns the scope of that name, and of what tells it from another that had the name.
+func (l *limiting) scope(name, identity string, totals limit.Limits, each limit.Bandwidth, clients *clientLimits) *limit.Scope {
+	entries := l.gen.cfg.Limits.Clients
+	key := fmt.Sprintf("scope %s %q", name, identity)
+	if clients != nil {
+		key += fmt.Sprintf(" of clients by %d, %d of them", clients.by, entries)
+	}
+	s, _ := keep(l.gen, key, func(*part) (*keptScope, error) {
+		s := &keptScope{Scope: &limit.Scope{Name: name, Limits: totals, Connection: each}}
+		if clients != nil {
+			s.known.Store(&clients.known)
+			s.Clients = []*limit.Clients{{By: clients.by, Limits: clients.each, Entries: entries, Known: s.knows}}
+		}
+		return s, nil
+	})
+	l.gen.commits = append(l.gen.commits, func() {
+		s.Set(totals)
+		s.SetConnection(each)
+		if clients != nil {
+			s.known.Store(&clients.known)
+			s.Clients[0].Set(clients.each)
+		}
+	})
+	l.scopes = append(l.scopes, s.Scope)
+	return s.Scope
+}
+
+func (s *keptScope) knows(serverName string) bool {
+	known := *s.known.Load()
+	return known == nil || known(serverName)
+}
+
+// clients returns nil if the mode is off: nothing is to be remembered then.
+func (l *limiting) clients(scope string, c *config.PerClient, known func(string) bool) *clientLimits {
 	if c.Mode == config.LimitOff {
 		return nil
 	}
 	each := limit.Limits{
 		Connections: max(0, c.Connections), Rate: rateOf(c.Rate, c.Burst), Handshakes: rateOf(c.HandshakeRate, c.HandshakeBurst),
-		Bandwidth: bandwidthOf(c.Bandwidth), Mode: modeOf(c.Mode), Shared: *c.Shared && l.front.shared != nil,
+		Bandwidth: bandwidthOf(c.Bandwidth), Mode: modeOf(c.Mode), Shared: *c.Shared && l.gen.shared != nil,
 	}
 	l.describe(scope+".client", c.Mode, " for each "+clientInWords(c.By), map[string]string{
 		"connections": fmt.Sprint(c.Connections),
@@ -133,7 +189,7 @@ func (l *limiting) clients(scope string, c *config.PerClient, known func(string)
 		"down":        c.Bandwidth.Down.String(),
 		"shared":      "connections and rate, by redis",
 	})
-	return []*limit.Clients{{By: keys[c.By], Limits: each, Known: known, Entries: l.front.cfg.Limits.Clients}}
+	return &clientLimits{keys[c.By], each, known}
 }
 
 func clientInWords(by config.ClientKey) string {
@@ -180,7 +236,7 @@ func bandwidthOf(b config.Bandwidth) limit.Bandwidth {
 // make up any number. It is nil if that is not known, as with the development CA.
 func (l *limiting) knownNames(listener, route int) func(string) bool {
 	var all []*terms
-	if s := l.front.secured[listener]; route < 0 {
+	if s := l.gen.secured[listener]; route < 0 {
 		all = s.terms
 	} else if t := s.ofRoute[route]; t != nil {
 		all = []*terms{t}
@@ -213,31 +269,37 @@ func knownTo(all []*terms) func(string) bool {
 // shares reports whether the listener or a route of it has a limit that is shared.
 func (l *limiting) shares(cfg *config.Listener) bool {
 	shared := func(c *config.PerClient) bool { return c.Shared != nil && *c.Shared }
-	return l.front.shared != nil && (shared(&cfg.Limits.PerClient) ||
+	return l.gen.shared != nil && (shared(&cfg.Limits.PerClient) ||
 		slices.ContainsFunc(cfg.Routes, func(r config.Route) bool { return shared(&r.Limits.PerClient) }))
 }
 
 func (l *limiting) sharedLimits() *redislimit.Limits {
-	if l.shared == nil {
-		l.shared = &redislimit.Limits{Reach: l.front.shared.client, Changed: l.sharing("limits")}
-	}
+	f := l.gen.front
+	l.shared, _ = keep(l.gen, "shared limits", func(p *part) (*redislimit.Limits, error) {
+		made := &redislimit.Limits{Reach: f.shared.client, Changed: f.sharing("limits")}
+		p.lasts = true // what connections hold of it they give back
+		p.run = func(ctx context.Context, running *sync.WaitGroup) {
+			running.Go(func() { _ = made.Run(ctx) })
+		}
+		return made, nil
+	})
 	return l.shared
 }
 
 // sharing logs how it goes with Redis.
-func (l *limiting) sharing(what string) func(redislimit.State) {
+func (f *front) sharing(what string) func(redislimit.State) {
 	return func(s redislimit.State) {
 		if s.Err != nil {
-			l.front.log.Warn("not shared with other machines: each decides alone", "what", what, "err", s.Err)
+			f.log.Warn("not shared with other machines: each decides alone", "what", what, "err", s.Err)
 			return
 		}
-		l.front.log.Info("shared with other machines", "what", what)
+		f.log.Info("shared with other machines", "what", what)
 	}
 }
 
 // listsOf returns the listener's lists: the allow that it has, or else that of all, and both denies.
-func (l *limiting) listsOf(i int, known map[string]*limit.Lists) (*limit.Lists, error) {
-	whole, own := &l.front.cfg.Limits, &l.front.cfg.Listeners[i].Limits
+func (l *limiting) listsOf(i int) (*limit.Lists, error) {
+	whole, own := &l.gen.cfg.Limits, &l.gen.cfg.Listeners[i].Limits
 	allow, deny := whole.Allow, slices.Concat(whole.Deny, own.Deny)
 	if len(own.Allow) > 0 {
 		allow = own.Allow
@@ -247,22 +309,40 @@ func (l *limiting) listsOf(i int, known map[string]*limit.Lists) (*limit.Lists, 
 	}
 	name := "lists"
 	if len(own.Allow)+len(own.Deny) > 0 {
-		name = l.front.cfg.Listeners[i].Name + ".lists"
+		name = l.gen.cfg.Listeners[i].Name + ".lists"
 	}
-	if lists := known[name]; lists != nil {
-		return lists, nil
+	key := fmt.Sprintf("lists %s %q %q", name, sourcesInWords(allow), sourcesInWords(deny))
+	lists, err := keep(l.gen, key, func(p *part) (*limit.Lists, error) { return l.newLists(name, allow, deny, own.Pos, p) })
+	if err != nil {
+		return nil, err
 	}
+	if !slices.Contains(l.lists, lists) {
+		l.lists = append(l.lists, lists)
+	}
+	l.said[name] = description{"enforce", fmt.Sprintf("%d entries", len(allow)+len(deny))}
+	return lists, nil
+}
+
+func sourcesInWords(sources []config.Source) (all []string) {
+	for _, s := range sources {
+		all = append(all, fmt.Sprint(s.File, s.Prefix))
+	}
+	return all
+}
+
+func (l *limiting) newLists(name string, allow, deny []config.Source, pos config.Position, p *part) (*limit.Lists, error) {
+	f := l.gen.front
 	lists := &limit.Lists{Name: name}
 	lists.Allow, lists.AllowFiles = split(allow)
 	lists.Deny, lists.DenyFiles = split(deny)
 	lists.Problem = func(err error) {
-		l.front.metrics.reloaded(false)
-		l.front.log.Error("not reloaded; what was in force before is kept", "what", name, "err", err)
+		f.metrics.reloaded(false)
+		f.log.Error("not reloaded; what was in force before is kept", "what", name, "err", err)
 	}
 	lists.Changed = func() {
-		l.outs.changed() // first: who reads the log may rely on it
-		l.front.metrics.reloaded(true)
-		l.front.log.Info("reloaded", "what", name)
+		f.outs.changed() // first: who reads the log may rely on it
+		f.metrics.reloaded(true)
+		f.log.Info("reloaded", "what", name)
 	}
 	if err := lists.Load(); err != nil {
 		for _, s := range slices.Concat(allow, deny) { // which of them is it?
@@ -273,13 +353,10 @@ func (l *limiting) listsOf(i int, known map[string]*limit.Lists) (*limit.Lists, 
 				return nil, located(s.Pos, err)
 			}
 		}
-		return nil, located(own.Pos, err)
+		return nil, located(pos, err)
 	}
-	known[name] = lists
-	l.lists = append(l.lists, lists)
-	l.said[name] = description{"enforce", fmt.Sprintf("%d entries", len(allow)+len(deny))}
 	if len(lists.AllowFiles)+len(lists.DenyFiles) > 0 {
-		l.front.watch(lists)
+		p.reads(lists)
 	}
 	return lists, nil
 }
@@ -293,16 +370,4 @@ func split(sources []config.Source) (prefixes []netip.Prefix, files []string) {
 		}
 	}
 	return prefixes, files
-}
-
-// run keeps the limits until ctx ends.
-func (l *limiting) run(ctx context.Context, running *sync.WaitGroup) {
-	running.Go(func() { l.outs.run(ctx) })
-	running.Go(func() { l.tellRefusals(ctx) })
-	if l.shared != nil {
-		running.Go(func() { _ = l.shared.Run(ctx) })
-	}
-	if l.bans.Shared != nil {
-		running.Go(func() { _ = l.bans.Run(ctx) })
-	}
 }

@@ -12,7 +12,7 @@ import (
 
 // report says which limits are in force, and which are only counted.
 func (l *limiting) report(say func(warning bool, format string, args ...any)) {
-	cfg := l.front.cfg
+	cfg := l.gen.cfg
 	if text := wholeInWords(&cfg.Limits); text != "" {
 		say(false, "all listeners together: %s", text)
 	}
@@ -57,10 +57,10 @@ type limitText struct {
 
 // of returns the limits that a connection of the listener's route is held to.
 func (l *limiting) of(listener, route int) []limitText {
-	cfg := &l.front.cfg.Listeners[listener]
-	lines := []limitText{{connsInWords(l.front.servers[listener].Stats().MaxConns), cfg.Limits.Pos}}
-	if text := wholeInWords(&l.front.cfg.Limits); text != "" {
-		lines = append(lines, limitText{"of all listeners together: " + text, l.front.cfg.Limits.Pos})
+	cfg := &l.gen.cfg.Listeners[listener]
+	lines := []limitText{{connsInWords(l.gen.servers[listener].Stats().MaxConns), cfg.Limits.Pos}}
+	if text := wholeInWords(&l.gen.cfg.Limits); text != "" {
+		lines = append(lines, limitText{"of all listeners together: " + text, l.gen.cfg.Limits.Pos})
 	}
 	for _, text := range limitsInWords(&cfg.Limits) {
 		lines = append(lines, limitText{text, cfg.Limits.Pos})
@@ -77,7 +77,7 @@ func (l *limiting) of(listener, route int) []limitText {
 
 // deniedAt returns the lines on account of which the address is denied: those that name it, and the files that may.
 func (l *limiting) deniedAt(listener int, addr netip.Addr) (where []config.Position) {
-	whole, own := &l.front.cfg.Limits, &l.front.cfg.Listeners[listener].Limits
+	whole, own := &l.gen.cfg.Limits, &l.gen.cfg.Listeners[listener].Limits
 	for _, s := range slices.Concat(whole.Deny, own.Deny) {
 		if s.File == "" && s.Prefix.Contains(addr) {
 			return []config.Position{s.Pos}

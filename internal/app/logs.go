@@ -14,16 +14,16 @@ import (
 // newLogger returns the logger that the configuration asks for: for people on a
 // terminal, JSON elsewhere. In JSON a duration is a number of seconds, as in the
 // metrics.
-func newLogger(env Env, logs config.Logs) *slog.Logger {
-	text := logs.Format == config.LogText || logs.Format == config.LogAuto && env.Terminal
+func newLogger(env Env, format config.LogFormat, level slog.Leveler) *slog.Logger {
+	text := format == config.LogText || format == config.LogAuto && env.Terminal
 	if text {
 		return slog.New(tint.NewTextHandler(env.Stderr, &tint.Options{
-			Level:      logs.Level,
+			Level:      level,
 			TimeFormat: time.TimeOnly,
 			NoColor:    !env.Terminal || os.Getenv("NO_COLOR") != "", // https://no-color.org
 		}))
 	}
-	return slog.New(slog.NewJSONHandler(env.Stderr, &slog.HandlerOptions{Level: logs.Level, ReplaceAttr: inSeconds}))
+	return slog.New(slog.NewJSONHandler(env.Stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: inSeconds}))
 }
 
 // inSeconds replaces slog's nanoseconds, which look like any other number.

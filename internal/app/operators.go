@@ -21,9 +21,15 @@ const (
 
 // api is what operators may ask of the front, and have it do.
 func (f *front) api() admin.API {
+	limits := func() *limiting { return f.now.Load().limits }
 	return admin.API{
-		Limits: f.limits.told, Overload: f.relief.told,
-		Bans: f.limits.toldBans, Ban: f.limits.ban, Lift: f.limits.lift,
+		Limits:   func() admin.Limits { return limits().told() },
+		Overload: func() admin.Overload { return f.now.Load().relief.told() },
+		Bans:     func(most int) admin.Bans { return limits().toldBans(most) },
+		Ban: func(prefix string, d time.Duration, why string) (admin.Ban, error) {
+			return limits().banByHand(prefix, d, why)
+		},
+		Lift: func(prefix string) (bool, error) { return limits().lift(prefix) },
 	}
 }
 
@@ -85,7 +91,7 @@ func toldBan(b limit.Ban) admin.Ban {
 }
 
 // ban keeps clients out at an operator's word.
-func (l *limiting) ban(text string, d time.Duration, why string) (admin.Ban, error) {
+func (l *limiting) banByHand(text string, d time.Duration, why string) (admin.Ban, error) {
 	prefix, err := config.ParsePrefix(text)
 	switch {
 	case err != nil:
@@ -99,7 +105,7 @@ func (l *limiting) ban(text string, d time.Duration, why string) (admin.Ban, err
 		return admin.Ban{}, err
 	}
 	made := limit.Ban{Prefix: prefix, Until: time.Now().Add(d), Why: why}
-	l.front.log.Warn("banned", "prefix", prefix.String(), "for", d, "why", why)
+	l.gen.log.Warn("banned", "prefix", prefix.String(), "for", d, "why", why)
 	return toldBan(made), nil
 }
 
@@ -109,7 +115,7 @@ func (l *limiting) lift(text string) (found bool, err error) {
 		return false, errors.New("prefix: " + err.Error())
 	}
 	if found = l.bans.Lift(prefix); found {
-		l.front.log.Warn("ban lifted", "prefix", prefix.String())
+		l.gen.log.Warn("ban lifted", "prefix", prefix.String())
 	}
 	wider, still := l.banAround(prefix)
 	switch {

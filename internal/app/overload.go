@@ -2,13 +2,13 @@ package app
 
 import (
 	"context"
-	"log/slog"
 	"runtime/debug"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/levee-net/levee"
 	"github.com/levee-net/levee/internal/admin"
 	"github.com/levee-net/levee/internal/config"
 	"github.com/levee-net/levee/overload"
@@ -20,30 +20,49 @@ type relief struct {
 	controller *overload.Controller // nil if it is off
 }
 
-func (f *front) relieve() *relief {
-	r := &relief{cfg: &f.cfg.Overload}
-	if r.cfg.Mode == config.ModeOn {
-		r.controller = &overload.Controller{Servers: f.servers, AcceptDelay: r.cfg.AcceptDelay, Logger: f.log}
+func (g *generation) relieve() *relief {
+	cfg := &g.cfg.Overload
+	r := &relief{cfg: cfg}
+	if cfg.Mode == config.ModeOn {
+		r.controller, _ = keep(g, "overload "+cfg.AcceptDelay.String(), func(p *part) (*overload.Controller, error) {
+			c := &overload.Controller{AcceptDelay: cfg.AcceptDelay, Logger: g.log}
+			p.run = func(ctx context.Context, running *sync.WaitGroup) {
+				c.AdjustMemoryLimit = g.adjustsGC
+				running.Go(func() { g.runRelief(ctx, c) })
+			}
+			return c, nil
+		})
 	}
 	return r
 }
 
-// limitMemory tells Go's runtime how much memory there is. It is for a process that serves.
-func (r *relief) limitMemory(log *slog.Logger) {
-	if r.cfg.MemoryLimit != config.MemoryAuto {
-		return
-	}
-	set := overload.SetMemoryLimit(log)
-	if r.controller != nil {
-		r.controller.AdjustMemoryLimit = set
-	}
+// runRelief presses the servers until ctx ends: when the one before has taken all pressure away.
+func (f *front) runRelief(ctx context.Context, c *overload.Controller) {
+	f.relieving.Lock()
+	defer f.relieving.Unlock()
+	var both sync.WaitGroup
+	defer both.Wait()
+	both.Go(func() { c.Run(ctx) })
+	both.Go(func() { f.tidyUp(ctx) })
 }
 
-// run presses the servers until ctx ends.
-func (r *relief) run(ctx context.Context, running *sync.WaitGroup) {
-	if r.controller != nil {
-		running.Go(func() { r.controller.Run(ctx) })
-		running.Go(func() { r.tidyUp(ctx) })
+// pressed has the servers relieved that there are now.
+func (f *front) pressed() {
+	c := f.now.Load().relief.controller
+	if c == nil {
+		return
+	}
+	var servers []*levee.Server
+	for _, l := range f.every() {
+		servers = append(servers, l.server)
+	}
+	c.Serve(servers...)
+}
+
+// limitMemory tells Go's runtime how much memory there is. It is for a process that serves.
+func (f *front) limitMemory() {
+	if f.first.Overload.MemoryLimit == config.MemoryAuto {
+		f.adjustsGC = overload.SetMemoryLimit(f.log)
 	}
 }
 
@@ -52,7 +71,7 @@ const crowd = 1000
 
 // tidyUp gives memory back to the system once three quarters of a crowd have gone. Go would
 // do that in the course of minutes, and others may need it now.
-func (r *relief) tidyUp(ctx context.Context) {
+func (f *front) tidyUp(ctx context.Context) {
 	look := time.NewTicker(time.Second)
 	defer look.Stop()
 	most := 0
@@ -63,8 +82,8 @@ func (r *relief) tidyUp(ctx context.Context) {
 		case <-look.C:
 		}
 		open := 0
-		for _, s := range r.controller.Servers {
-			open += s.Load().Active
+		for _, l := range f.every() {
+			open += l.server.Load().Active
 		}
 		if most = max(most, open); most >= crowd && open <= most/4 {
 			debug.FreeOSMemory()
@@ -99,7 +118,7 @@ func (r *relief) told() admin.Overload {
 }
 
 // overloadMetrics tells at each scrape what is short.
-type overloadMetrics struct{ relief *relief }
+type overloadMetrics struct{ front *front }
 
 var (
 	pressureDesc = prometheus.NewDesc("levee_overload_level",
@@ -119,10 +138,11 @@ func (m *overloadMetrics) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (m *overloadMetrics) Collect(ch chan<- prometheus.Metric) {
-	s := m.relief.state()
+	relief := m.front.now.Load().relief
+	s := relief.state()
 	ch <- prometheus.MustNewConstMetric(pressureDesc, prometheus.GaugeValue, float64(s.Pressure))
 	ch <- prometheus.MustNewConstMetric(turnedAwayDesc, prometheus.GaugeValue, s.TurnedAway)
-	if m.relief.controller == nil {
+	if relief.controller == nil {
 		return
 	}
 	for _, input := range overload.Inputs() {

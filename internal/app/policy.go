@@ -2,9 +2,7 @@ package app
 
 import (
 	"context"
-	"crypto/tls"
 	"log/slog"
-	"slices"
 	"time"
 
 	"github.com/levee-net/levee"
@@ -15,18 +13,21 @@ import (
 // come back at once, and are refused by a handshake each: all together they would keep out those who are allowed.
 const forbidRate = 100
 
-// A policy is one for clients at a listener, and those who came in under it.
+// A policy is one for clients at a listener.
 type policy struct {
-	clients *certs.Clients
-	configs []*tls.Config // that let clients in by it
-	server  *levee.Server
-	log     *slog.Logger
+	clients  *certs.Clients
+	front    *front
+	listener string
+	log      *slog.Logger
 
 	change
 }
 
-func newPolicy(clients *certs.Clients, log *slog.Logger) *policy {
-	return &policy{clients: clients, log: log, change: change{news: make(chan struct{}, 1)}}
+func newPolicy(f *front, listener string, clients *certs.Clients) *policy {
+	return &policy{
+		clients: clients, front: f, listener: listener, log: f.log.With("listener", listener),
+		change: change{news: make(chan struct{}, 1)},
+	}
 }
 
 // enforce ends live connections that the policy does not allow any more, whenever it has changed, until ctx ends.
@@ -47,20 +48,49 @@ func (p *policy) enforce(ctx context.Context) {
 
 // sweep returns how many connections it has ended. Those that are still arriving are for arrived.
 func (p *policy) sweep(ctx context.Context, pace <-chan time.Time) (ended int) {
-	for _, c := range p.server.Conns() {
-		if !slices.Contains(p.configs, c.TLSConfig()) || p.clients.Allows(c.TLS()) == nil {
+	for _, l := range p.front.every() {
+		if l.name != p.listener {
 			continue
 		}
-		select {
-		case <-ctx.Done():
-			return ended
-		case <-pace:
-		}
-		if forbid(c, p.clients.Allows(c.TLS())) { // it may have changed back meanwhile
-			ended++
+		for _, c := range l.server.Conns() {
+			if p.front.policyOf(l, c) != p || p.clients.Allows(c.TLS()) == nil {
+				continue
+			}
+			select {
+			case <-ctx.Done():
+				return ended
+			case <-pace:
+			}
+			if forbid(c, p.clients.Allows(c.TLS())) { // it may have changed back meanwhile
+				ended++
+			}
 		}
 	}
 	return ended
+}
+
+// policyOf returns the policy that a connection is held to: that which is in force where it came in, though
+// it may have come in by another.
+func (f *front) policyOf(l *listener, c *levee.Conn) *policy {
+	config := c.TLSConfig()
+	if config == nil {
+		return nil
+	}
+	identity, known := f.endings.Load(config)
+	if !known {
+		return nil
+	}
+	for _, t := range l.rules.Load().secured.terms {
+		if t.config == config {
+			return t.clients
+		}
+	}
+	for _, t := range l.rules.Load().secured.terms {
+		if t.name == identity {
+			return t.clients
+		}
+	}
+	return nil
 }
 
 // arrived looks at a connection that a change may have overtaken: its handshake has asked the policy of before, and the
@@ -74,8 +104,11 @@ func (p *policy) arrived(c *levee.Conn) {
 // policyTrace keeps the policies on connections that arrive.
 func (f *front) policyTrace() *levee.Trace {
 	return &levee.Trace{Serving: func(c *levee.Conn, _ levee.Handler) {
-		if config := c.TLSConfig(); config != nil {
-			if p := f.policyOf[config]; p != nil {
+		if c.TLSConfig() == nil {
+			return
+		}
+		if l := f.listenerOf(c); l != nil {
+			if p := f.policyOf(l, c); p != nil {
 				p.arrived(c)
 			}
 		}

@@ -40,7 +40,7 @@ Without --tls a listener on loopback is plaintext; any other has to be told: dev
 			if err != nil {
 				return exit(exitUsage, err)
 			}
-			return serveWith(ctx, env, cfg, c, false)
+			return serveWith(ctx, env, cfg, c, false, nil)
 		},
 	}
 }

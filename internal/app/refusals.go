@@ -22,12 +22,18 @@ type refusals struct {
 	sample                      atomic.Pointer[refusal]
 }
 
-// note counts a refusal, and keeps one of them for the next line of log.
-func (l *limiting) note(c *levee.Conn, r *levee.Refusal) {
-	of := l.refused[c.Server().Name]
-	if of == nil {
-		return
+// refusalsOf returns those of a listener.
+func (f *front) refusalsOf(listener string) *refusals {
+	if of, ok := f.refused.Load(listener); ok {
+		return of.(*refusals)
 	}
+	of, _ := f.refused.LoadOrStore(listener, new(refusals))
+	return of.(*refusals)
+}
+
+// note counts a refusal, and keeps one of them for the next line of log.
+func (f *front) note(c *levee.Conn, r *levee.Refusal) {
+	of := f.refusalsOf(c.Server().Name)
 	switch r.Reason {
 	case levee.Limited:
 		of.limited.Add(1)
@@ -47,16 +53,17 @@ func (l *limiting) note(c *levee.Conn, r *levee.Refusal) {
 }
 
 // tellRefusals logs at most one line a second for each listener, and one for bans, until ctx ends.
-func (l *limiting) tellRefusals(ctx context.Context) {
+func (f *front) tellRefusals(ctx context.Context) {
 	pace := time.NewTicker(refusalPause)
 	defer pace.Stop()
 	made := int64(0)
 	for {
-		for _, server := range l.front.servers {
-			l.tellRefusalsOf(server)
+		for _, l := range f.every() {
+			f.tellRefusalsOf(l.name)
 		}
-		if stats := l.bans.Stats(); stats.Made > made {
-			l.front.log.Warn("banned clients that were refused again and again", "count", stats.Made-made, "mode", l.bans.Mode.String(), "active", stats.Active)
+		g := f.now.Load()
+		if stats := g.limits.bans.Stats(); stats.Made > made {
+			f.log.Warn("banned clients that were refused again and again", "count", stats.Made-made, "mode", string(g.cfg.Limits.Bans.Mode), "active", stats.Active)
 			made = stats.Made
 		}
 		select {
@@ -67,18 +74,18 @@ func (l *limiting) tellRefusals(ctx context.Context) {
 	}
 }
 
-func (l *limiting) tellRefusalsOf(server *levee.Server) {
-	of := l.refused[server.Name]
+func (f *front) tellRefusalsOf(listener string) {
+	of := f.refusalsOf(listener)
 	limited, denied, overloaded := of.limited.Swap(0), of.denied.Swap(0), of.overloaded.Swap(0)
 	if limited+denied+overloaded == 0 {
 		return
 	}
 	attrs := []slog.Attr{
-		slog.String("listener", server.Name),
+		slog.String("listener", listener),
 		slog.Int64("limited", limited), slog.Int64("denied", denied), slog.Int64("overloaded", overloaded),
 	}
 	if one := of.sample.Swap(nil); one != nil {
 		attrs = append(attrs, slog.String("one_was", one.client), slog.String("why", one.why))
 	}
-	l.front.log.LogAttrs(context.Background(), slog.LevelWarn, "turned connections away", attrs...)
+	f.log.LogAttrs(context.Background(), slog.LevelWarn, "turned connections away", attrs...)
 }

@@ -75,6 +75,14 @@ func routeName(l *config.Listener, i int) string {
 	return fmt.Sprintf("routes[%d]", i)
 }
 
+// routeIdentity tells a route from others, wherever among them it stands.
+func routeIdentity(r *config.Route) string {
+	if r.Name != "" {
+		return r.Name
+	}
+	return config.Said(&r.Match)
+}
+
 // matcherOf returns nil for a match that takes every connection.
 func matcherOf(m *config.Match) route.Matcher {
 	var all []route.Matcher
@@ -123,7 +131,7 @@ func matcherOf(m *config.Match) route.Matcher {
 type webHandlers struct{ hello, challenge levee.Handler }
 
 // handler returns what serves a route's connections.
-func (f *front) handler(l *config.Listener, i int, web *webHandlers) levee.Handler {
+func (g *generation) handler(l *config.Listener, i int, web *webHandlers) levee.Handler {
 	r := &l.Routes[i]
 	switch r.Handler {
 	case config.HandlerEcho:
@@ -135,7 +143,7 @@ func (f *front) handler(l *config.Listener, i int, web *webHandlers) levee.Handl
 	case config.HandlerACME:
 		return web.challenge
 	}
-	for _, b := range f.backends {
+	for _, b := range g.backends {
 		if b.cfg.Name == r.Upstream {
 			return &proxy.Proxy{Dial: b.dial, Header: b.header, Meet: dialogues[l.STARTTLS].meet}
 		}

@@ -55,7 +55,7 @@ func TestTheServerEndsTLSWhereOnePolicyHoldsForAll(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			s := f.servers[0]
+			s := f.now.Load().servers[0]
 			if (s.TLSConfig != nil) != c.server {
 				t.Errorf("Server.TLSConfig is %p", s.TLSConfig)
 			}

@@ -13,9 +13,9 @@ func serveCommand(env Env) *cli.Command {
 	return &cli.Command{
 		Name:         "serve",
 		Usage:        "serve what a configuration file says",
-		UsageText:    "levee serve -c FILE [--listen ADDR] [--admin ADDR]",
+		UsageText:    "levee serve -c FILE [--watch] [--listen ADDR] [--admin ADDR]",
 		OnUsageError: usageError,
-		Flags:        append([]cli.Flag{fileFlag()}, addressFlags()...),
+		Flags:        append([]cli.Flag{fileFlag(), watchFlag()}, addressFlags()...),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			if err := alone(c); err != nil {
 				return err
@@ -24,13 +24,27 @@ func serveCommand(env Env) *cli.Command {
 			if err != nil {
 				return err
 			}
-			return serveWith(ctx, env, cfg, c, false)
+			again := &reloads{
+				file: c.String("config"), watch: c.Bool("watch"),
+				read: func() (*config.Config, error) {
+					cfg, err := config.Load(c.String("config"))
+					if err != nil {
+						return nil, err
+					}
+					return cfg, override(cfg, c, false)
+				},
+			}
+			return serveWith(ctx, env, cfg, c, false, again)
 		},
 	}
 }
 
 func fileFlag() cli.Flag {
 	return &cli.StringFlag{Name: "config", Aliases: []string{"c"}, Usage: "the configuration `FILE`", TakesFile: true}
+}
+
+func watchFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "watch", Usage: "reload the configuration when its file has changed, as at SIGHUP", HideDefault: true, Local: true}
 }
 
 // load reads the file that the command line names.
@@ -51,8 +65,8 @@ func addressFlags() []cli.Flag {
 }
 
 // serveWith serves the configuration, with the flags' addresses in place of its
-// own.
-func serveWith(ctx context.Context, env Env, cfg *config.Config, c *cli.Command, demo bool) error {
+// own. A configuration that is from a file is read again as again says, which is nil for others.
+func serveWith(ctx context.Context, env Env, cfg *config.Config, c *cli.Command, demo bool, again *reloads) error {
 	if err := override(cfg, c, demo); err != nil {
 		return exit(exitUsage, err)
 	}
@@ -60,12 +74,16 @@ func serveWith(ctx context.Context, env Env, cfg *config.Config, c *cli.Command,
 	if err != nil {
 		return err
 	}
-	if err := f.open(ctx); err != nil {
+	if again != nil {
+		f.reloads.read, f.reloads.file, f.reloads.watch = again.read, again.file, again.watch
+	}
+	p, err := f.open(ctx)
+	if err != nil {
 		return exit(exitNotStart, err)
 	}
-	f.relief.limitMemory(f.log)
-	f.announce(demo)
-	return f.run(ctx)
+	f.limitMemory()
+	f.announce(demo, p)
+	return f.run(ctx, p)
 }
 
 // override puts the flags' addresses into the configuration. What is wrong with

@@ -376,7 +376,7 @@ func TestSIGHUPKillsNothing(t *testing.T) {
 	send(t, c, "hi")
 	expect(t, c, "hi")
 	r.signals <- syscall.SIGHUP
-	r.find(&r.stderr, `a changed configuration needs a restart`)
+	r.find(&r.stderr, `the configuration is not from a file`)
 	send(t, c, "still here")
 	expect(t, c, "still here")
 	r.signals <- syscall.SIGTERM

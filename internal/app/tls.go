@@ -28,6 +28,7 @@ type security struct {
 // Terms are what TLS ends by.
 type terms struct {
 	where  string // the listener, and the route if they are its own
+	name   string // the same, but for what a route without a name matches in place of its number
 	cfg    config.TLS
 	config *tls.Config
 
@@ -37,10 +38,18 @@ type terms struct {
 	clients        *policy      // nil if clients are asked for no certificate
 }
 
-// A source is something in files that may be read again.
+// A reloadable is something in files that may be read again.
 type reloadable interface {
 	Load() error
 	Watch(ctx context.Context) error
+}
+
+// reads has the part's files read again when they change.
+func (p *part) reads(r reloadable) {
+	p.load = r.Load
+	p.run = func(ctx context.Context, running *sync.WaitGroup) {
+		running.Go(func() { _ = r.Watch(ctx) }) // the problem is told
+	}
 }
 
 // whole returns the terms if the same hold for all connections in TLS of the listener, so that they
@@ -60,23 +69,16 @@ func (s *security) whole(l *config.Listener) *terms {
 
 // A securing makes a listener's terms. What says the same is made once.
 type securing struct {
-	front    *front
+	*generation
 	listener *config.Listener
 	path     string
 
-	files    map[string]*certs.Files
-	tickets  map[config.Tickets]*certs.Tickets
-	policies map[string]*policy
-	terms    map[string]*terms
+	terms map[string]*terms
 }
 
 // secure loads what the listener ends TLS with.
-func (f *front) secure(l *config.Listener, path string) (*security, error) {
-	s := &securing{
-		front: f, listener: l, path: path,
-		files: make(map[string]*certs.Files), tickets: make(map[config.Tickets]*certs.Tickets),
-		policies: make(map[string]*policy), terms: make(map[string]*terms),
-	}
+func (g *generation) secure(l *config.Listener, path string) (*security, error) {
+	s := &securing{generation: g, listener: l, path: path, terms: make(map[string]*terms)}
 	made := new(security)
 	for i := range l.Routes {
 		r := &l.Routes[i]
@@ -84,11 +86,13 @@ func (f *front) secure(l *config.Listener, path string) (*security, error) {
 		if l.Terminates(r) {
 			cfg := l.TLSOf(r)
 			where := l.Name
+			identity := where
 			if r.TLS.Mode != "" {
 				where += "/" + routeName(l, i)
+				identity += "/" + routeIdentity(r)
 			}
 			var err error
-			if of, err = s.make(cfg, where); err != nil {
+			if of, err = s.make(cfg, where, identity); err != nil {
 				return nil, err
 			}
 			if !slices.Contains(made.terms, of) {
@@ -107,12 +111,12 @@ func (f *front) secure(l *config.Listener, path string) (*security, error) {
 }
 
 // make makes terms. Where they are tells the sessions of some from those of others.
-func (s *securing) make(cfg config.TLS, where string) (*terms, error) {
+func (s *securing) make(cfg config.TLS, where, name string) (*terms, error) {
 	key := cfg.Terms()
 	if t, ok := s.terms[key]; ok {
 		return t, nil
 	}
-	t := &terms{where: where, cfg: cfg}
+	t := &terms{where: where, name: name, cfg: cfg}
 	server := &certs.Server{ALPN: config.Texts(cfg.ALPN), Context: where}
 	if err := s.addCertificates(t); err != nil {
 		return nil, err
@@ -129,12 +133,16 @@ func (s *securing) make(cfg config.TLS, where string) (*terms, error) {
 	if server.Tickets, err = s.ticketsOf(cfg.Tickets); err != nil {
 		return nil, err
 	}
-	t.config = server.Config()
-	if t.issuer != nil && cfg.ACME.By(config.ChallengeTLSALPN) {
-		t.config = t.issuer.Answering(t.config)
-	}
-	if t.clients != nil {
-		t.clients.configs = append(t.clients.configs, t.config)
+	t.config, err = keep(s.generation, fmt.Sprintf("terms %q %q %s%s", where, name, key, contentsOf(cfg.ACME.CA)), func(p *part) (*tls.Config, error) {
+		made := server.Config()
+		if t.issuer != nil && cfg.ACME.By(config.ChallengeTLSALPN) {
+			made = t.issuer.Answering(made)
+		}
+		p.lasts, p.over = true, s.knownBy(made, name)
+		return made, nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	s.terms[key] = t
 	return t, nil
@@ -145,7 +153,7 @@ func (s *securing) addCertificates(t *terms) error {
 		return s.addIssued(t)
 	}
 	if t.cfg.Development {
-		ca, err := s.front.developmentCA()
+		ca, err := s.developmentCA()
 		if err != nil {
 			return err
 		}
@@ -156,29 +164,31 @@ func (s *securing) addCertificates(t *terms) error {
 	for _, c := range t.cfg.Certificates {
 		pairs = append(pairs, certs.Pair{Cert: c.Cert, Key: c.Key, OCSP: c.OCSP})
 	}
-	key := fmt.Sprintf("%q", pairs)
-	if s.files[key] == nil {
+	var err error
+	t.files, err = keep(s.generation, fmt.Sprintf("certificates %s %q", s.listener.Name, pairs), func(p *part) (*certs.Files, error) {
 		files := &certs.Files{Pairs: pairs, Problem: s.problem, Changed: s.changed("certificates")}
 		if err := files.Load(); err != nil {
 			for i, c := range t.cfg.Certificates { // which of them is it?
 				if err := (&certs.Files{Pairs: pairs[i : i+1]}).Load(); err != nil {
-					return located(c.Pos, err)
+					return nil, located(c.Pos, err)
 				}
 			}
-			return located(t.cfg.Pos, err)
+			return nil, located(t.cfg.Pos, err)
 		}
-		s.files[key] = files
-		s.front.watch(files)
-		s.front.metrics.expiries.watch(s.listener.Name, func() []expiry { return expiriesOf(files) })
+		p.reads(files)
+		return files, nil
+	})
+	if err != nil {
+		return err
 	}
-	t.files = s.files[key]
+	s.generation.expiries = append(s.generation.expiries, listenerExpiries{s.listener.Name, func() []expiry { return expiriesOf(t.files) }})
 	t.getCertificate = t.files.GetCertificate
 	return nil
 }
 
 // policy returns the policy for clients.
 func (s *securing) policy(cfg *config.TLS) (*policy, error) {
-	made := func(cas, crls []string, allow config.ClientAllow) *certs.Clients {
+	alike := func(cas, crls []string, allow config.ClientAllow) *certs.Clients {
 		return &certs.Clients{
 			CAs: cas, CRLs: crls, Optional: cfg.ClientOptional,
 			DNS: config.Texts(allow.DNS), URIs: config.Texts(allow.URI), Emails: config.Texts(allow.Email),
@@ -186,40 +196,52 @@ func (s *securing) policy(cfg *config.TLS) (*policy, error) {
 		}
 	}
 	cas, crls := config.Texts(cfg.ClientCA), config.Texts(cfg.ClientCRL)
-	clients := made(cas, crls, cfg.ClientAllow)
+	clients := alike(cas, crls, cfg.ClientAllow)
 	key := fmt.Sprintf("%q %q %t %q %q %q %q %q", cas, crls, clients.Optional,
 		clients.DNS, clients.URIs, clients.Emails, clients.CommonNames, clients.SPKIs)
-	if p := s.policies[key]; p != nil {
-		return p, nil
+	made, err := keep(s.generation, "policy "+s.listener.Name+" "+key, func(p *part) (*policy, error) { return s.newPolicy(cfg, clients, alike, p) })
+	if err == nil && !slices.Contains(s.generation.policies, made) {
+		s.generation.policies = append(s.generation.policies, made)
 	}
-	p := newPolicy(clients, s.front.log.With("listener", s.listener.Name))
+	return made, err
+}
+
+// newPolicy loads the policy. What only some of it would be shows which of it is no good.
+func (s *securing) newPolicy(cfg *config.TLS, clients *certs.Clients, made func(cas, crls []string, allow config.ClientAllow) *certs.Clients, part *part) (*policy, error) {
+	p := newPolicy(s.front, s.listener.Name, clients)
 	clients.Problem = s.problem
 	told := s.changed("client policy")
 	clients.Changed = func() {
 		p.changed() // first: who reads the log may rely on it
 		told()
 	}
-	if err := clients.Load(); err != nil {
-		for _, file := range cfg.ClientCA { // which of them is it?
-			if err := made([]string{file.Text}, nil, config.ClientAllow{}).Load(); err != nil {
-				return nil, located(file.Pos, err)
-			}
-		}
-		for _, file := range cfg.ClientCRL {
-			if err := made(cas, []string{file.Text}, config.ClientAllow{}).Load(); err != nil {
-				return nil, located(file.Pos, err)
-			}
-		}
-		for _, e := range entriesOf(&cfg.ClientAllow) {
-			if err := made(cas, nil, e.alone).Load(); err != nil {
-				return nil, located(e.Pos, err)
-			}
-		}
-		return nil, located(cfg.Pos, err)
+	part.reads(clients)
+	watching := part.run
+	part.run = func(ctx context.Context, running *sync.WaitGroup) {
+		watching(ctx, running)
+		running.Go(func() { p.enforce(ctx) })
 	}
-	s.policies[key] = p
-	s.front.watch(clients)
-	return p, nil
+	err := clients.Load()
+	if err == nil {
+		return p, nil
+	}
+	cas := config.Texts(cfg.ClientCA)
+	for _, file := range cfg.ClientCA { // which of them is it?
+		if err := made([]string{file.Text}, nil, config.ClientAllow{}).Load(); err != nil {
+			return nil, located(file.Pos, err)
+		}
+	}
+	for _, file := range cfg.ClientCRL {
+		if err := made(cas, []string{file.Text}, config.ClientAllow{}).Load(); err != nil {
+			return nil, located(file.Pos, err)
+		}
+	}
+	for _, e := range entriesOf(&cfg.ClientAllow) {
+		if err := made(cas, nil, e.alone).Load(); err != nil {
+			return nil, located(e.Pos, err)
+		}
+	}
+	return nil, located(cfg.Pos, err)
 }
 
 // An entry is one of client_allow's.
@@ -249,41 +271,40 @@ func entriesOf(a *config.ClientAllow) (entries []entry) {
 func (s *securing) ticketsOf(cfg config.Tickets) (*certs.Tickets, error) {
 	pos := cfg.Pos
 	cfg.Pos = config.Position{} // which is no part of what it says
-	if t := s.tickets[cfg]; t != nil {
+	return keep(s.generation, fmt.Sprintf("tickets %s %+v", s.listener.Name, cfg), func(p *part) (*certs.Tickets, error) {
+		t := &certs.Tickets{File: cfg.File, Rotate: cfg.Rotate, Problem: s.problem}
+		if t.File == "" && t.Rotate >= 0 && s.shared != nil {
+			t.Secret, t.Interval = s.shared.ticketSecret, sharedInterval
+			p.reads(t) // which asks for it: until it is reached there are no tickets, and that is no reason not to serve
+			p.far = true
+			return t, nil
+		}
+		if err := t.Load(); err != nil {
+			return nil, located(pos, err)
+		}
+		if t.File != "" {
+			p.reads(t)
+		}
 		return t, nil
-	}
-	t := &certs.Tickets{File: cfg.File, Rotate: cfg.Rotate, Problem: s.problem}
-	s.tickets[cfg] = t
-	if t.File == "" && t.Rotate >= 0 && s.front.shared != nil {
-		t.Secret, t.Interval = s.front.shared.ticketSecret, sharedInterval
-		s.front.watch(t) // which asks for it: until it is reached there are no tickets, and that is no reason not to serve
-		return t, nil
-	}
-	if err := t.Load(); err != nil {
-		return nil, located(pos, err)
-	}
-	if t.File != "" {
-		s.front.watch(t)
-	}
-	return t, nil
+	})
 }
 
 // problem is told what is wrong with the files of a running levee.
 func (s *securing) problem(err error) {
-	s.front.metrics.problems.WithLabelValues(s.listener.Name).Inc()
+	s.metrics.problems.WithLabelValues(s.listener.Name).Inc()
 	if errors.Is(err, certs.ErrKept) {
-		s.front.metrics.reloaded(false)
-		s.front.log.Error("not reloaded; what was in force before is kept", "listener", s.listener.Name, "err", err)
+		s.metrics.reloaded(false)
+		s.log.Error("not reloaded; what was in force before is kept", "listener", s.listener.Name, "err", err)
 		return
 	}
-	s.front.log.Warn("certificates", "listener", s.listener.Name, "err", err)
+	s.log.Warn("certificates", "listener", s.listener.Name, "err", err)
 }
 
 // changed notes that files have been read again that had changed.
 func (s *securing) changed(what string) func() {
 	return func() {
-		s.front.metrics.reloaded(true)
-		s.front.log.Info("reloaded", "listener", s.listener.Name, "what", what)
+		s.metrics.reloaded(true)
+		s.log.Info("reloaded", "listener", s.listener.Name, "what", what)
 	}
 }
 
@@ -364,43 +385,6 @@ func rootsOf(file string) (*x509.CertPool, error) {
 
 // located puts a position before an error.
 func located(pos config.Position, err error) error { return fmt.Errorf("%s: %w", pos, err) }
-
-// watch has files read again when they change, once it runs.
-func (f *front) watch(r reloadable) { f.reloadables = append(f.reloadables, r) }
-
-// watchFiles watches them all, and keeps policies on live connections, until ctx ends.
-func (f *front) watchFiles(ctx context.Context, running *sync.WaitGroup) {
-	for _, r := range f.reloadables {
-		running.Go(func() { _ = r.Watch(ctx) }) // the problem is told
-	}
-	for _, p := range f.policies {
-		running.Go(func() { p.enforce(ctx) })
-	}
-}
-
-// reload reads certificates and the like again, at an operator's word: all at the same time, as some may be kept
-// waiting by a machine that does not answer.
-func (f *front) reload() {
-	errs := make([]error, len(f.reloadables))
-	var loading sync.WaitGroup
-	for i, r := range f.reloadables {
-		loading.Go(func() { errs[i] = r.Load() })
-	}
-	loading.Wait()
-	for _, p := range f.policies {
-		p.changed()
-	}
-	f.limits.outs.changed()
-	err := errors.Join(errs...)
-	f.metrics.reloaded(err == nil)
-	if err != nil {
-		for line := range strings.Lines(err.Error()) {
-			f.log.Error("not reloaded; what was in force before is kept", "err", strings.TrimSuffix(line, "\n"))
-		}
-		return
-	}
-	f.log.Info("certificates, client policies, tickets and lists are read again; a changed configuration needs a restart")
-}
 
 // developmentCA returns the development CA, the same for all listeners. Where there
 // is no folder to keep it in it lives as long as the process.

@@ -367,7 +367,7 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	expect(t, before, "still here")
 
 	r.signals <- syscall.SIGHUP
-	r.find(&r.stderr, "certificates, client policies, tickets and lists are read again; a changed configuration needs a restart")
+	r.find(&r.stderr, "certificates, client policies, tickets and lists are read again; the configuration says the same")
 	_, body := get(t, r.admin("/metrics"))
 	for _, want := range []string{
 		fmt.Sprintf(`levee_certificate_expiry_timestamp_seconds{listener="main",name="new.example"} %g`, float64(cert.Leaf.NotAfter.Unix())),

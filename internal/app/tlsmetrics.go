@@ -2,7 +2,6 @@ package app
 
 import (
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,22 +16,22 @@ type tlsMetrics struct {
 	expiries *expiries
 }
 
-func newTLSMetrics(registry prometheus.Registerer) *tlsMetrics {
+func newTLSMetrics(f *front) *tlsMetrics {
 	m := &tlsMetrics{
 		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "levee_reloads_total",
-			Help: "Certificates, client policies, tickets, or lists of addresses read again, because they had changed or at an operator's word, by result: ok, or failed, when what was in force before is kept.",
+			Help: "The configuration, or certificates, client policies, tickets, or lists of addresses read again, because they had changed or at an operator's word, by result: ok, or failed, when what was in force before is kept.",
 		}, []string{"result"}),
 		problems: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "levee_certificate_problems_total",
 			Help: "What was found wrong with files of certificates, client policies and tickets, each problem once until it has been right again.",
 		}, []string{"listener"}),
-		expiries: new(expiries),
+		expiries: &expiries{f},
 	}
 	for _, result := range []string{resultOK, resultFailed} {
 		m.reloads.WithLabelValues(result)
 	}
-	registry.MustRegister(m.reloads, m.problems, m.expiries)
+	f.registry.MustRegister(m.reloads, m.problems, m.expiries)
 	return m
 }
 
@@ -50,10 +49,7 @@ func (m *tlsMetrics) reloaded(ok bool) {
 }
 
 // expiries tells at each scrape when the certificates in force expire.
-type expiries struct {
-	mu  sync.Mutex
-	all []listenerExpiries
-}
+type expiries struct{ front *front }
 
 type listenerExpiries struct {
 	listener string
@@ -70,12 +66,6 @@ var expiryDesc = prometheus.NewDesc("levee_certificate_expiry_timestamp_seconds"
 	"When a certificate in force expires, in Unix time. The name is the first that it is for; of several with the same, the one that expires first.",
 	[]string{"listener", "name"}, nil)
 
-func (e *expiries) watch(listener string, inForce func() []expiry) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.all = append(e.all, listenerExpiries{listener, inForce})
-}
-
 // Describe implements prometheus.Collector.
 func (e *expiries) Describe(ch chan<- *prometheus.Desc) { ch <- expiryDesc }
 
@@ -83,8 +73,7 @@ func (e *expiries) Describe(ch chan<- *prometheus.Desc) { ch <- expiryDesc }
 func (e *expiries) Collect(ch chan<- prometheus.Metric) {
 	type label struct{ listener, name string }
 	first := make(map[label]time.Time)
-	e.mu.Lock()
-	for _, of := range e.all {
+	for _, of := range e.front.now.Load().expiries {
 		for _, expiry := range of.inForce() {
 			l := label{of.listener, expiry.name}
 			if t, ok := first[l]; !ok || expiry.at.Before(t) {
@@ -92,7 +81,6 @@ func (e *expiries) Collect(ch chan<- prometheus.Metric) {
 			}
 		}
 	}
-	e.mu.Unlock()
 	for l, t := range first {
 		ch <- prometheus.MustNewConstMetric(expiryDesc, prometheus.GaugeValue, float64(t.Unix()), l.listener, l.name)
 	}

@@ -1,6 +1,8 @@
 package app
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -16,12 +18,14 @@ type upstreamMetrics struct {
 	connecting *prometheus.HistogramVec
 
 	mu    sync.Mutex
-	pools map[string]*upstream.Pool
+	pools map[string][]*upstream.Pool // the newest last; those before have connections still
+	past  map[string]upstream.Stats   // of those that are gone, while there is one of the name
 }
 
 func newUpstreamMetrics(registry prometheus.Registerer) *upstreamMetrics {
 	m := &upstreamMetrics{
-		pools: make(map[string]*upstream.Pool),
+		pools: make(map[string][]*upstream.Pool),
+		past:  make(map[string]upstream.Stats),
 		connecting: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:                            "levee_upstream_connect_duration_seconds",
 			Help:                            "How long a successful try to connect took, with the TLS handshake if there is one.",
@@ -48,11 +52,74 @@ func (m *upstreamMetric) dialed(_ string, took time.Duration, err error) {
 	}
 }
 
-// watch has a pool's numbers told under a name.
+// watch has a pool's numbers told under a name, together with those of other pools that have it.
 func (m *upstreamMetrics) watch(name string, pool *upstream.Pool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.pools[name] = pool
+	m.pools[name] = append(m.pools[name], pool)
+}
+
+// unwatch has a pool's numbers told no longer, but for what only grows, if another has its name.
+func (m *upstreamMetrics) unwatch(name string, pool *upstream.Pool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	left := slices.DeleteFunc(m.pools[name], func(p *upstream.Pool) bool { return p == pool })
+	if len(left) == 0 {
+		delete(m.pools, name)
+		delete(m.past, name)
+		return
+	}
+	m.pools[name] = left
+	present := make(map[string]bool)
+	for _, p := range left {
+		for _, s := range p.Stats().Servers {
+			present[s.Name] = true
+		}
+	}
+	past := withPast(m.past[name], pool.Stats())
+	past.Queue = 0
+	past.Servers = slices.DeleteFunc(past.Servers, func(s upstream.ServerStats) bool { return !present[s.Name] })
+	for i := range past.Servers {
+		past.Servers[i].Active = 0
+	}
+	m.past[name] = past
+}
+
+// statsLocked sums up all pools of a name. What cannot be summed up is the newest's.
+func (m *upstreamMetrics) statsLocked(name string) upstream.Stats {
+	all := m.past[name]
+	for _, p := range m.pools[name] {
+		all = withPast(all, p.Stats())
+	}
+	return all
+}
+
+// withPast adds to a pool's numbers those of another before it.
+func withPast(past, now upstream.Stats) upstream.Stats {
+	now.Retries += past.Retries
+	now.BudgetExhausted += past.BudgetExhausted
+	now.Refused += past.Refused
+	now.Queued += past.Queued
+	now.TurnedAway += past.TurnedAway
+	now.Queue += past.Queue
+	for _, old := range past.Servers {
+		i := slices.IndexFunc(now.Servers, func(s upstream.ServerStats) bool { return s.Name == old.Name })
+		if i < 0 {
+			now.Servers = append(now.Servers, old)
+			continue
+		}
+		s := &now.Servers[i]
+		s.Active += old.Active
+		s.Dials += old.Dials
+		s.EarlyCloses += old.EarlyCloses
+		s.Sent += old.Sent
+		s.Received += old.Received
+		s.Failures = maps.Clone(s.Failures)
+		for kind, n := range old.Failures {
+			s.Failures[kind] += n
+		}
+	}
+	return now
 }
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
@@ -100,8 +167,8 @@ func (m *upstreamMetrics) Describe(out chan<- *prometheus.Desc) {
 func (m *upstreamMetrics) Collect(out chan<- prometheus.Metric) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for name, pool := range m.pools {
-		collectPool(out, name, pool.Stats())
+	for name := range m.pools {
+		collectPool(out, name, m.statsLocked(name))
 	}
 }
 

@@ -56,6 +56,24 @@ func newLookout(where string) *lookout { return &lookout{where: where, heard: ma
 
 func (l *lookout) answered() { l.once.Do(func() { close(l.heard) }) }
 
+// backend returns what serves an upstream. One that says the same keeps all that it knows of its servers.
+func (g *generation) backend(cfg *config.Upstream) (*backend, error) {
+	key := "upstream " + config.Said(cfg) + contentsOf(cfg.TLS.CA, cfg.TLS.Certificate, cfg.TLS.Key)
+	return keep(g, key, func(p *part) (*backend, error) {
+		b, err := newBackend(cfg, g.log, g.upstreams)
+		if err != nil {
+			return nil, err
+		}
+		p.lasts = true // a connection may be joined to it, or be about to
+		p.run = func(ctx context.Context, running *sync.WaitGroup) {
+			g.upstreams.watch(cfg.Name, b.pool)
+			b.start(ctx, running)
+		}
+		p.over = func() { g.upstreams.unwatch(cfg.Name, b.pool) }
+		return b, nil
+	})
+}
+
 // newBackend builds what can be built before anything is dialled.
 func newBackend(cfg *config.Upstream, log *slog.Logger, metrics *upstreamMetrics) (*backend, error) {
 	b := &backend{cfg: cfg, log: log.With("upstream", cfg.Name)}
@@ -94,7 +112,6 @@ func newBackend(cfg *config.Upstream, log *slog.Logger, metrics *upstreamMetrics
 		Rebalance:        cfg.Rebalance,
 		Trace:            b.trace(metrics.of(cfg.Name)),
 	}
-	metrics.watch(cfg.Name, b.pool)
 	b.header = header
 	b.sources = b.sourcesOf(cfg.Servers)
 	return b, nil
@@ -363,15 +380,6 @@ func (b *backend) trySources() {
 		}
 		b.log.Warn("cannot connect from dial.source; is it an address of this machine?", "source", addr, "err", err)
 	}
-}
-
-// startBackends starts all, each of which may take its moment.
-func (f *front) startBackends(ctx context.Context, running *sync.WaitGroup) {
-	var starting sync.WaitGroup
-	for _, b := range f.backends {
-		starting.Go(func() { b.start(ctx, running) }) // ends within firstAnswer
-	}
-	starting.Wait()
 }
 
 // update gives the pool what all sources know, now that one knows of these servers. If

@@ -157,12 +157,16 @@ func (c *Config) resolvePaths(folder string) {
 
 // YAML returns the normal form of the configuration: every default written out, no comments, and passwords as they are.
 // Parse reads it back to the same Config, but for positions.
-func (c *Config) YAML() []byte {
-	text, err := yaml.Dump(object{of: c}.write())
+func (c *Config) YAML() []byte { return []byte(Said(c)) }
+
+// Said returns what a section of the configuration says, in its normal form: the same text for two that
+// differ in their positions alone.
+func Said(section keyed) string {
+	text, err := yaml.Dump(object{of: section}.write())
 	if err != nil {
 		panic(fmt.Sprintf("config: the key table makes no YAML: %v", err)) // nodes that this package built itself
 	}
-	return text
+	return string(text)
 }
 
 // reader collects the problems of one document.

@@ -348,11 +348,7 @@ func (l *Listener) TLSOf(r *Route) TLS {
 func (t *TLS) Terms() string {
 	alike := *t
 	alike.Mode = TLSTerminate
-	text, err := yaml.Dump(object{of: &alike}.write())
-	if err != nil {
-		panic(fmt.Sprintf("config: the key table makes no YAML: %v", err)) // as in Config.YAML
-	}
-	return string(text)
+	return Said(&alike)
 }
 
 // Terminates reports whether TLS on the route ends here.
