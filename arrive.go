@@ -75,6 +75,7 @@ func (s *stream) meetProxy() error {
 	if err := s.readProxyHeader(); err != nil {
 		return err
 	}
+	s.conn.reached(proxyHeaderRead)
 	if hook := s.conn.server.trace().ProxyHeader; hook != nil {
 		hook(s.conn)
 	}
@@ -105,6 +106,7 @@ func (s *stream) secure(sniff *time.Time) error {
 		if err := s.wire.await(); err != nil {
 			return err
 		}
+		s.conn.reached(sniffed)
 		first, err := s.wire.peek(1)
 		if err != nil || first[0] != tlsHandshakeRecord {
 			return err

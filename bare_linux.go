@@ -183,7 +183,7 @@ func (b *bareListener) conn() (*Conn, error) {
 		}
 	}
 	if b.service.stepper != nil {
-		c.looped.state.Store(fresh)
+		c.looped.state.Store(fresh | unserved)
 	}
 	return c, nil
 }

@@ -60,6 +60,8 @@ type Conn struct {
 	request *request                // to leave; nil for most
 	cancel  context.CancelCauseFunc // of the context that handlers see; nil if there is none
 	extra   *extra                  // nil for most
+
+	life life
 }
 
 // extra is what only some connections have.
@@ -67,6 +69,7 @@ type extra struct {
 	pass     Pass        // of the server's Gate; nil without one
 	lifetime *time.Timer // ends it
 	atEnd    []func()
+	tcp      *TCPInfo // of its last moment, if the Trace wanted to know
 }
 
 func (c *Conn) extraLocked() *extra {
@@ -82,6 +85,7 @@ var _ net.Conn = (*Conn)(nil)
 type request struct {
 	reason  CloseReason // ReasonNone: somebody waits for one, but it has not come
 	cause   error
+	at      time.Duration  // since accept
 	made    chan struct{}  // closed when it has; nil if nobody waits
 	telling sync.WaitGroup // the Trace
 }
@@ -458,7 +462,7 @@ func (c *Conn) ask(reason CloseReason, cause error) (tell bool) {
 		c.mu.Unlock()
 		return false
 	}
-	r.reason, r.cause = reason, cause
+	r.reason, r.cause, r.at = reason, cause, c.Age()
 	if r.made != nil {
 		close(r.made)
 	}

@@ -103,6 +103,7 @@ func (s *stream) sendFile(r io.Reader) (n int64, ok bool, err error) {
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		return 0, false, nil //nolint:nilerr // it will show when it is read
 	}
+	s.conn.serves()
 	return s.wire.sendPieces(from)
 }
 

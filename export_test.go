@@ -35,3 +35,16 @@ func Resume(c *Conn) { c.resume() }
 
 // Holds returns how many bytes c's server holds for it.
 func Holds(c *Conn) int { return c.holds() }
+
+// ThroughMoment returns what is left of d when it has been kept as a moment.
+func ThroughMoment(d time.Duration) time.Duration {
+	var m moment
+	m.set(d)
+	return m.get()
+}
+
+// ReachAgain notes a moment as if it were for the first time.
+func ReachAgain(c *Conn) {
+	c.life.at[routed].Store(0)
+	c.reached(routed)
+}

@@ -56,6 +56,7 @@ func (s *stream) handshake(config *tls.Config) error {
 		return err
 	}
 	began := time.Now()
+	s.conn.reached(handshakeBegun)
 	s.wire.sealed = true
 	_ = stretch(0)
 	handshake := tls.Server(&s.wire, config)
@@ -66,6 +67,7 @@ func (s *stream) handshake(config *tls.Config) error {
 	if err != nil {
 		return err
 	}
+	s.conn.reached(handshakeDone)
 	s.tls, s.terms = handshake, config
 	s.conn.secured.Store(true)
 	return s.conn.reach(StageSecured)

@@ -84,9 +84,11 @@ func ServeJoined(ctx context.Context, c *Conn, j Joiner) error {
 // upstreamOf returns what j joins the connection to. It is not ok if there is nothing:
 // the connection ends then, and the error is what is to be told of that.
 func (c *Conn) upstreamOf(ctx context.Context, j Joiner) (u Upstream, ok bool, _ error) {
+	c.reached(dialBegun)
 	u, err := j.Join(ctx, c)
 	switch {
 	case err == nil && u.Conn != nil:
+		c.reached(dialDone)
 		return u, true, nil
 	case err == nil:
 		err = errNoUpstream
@@ -445,6 +447,7 @@ func (j *joint) resetNear() {
 	err := j.farEnd.get()
 	s.conn.ends(upstreamReason(err), ofUpstream(err))
 	s.wire.stopPacing()
+	s.wire.look()
 	abort(s.wire.raw)
 }
 

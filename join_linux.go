@@ -163,6 +163,12 @@ func (*pair) Step([]byte, int, []byte) (n int, reply []byte, err error) { return
 func (*pair) Slow()                                                     {}
 func (*pair) Slowed(time.Duration)                                      {}
 
+// Heard notes the upstream's first byte.
+func (p *pair) Heard() { p.conn.serves() }
+
+// Closing looks at the client's socket for the last time.
+func (p *pair) Closing(fd int) { p.conn.look(fd) }
+
 // End is a connection's leave, once both sockets are closed.
 func (p *pair) End(cause reactor.Cause, err error) {
 	c := p.conn
@@ -252,6 +258,9 @@ func (*farewell) Step([]byte, int, []byte) (n int, reply []byte, err error) {
 }
 func (*farewell) Slow()                {}
 func (*farewell) Slowed(time.Duration) {}
+
+// Closing is as stepping's.
+func (f *farewell) Closing(fd int) { f.conn.look(fd) }
 
 // End is the connection's leave.
 func (f *farewell) End(reactor.Cause, error) { f.conn.depart(f.conn.Reason(), f.err) }

@@ -31,7 +31,7 @@ func option(t *testing.T, socket any, level, name int) int {
 }
 
 func TestWhatALoopTouchesOfAConnectionFitsTwoCacheLines(t *testing.T) {
-	if levee.HotSize > 128 || levee.Size > 288 {
+	if levee.HotSize > 128 || levee.Size > 320 {
 		t.Errorf("it takes %d bytes of %d", levee.HotSize, levee.Size)
 	}
 }

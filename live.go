@@ -59,6 +59,7 @@ func (c *Conn) run() (moved bool, err error) {
 // announce tells the Trace that the arrival is over.
 func (c *Conn) announce(h Handler) {
 	c.hasArrived()
+	c.reached(routed)
 	if hook := c.server.trace().Serving; hook != nil {
 		hook(c, h)
 	}
@@ -307,6 +308,7 @@ func (c *Conn) depart(reason CloseReason, err error) {
 	s := c.server
 	end := End{Reason: reason, Err: err, Duration: s.clock() - c.accepted}
 	end.Read, end.Written = c.Traffic()
+	end.TCP = c.lastLook()
 	s.mu.Lock()
 	delete(s.conns, c.id)
 	s.left.add(end)

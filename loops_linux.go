@@ -25,6 +25,8 @@ type loopSet struct {
 	once    sync.Once
 	reactor *reactor.Reactor // nil if there are none to be had
 
+	lagging atomic.Pointer[reactor.Reactor] // the same, once it is there
+
 	hurried *reactor.Reactor // the same, once it knows of the pressure; guarded by pressing.mu
 }
 
@@ -65,12 +67,21 @@ func (s *Server) eventLoops() *reactor.Reactor {
 			return
 		}
 		l.reactor = r
+		l.lagging.Store(r)
 		s.pressing.mu.Lock()
 		defer s.pressing.mu.Unlock()
 		l.hurried = r
 		r.Hurry(s.hurry())
 	})
 	return l.reactor
+}
+
+// lagOfLoops returns how late the loops were at most since the last call.
+func (s *Server) lagOfLoops() time.Duration {
+	if r := s.loops.lagging.Load(); r != nil {
+		return r.Lag()
+	}
+	return 0
 }
 
 // hurry returns what event loops cut short.
@@ -190,6 +201,7 @@ func (c *Conn) bareJoiner() Joiner { return c.looped.by.joiner }
 const (
 	fresh      = 1 << iota // the Trace has not been told of it
 	closedByUs             // Conn.Close has been called
+	unserved               // it has not been sent anything
 )
 
 func (l *looped) traffic() (read, written int64) { return l.Traffic() }
@@ -251,6 +263,7 @@ func (s *stream) handTo(loops *reactor.Reactor, stepper Stepper, fd int) bool {
 	c.looped.SetTraffic(c.Traffic())
 	c.looped.SetPace(s.wire.pacers())
 	c.looped.by = &service{stepper: stepper}
+	c.looped.state.Store(unserved)
 	c.stream.Store(nil)
 	limits := &c.set.onLoops.stepped
 	if isUnixConn(s.wire.raw) {
@@ -368,15 +381,23 @@ func (o *stepping) Step(in []byte, seen int, out []byte) (n int, reply []byte, e
 		c.introduce()
 		c.announce(l.by.stepper)
 	}
-	if l.state.Load() == 0 && c.end.Load() == nil && len(in) > 0 {
+	if l.state.Load()&closedByUs == 0 && c.end.Load() == nil && len(in) > 0 {
 		n, reply, err = l.by.stepper.Step(c, in, seen, out)
 		checkStep(n, len(in))
 	}
-	if l.state.Load() != 0 || c.end.Load() != nil {
+	state := l.state.Load()
+	if state&closedByUs != 0 || c.end.Load() != nil {
 		return n, nil, net.ErrClosed
+	}
+	if state&unserved != 0 && len(reply) > 0 {
+		l.state.And(^uint32(unserved))
+		c.serves()
 	}
 	return n, reply, err
 }
+
+// Closing looks at the socket for the last time.
+func (o *stepping) Closing(fd int) { (*Conn)(o).look(fd) }
 
 // Slow counts.
 func (o *stepping) Slow() { o.server.slow.Add(1) }

@@ -29,6 +29,7 @@ func (*breath) take() { runtime.Gosched() }
 
 func (*Server) closeLoops()                            {}
 func (*Server) hurryLoops()                            {}
+func (*Server) lagOfLoops() time.Duration              { return 0 }
 func (*Server) quietOnLoops(time.Duration) []quietConn { return nil }
 
 func (*stream) moveToLoop(Handler) bool { return false }

@@ -147,6 +147,7 @@ type Server struct {
 	arriving   atomic.Int64
 	slow       atomic.Int64 // Steps that outlived StepBudget
 	pressing   pressing
+	routes     routeNames
 	acceptLog  complaints
 	panicLog   complaints
 
@@ -160,6 +161,7 @@ type Server struct {
 	acceptors int
 	stopping  chan struct{} // closed when accepting is to stop
 	conns     map[uint64]*Conn
+	lag       lagWindow
 	left      tally // of the connections that have ended
 	leaving   int   // ended, but their Closed hook is still running
 }

@@ -1,5 +1,7 @@
 package levee
 
+import "time"
+
 // Stats are a server's counts at one instant. They are taken together:
 // Accepted is always Active plus the sum of Closed.
 type Stats struct {
@@ -18,6 +20,10 @@ type Stats struct {
 	AcceptErrors      int64 // failed accepts, however they failed
 	HandshakesWaiting int   // TLS handshakes that wait for one of Server.MaxHandshakes
 	SlowSteps         int64 // calls of a Stepper's Step that outlived StepBudget, of connections that event loops serve
+
+	// LoopLag is how long something that was due on an event loop had to wait for it, at
+	// worst: in the last 15 to 30 seconds, or since Stats was last called if that is longer ago.
+	LoopLag time.Duration
 
 	// QueueLength is how many connections wait in the kernel's accept queues,
 	// and QueueLimit how many may. Both are 0 where the system does not tell
@@ -47,6 +53,7 @@ func (s *Server) Stats() Stats {
 		AcceptErrors:      s.left.acceptErrors,
 		Arriving:          int(s.arriving.Load()),
 		SlowSteps:         s.slow.Load(),
+		LoopLag:           s.lag.worst(s.clock(), s.lagOfLoops()),
 		HandshakesWaiting: s.handshakes.queued(),
 		MaxConns:          set.limits.conns,
 		Draining:          s.state != serving,
@@ -131,4 +138,22 @@ func (t *tally) add(end End) {
 	t.closed[end.Reason]++
 	t.read += end.Read
 	t.written += end.Written
+}
+
+// A lagWindow remembers the worst of a time for a while, as whoever asks the loops takes it
+// from the next who does. It is guarded by Server.mu.
+type lagWindow struct {
+	since       time.Duration // when now began, by the server's clock
+	now, before time.Duration
+}
+
+const lagWindowTime = 15 * time.Second
+
+// worst takes in the worst since the last call.
+func (w *lagWindow) worst(clock, lag time.Duration) time.Duration {
+	if clock-w.since >= lagWindowTime {
+		w.before, w.now, w.since = w.now, 0, clock
+	}
+	w.now = max(w.now, lag)
+	return max(w.now, w.before)
 }

@@ -18,12 +18,12 @@ type stream struct {
 	terms    *tls.Config // what it was made with
 	wire     wire
 	notified bool // of the client's end, by close_notify; the reader's own
+	arriving bool // nothing has been served yet: a silent peer may leave when asked to
 	plain    held // decrypted bytes that were read ahead; unused in plaintext
 
-	joint    atomic.Pointer[joint] // to an upstream; nil for most
-	arriving bool                  // nothing has been served yet: a silent peer may leave when asked to
-	base     context.Context       // parent of the handler's
-	ctx      context.Context       // the handler's; nil until somebody asks
+	joint atomic.Pointer[joint] // to an upstream; nil for most
+	base  context.Context       // parent of the handler's
+	ctx   context.Context       // the handler's; nil until somebody asks
 }
 
 // newStreamConn returns the connection that a listener has accepted.
@@ -64,6 +64,7 @@ func (s *stream) Read(p []byte) (int, error) {
 
 // write writes all of p, in its turn.
 func (s *stream) write(p []byte) (int, error) {
+	s.conn.serves()
 	s.wire.turn.take()
 	defer s.wire.turn.give()
 	if s.tls == nil {
@@ -124,6 +125,9 @@ func (s *stream) peek(n int) ([]byte, error) {
 	if s.arriving && n > 0 && s.buffered() == 0 {
 		if err := s.awaitNext(); err != nil {
 			return nil, err
+		}
+		if s.tls == nil {
+			s.conn.reached(sniffed)
 		}
 	}
 	if s.tls == nil {

@@ -14,7 +14,7 @@ import (
 // the connection: its goroutine, or on an event loop as a part of a Step, whose
 // Server.StepBudget Accepted and Serving share. But Draining runs in the goroutine
 // that asks: the caller's of Drain, a timer's, or at a Shutdown one for all
-// connections; and AcceptFailed and Refused in the acceptor's, where runtime.Goexit is not
+// connections; Sample in the goroutine that closes; and AcceptFailed and Refused in the acceptor's, where runtime.Goexit is not
 // allowed. They should be quick: the connection waits. A panic in one ends that
 // connection only.
 type Trace struct {
@@ -54,6 +54,13 @@ type Trace struct {
 	// runtime/debug.Stack.
 	Panicked func(c *Conn, value any, stack []byte)
 
+	// Sample is called when the connection's socket is about to be closed, and says whether
+	// the kernel is to be asked about it: then End has the TCP that it tells of. That is a system
+	// call and an allocation, so at a flood few should be chosen. It is called by whoever
+	// closes the connection, at most once, before Closed, and not for those that are
+	// refused at the door; it must do nothing else than to decide.
+	Sample func(c *Conn) bool
+
 	// Closed is called last, after the socket has been closed and the
 	// connection has left the server's counts.
 	Closed func(c *Conn, end End)
@@ -69,6 +76,9 @@ type End struct {
 	Duration time.Duration
 	// Read and Written count bytes on the wire, TLS and PROXY header included.
 	Read, Written int64
+	// TCP is what the kernel knew at last of a connection that Trace.Sample has chosen. It is nil
+	// for any other, and for what is not TCP on Linux.
+	TCP *TCPInfo
 }
 
 // Traces joins several traces into one that calls them in order. Nil ones are
@@ -88,6 +98,7 @@ func Traces(traces ...*Trace) *Trace {
 			Serving:      both2(joined.Serving, t.Serving),
 			Draining:     both1(joined.Draining, t.Draining),
 			SlowStep:     both2(joined.SlowStep, t.SlowStep),
+			Sample:       anyOf(joined.Sample, t.Sample),
 			Panicked:     both3(joined.Panicked, t.Panicked),
 			Closed:       both2(joined.Closed, t.Closed),
 		}
@@ -114,6 +125,17 @@ func both3[A, B, C any](f, g func(A, B, C)) func(A, B, C) {
 		return either(f, g, f == nil)
 	}
 	return func(a A, b B, c C) { f(a, b, c); g(a, b, c) }
+}
+
+// anyOf asks both, as each may count what it is asked.
+func anyOf(f, g func(*Conn) bool) func(*Conn) bool {
+	if f == nil || g == nil {
+		return either(f, g, f == nil)
+	}
+	return func(c *Conn) bool {
+		first, second := f(c), g(c)
+		return first || second
+	}
 }
 
 func either[F any](f, g F, second bool) F {

@@ -30,6 +30,12 @@ type wire struct {
 	broken        atomic.Uint32 // CloseReason: what the network did to it
 	shut          atomic.Bool   // we have closed ours
 
+	// Guarded by mu; here, where there is room for them.
+	joined       bool // to an upstream
+	kernelReads  bool // the kernel copies from it, or to it: the handler's
+	kernelWrites bool // own deadline is armed and none of levee's
+	unpaced      bool // what has to wait for a Pacer does no more
+
 	waitingSince atomic.Int64 // clock when the wait for the peer began, less the time between its parts
 	waited       atomic.Int64 // how long the parts of the wait that are over took
 	moved        atomic.Int64 // bytes in both directions when the first part began
@@ -39,9 +45,9 @@ type wire struct {
 	waiting, leaving      atomic.Bool            // in a wait that a request to leave may interrupt; asked to leave
 	screening             atomic.Bool            // a PROXY header would be an intrusion: look before the first byte is used
 	sealed                bool                   // TLS lies above: what is written are records
+	impatient             bool                   // reads return errWouldBlock instead of waiting; the reader's own
 	pace                  atomic.Pointer[pacing] // what it is kept to; nil for most
 	veil                  *veil                  // crypto/tls's, once an event loop has the socket; nil until then
-	impatient             bool                   // reads return errWouldBlock instead of waiting; the reader's own
 
 	turn  turn       // of those that write
 	ready *readiness // how to wait for bytes without holding memory; made at the first wait
@@ -50,18 +56,14 @@ type wire struct {
 
 	// What follows is not in use while bytes flow.
 
-	mu           sync.Mutex
-	userRead     time.Time // what the handler asked for
-	userWrite    time.Time
-	phase        time.Time     // absolute end of the arrival's present phase; zero once it is over
-	message      time.Time     // when the message that has begun has to be complete; zero if none has
-	armedFor     time.Time     // what the deadline for reads was armed for last; zero is never
-	joined       bool          // to an upstream
-	kernelReads  bool          // the kernel copies from it, or to it: the handler's
-	kernelWrites bool          // own deadline is armed and none of levee's
-	unpaced      bool          // what has to wait for a Pacer does no more
-	changed      chan struct{} // closed when what limits such a wait does; nil if nobody waits
-	signature    []byte        // what the first bytes still lack to be a PROXY header's; see screen
+	mu        sync.Mutex
+	userRead  time.Time // what the handler asked for
+	userWrite time.Time
+	phase     time.Time     // absolute end of the arrival's present phase; zero once it is over
+	message   time.Time     // when the message that has begun has to be complete; zero if none has
+	armedFor  time.Time     // what the deadline for reads was armed for last; zero is never
+	changed   chan struct{} // closed when what limits such a wait does; nil if nobody waits
+	signature []byte        // what the first bytes still lack to be a PROXY header's; see screen
 
 	pen     sync.Mutex // held while writing records, so that none overtakes the backlog
 	backlog []byte     // the rest of the records that a deadline cut short; see sealed.go
@@ -465,6 +467,7 @@ func (w *wire) CloseWrite() error {
 // Close closes the socket: crypto/tls calls it after its close_notify.
 func (w *wire) Close() error {
 	w.stopPacing()
+	w.look()
 	return w.raw.Close()
 }
 func (w *wire) LocalAddr() net.Addr  { return w.raw.LocalAddr() }

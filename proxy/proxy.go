@@ -37,7 +37,8 @@ import (
 type Proxy struct {
 	// Dial connects to what c is to be joined to. Before anything else it has to write
 	// header there, and ahead of TLS; header is nil if Header is NoHeader. It may choose
-	// by what c says of itself, but not read from it. An error ends c with reason
+	// by what c says of itself, but not read from it; [levee.Conn.SetTarget] is how to tell
+	// where that is. An error ends c with reason
 	// upstream_unavailable. It must not be nil.
 	Dial func(ctx context.Context, c *levee.Conn, header []byte) (levee.Upstream, error)
 
@@ -122,7 +123,9 @@ func To(address string) *Proxy {
 	if literal, err := netip.ParseAddrPort(where); err == nil && network == "tcp" {
 		dial = func(ctx context.Context) (net.Conn, error) { return bare.Dial(ctx, netip.AddrPort{}, literal) }
 	}
-	return &Proxy{Dial: func(ctx context.Context, _ *levee.Conn, header []byte) (levee.Upstream, error) {
+	target := &levee.Target{Server: address}
+	return &Proxy{Dial: func(ctx context.Context, c *levee.Conn, header []byte) (levee.Upstream, error) {
+		c.SetTarget(target, 1)
 		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 		defer cancel()
 		conn, err := dial(ctx)

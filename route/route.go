@@ -57,7 +57,8 @@ type Route struct {
 	// the client's hello on.
 	Passthrough bool
 
-	// Name names the route in errors. It may be empty.
+	// Name names the route in errors, and in what its connections tell; see
+	// [levee.Conn.SetRoute]. It may be empty.
 	Name string
 }
 
@@ -213,13 +214,14 @@ func (r *Router) choose(b *Beginning) (levee.Handler, error) {
 		case route == nil:
 			return nil, ErrNoMatch
 		default:
-			return route.serve()
+			return route.serve(b.Conn)
 		}
 	}
 }
 
 // serve returns the handler of the route that has been chosen.
-func (route *Route) serve() (levee.Handler, error) {
+func (route *Route) serve(c *levee.Conn) (levee.Handler, error) {
+	c.SetRoute(route.Name)
 	if route.Refuse {
 		return nil, route.named(ErrRefused)
 	}
@@ -278,9 +280,9 @@ func (r *Router) chooseSealed(b *Beginning) (levee.Handler, error) {
 			continue
 		case v == Yes && route.Refuse:
 			b.alert(alertAccessDenied)
-			return route.serve()
+			return route.serve(b.Conn)
 		case config == nil:
-			return route.serve()
+			return route.serve(b.Conn)
 		}
 		if err := b.terminate(config); err != nil {
 			return nil, route.named(err)

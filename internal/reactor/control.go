@@ -35,6 +35,13 @@ func (c *Conn) relinquish() {
 	}
 }
 
+// closing tells the owner that the socket is about to be closed, if it wants to know.
+func (c *Conn) closing() {
+	if o, ok := c.owner.(Closer); ok {
+		o.Closing(int(c.fd))
+	}
+}
+
 // giveUp parts with the socket, or leaves that to the last one who is using it. The
 // connection must have been forgotten, as the socket's number may be another's at
 // once.

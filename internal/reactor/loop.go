@@ -620,6 +620,7 @@ func (l *loop) end(c *Conn, cause Cause, err error) bool {
 
 // close closes a connection and tells its owner.
 func (l *loop) close(c *Conn, cause Cause, err error) bool {
+	c.closing()
 	l.forget(c)
 	c.rest = nil
 	c.giveUp()

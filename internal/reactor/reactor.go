@@ -43,6 +43,21 @@ type Owner interface {
 	End(cause Cause, err error)
 }
 
+// A Closer is an Owner that looks at its socket before that is closed; of a pair at the near
+// one. Closing is called by the loop, once, before End: it must be quick, and must not panic.
+// It comes before what TLS has to say, or the kernel, on the way out.
+type Closer interface {
+	Owner
+	Closing(fd int)
+}
+
+// A Hearer is the Owner of a pair that wants to know when the far connection has first sent
+// something. Heard is called by the loop, once: it must be quick, and must not panic.
+type Hearer interface {
+	Owner
+	Heard()
+}
+
 // A Cause is why a connection ended.
 type Cause uint8
 

@@ -180,6 +180,12 @@ func (l *loop) hearOut(c *Conn) bool {
 // sent notes that c has sent something, now.
 func (l *loop) sent(c *Conn) {
 	c.active = max(l.now, c.peer.active+1) // who has sent last is told apart within a batch too
+	if c.owner == nil && !c.heard {
+		c.heard = true
+		if o, ok := c.peer.owner.(Hearer); ok {
+			o.Heard()
+		}
+	}
 }
 
 // move makes one read from c, and writes to p what it got. Its error is c's; p's shows
@@ -491,6 +497,7 @@ func (l *loop) endPair(near *Conn, cause Cause, err error) bool {
 			_ = unix.SetsockoptLinger(int(c.fd), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 		}
 	}
+	near.closing()
 	for _, c := range [...]*Conn{near, near.peer} {
 		l.forget(c)
 		l.discardRest(c)
