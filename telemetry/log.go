@@ -6,6 +6,7 @@ import (
 	"strings"
 	"sync"
 	"time"
+	"unicode"
 
 	"github.com/levee-net/levee"
 )
@@ -86,6 +87,16 @@ func refusal(c *levee.Conn, r *levee.Refusal) []slog.Attr {
 // longest is how much of an error's text a log line shows: it may quote what a
 // stranger sent.
 const longest = 500
+
+// printable replaces what could break a line, or control a terminal.
+func printable(s string) string {
+	return strings.Map(func(c rune) rune {
+		if unicode.IsPrint(c) {
+			return c
+		}
+		return '?'
+	}, s)
+}
 
 func cut(s string) string {
 	if len(s) <= longest {

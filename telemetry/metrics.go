@@ -6,6 +6,7 @@ import (
 	"runtime/debug"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,39 +18,62 @@ import (
 // called from several goroutines.
 //
 // The names and labels are part of levee's interface. Every set of label values
-// is bounded: listener is a server's Name, reason a levee.CloseReason.
+// is bounded: listener is a server's Name, reason a levee.CloseReason, phase a levee.Phase.
+// Nothing that a stranger sends becomes a label.
 type Metrics struct {
-	durations  prometheus.Histogram
-	handshakes prometheus.Histogram
+	// TraceID returns the id of a connection's trace, or "". Where there is one the durations of
+	// connections have it as an exemplar, by the name of trace_id; it takes 1 to 119 characters. It
+	// may be nil, and must not be changed once Trace has been called.
+	TraceID func(c *levee.Conn) string
+
+	durations   prometheus.Histogram
+	handshakes  prometheus.Histogram
+	phases      [256]prometheus.Observer // by phase; the last nil ones are of none
+	roundTrips  prometheus.Histogram
+	retransmits prometheus.Histogram
+	looks       atomic.Int64 // see spend
 
 	mu      sync.Mutex
 	servers []*levee.Server
 	past    map[string]levee.Stats // of those that are watched no more, while there is one of the name
 }
 
+// histogram is the options of one that is classic and native at once: a scraper takes what it
+// knows.
+func histogram(name, help string, buckets ...float64) prometheus.HistogramOpts {
+	return prometheus.HistogramOpts{
+		Name: name, Help: help, Buckets: buckets,
+		NativeHistogramBucketFactor:     1.1,
+		NativeHistogramMaxBucketNumber:  100,
+		NativeHistogramMinResetDuration: time.Hour,
+	}
+}
+
 // NewMetrics registers the metrics. It panics if registry has them already.
 func NewMetrics(registry prometheus.Registerer) *Metrics {
 	m := &Metrics{
-		durations: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "levee_connection_duration_seconds",
-			Help:    "Time from accept to close of the connections that have ended.",
-			Buckets: []float64{.001, .01, .1, 1, 10, 60, 600, 3600, 86400},
-
-			NativeHistogramBucketFactor:     1.1,
-			NativeHistogramMaxBucketNumber:  100,
-			NativeHistogramMinResetDuration: time.Hour,
-		}),
-		handshakes: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "levee_handshake_duration_seconds",
-			Help:    "Time that TLS handshakes took, failed ones included.",
-			Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
-
-			NativeHistogramBucketFactor:     1.1,
-			NativeHistogramMaxBucketNumber:  100,
-			NativeHistogramMinResetDuration: time.Hour,
-		}),
+		durations: prometheus.NewHistogram(histogram("levee_connection_duration_seconds",
+			"Time from accept to close of the connections that have ended.",
+			.001, .01, .1, 1, 10, 60, 600, 3600, 86400)),
+		handshakes: prometheus.NewHistogram(histogram("levee_handshake_duration_seconds",
+			"Time that TLS handshakes took, failed ones included.",
+			.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10)),
+		roundTrips: prometheus.NewHistogram(histogram("levee_tcp_round_trip_seconds",
+			"Round-trip time to clients, smoothed, as the kernel had it at the end of connections. A sample.",
+			.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1)),
+		retransmits: prometheus.NewHistogram(histogram("levee_tcp_retransmits",
+			"Segments that the kernel had to send to a client again, in all of a connection's life. A sample.",
+			0, 1, 2, 5, 10, 50, 250, 1000)),
 	}
-	registry.MustRegister(m.durations, m.handshakes, buildInfo(), (*counts)(m))
+	phases := prometheus.NewHistogramVec(histogram("levee_phase_duration_seconds",
+		"Time that connections spent in a phase of their life that is over.",
+		.0001, .0005, .001, .005, .01, .05, .1, .5, 1, 5, 10, 60), []string{"phase"})
+	for _, p := range levee.Phases() {
+		if p != levee.PhaseFlow { // which is what is left of the duration
+			m.phases[p] = phases.WithLabelValues(p.String())
+		}
+	}
+	registry.MustRegister(m.durations, m.handshakes, phases, m.roundTrips, m.retransmits, buildInfo(), (*counts)(m))
 	return m
 }
 
@@ -57,9 +81,41 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 func (m *Metrics) Trace() *levee.Trace {
 	return &levee.Trace{
 		Handshake: func(_ *levee.Conn, took time.Duration, _ error) { m.handshakes.Observe(took.Seconds()) },
-		Closed:    func(_ *levee.Conn, end levee.End) { m.durations.Observe(end.Duration.Seconds()) },
+		Closed:    m.closed,
+		Sample:    func(*levee.Conn) bool { return spend(&m.looks, time.Now(), samplesPerSecond) },
 	}
 }
+
+// samplesPerSecond is of how many connections at most the kernel is asked.
+const samplesPerSecond = 50
+
+func (m *Metrics) closed(c *levee.Conn, end levee.End) {
+	m.observeDuration(c, end.Duration.Seconds())
+	moments := c.Moments()
+	var room [8]levee.Span
+	for _, s := range moments.Spans(room[:0], end.Duration) {
+		if phase := m.phases[s.Phase]; phase != nil {
+			phase.Observe(s.Took.Seconds())
+		}
+	}
+	if end.TCP != nil {
+		m.roundTrips.Observe(end.TCP.RTT.Seconds())
+		m.retransmits.Observe(float64(end.TCP.Retransmits))
+	}
+}
+
+func (m *Metrics) observeDuration(c *levee.Conn, seconds float64) {
+	if m.TraceID != nil {
+		if id := m.TraceID(c); id != "" && len(id) <= longestTraceID {
+			m.durations.(prometheus.ExemplarObserver).ObserveWithExemplar(seconds, prometheus.Labels{"trace_id": id})
+			return
+		}
+	}
+	m.durations.Observe(seconds)
+}
+
+// longestTraceID is what an exemplar takes beside its label's name, or it would panic.
+const longestTraceID = prometheus.ExemplarMaxRunes - len("trace_id")
 
 // Watch adds a server to those whose counts a scrape shows. Those of the same Name are
 // shown as one, whose counts are the sums of theirs.
@@ -184,6 +240,8 @@ var descriptions = []description{
 		func(s levee.Stats) float64 { return float64(s.QueueLimit) }),
 	describe("levee_handshakes_waiting", "TLS handshakes that wait for others to be done.", prometheus.GaugeValue,
 		func(s levee.Stats) float64 { return float64(s.HandshakesWaiting) }),
+	describe("levee_loop_lag_seconds", "How long something that was due on an event loop had to wait for it, at worst, of late.", prometheus.GaugeValue,
+		func(s levee.Stats) float64 { return s.LoopLag.Seconds() }),
 	describe("levee_handler_panics_total", "Panics caught in handlers, hooks and TLS callbacks.", prometheus.CounterValue,
 		func(s levee.Stats) float64 { return float64(s.Panics) }),
 	describe("levee_handlers_slow_total", "Calls of a handler that were taken off their event loop, as they took too long.", prometheus.CounterValue,

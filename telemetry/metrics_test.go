@@ -2,6 +2,7 @@ package telemetry_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -133,6 +134,9 @@ levee_handler_panics_total{listener="public"} 2
 # HELP levee_handlers_slow_total Calls of a handler that were taken off their event loop, as they took too long.
 # TYPE levee_handlers_slow_total counter
 levee_handlers_slow_total{listener="public"} 0
+# HELP levee_loop_lag_seconds How long something that was due on an event loop had to wait for it, at worst, of late.
+# TYPE levee_loop_lag_seconds gauge
+levee_loop_lag_seconds{listener="public"} 0
 # HELP levee_handshakes_waiting TLS handshakes that wait for others to be done.
 # TYPE levee_handshakes_waiting gauge
 levee_handshakes_waiting{listener="public"} 0
@@ -140,12 +144,12 @@ levee_handshakes_waiting{listener="public"} 0
 		names := []string{
 			"levee_accept_errors_total", "levee_accept_queue_length", "levee_accept_queue_limit", "levee_bytes_total",
 			"levee_connections_accepted_total", "levee_connections_active", "levee_connections_arriving", "levee_connections_closed_total",
-			"levee_connections_max", "levee_connections_refused_total", "levee_handler_panics_total", "levee_handlers_slow_total", "levee_handshakes_waiting",
+			"levee_connections_max", "levee_connections_refused_total", "levee_handler_panics_total", "levee_handlers_slow_total", "levee_loop_lag_seconds", "levee_handshakes_waiting",
 		}
 		if err := testutil.GatherAndCompare(registry, strings.NewReader(want), names...); err != nil {
 			t.Error(err)
 		}
-		others := []string{"levee_build_info", "levee_connection_duration_seconds", "levee_handshake_duration_seconds"}
+		others := []string{"levee_build_info", "levee_connection_duration_seconds", "levee_handshake_duration_seconds", "levee_phase_duration_seconds", "levee_tcp_round_trip_seconds", "levee_tcp_retransmits"}
 		for _, family := range gather(t, registry) {
 			if !slices.Contains(names, family.GetName()) && !slices.Contains(others, family.GetName()) {
 				t.Errorf("%s is not documented here", family.GetName())
@@ -314,4 +318,126 @@ func histogram(t *testing.T, families []*dto.MetricFamily, name string) *dto.His
 	}
 	t.Fatalf("there is no %s", name)
 	return nil
+}
+
+func TestPhasesAreRecordedEachByItsName(t *testing.T) {
+	ca := leveetest.NewCA(t)
+	synctest.Test(t, func(t *testing.T) {
+		srv := &levee.Server{Name: "a", Handler: moody, TLSConfig: ca.ServerConfig("x"), ArrivalTimeout: 7 * time.Second}
+		registry := observe(srv)
+		l := serve(t, srv)
+		dial(t, l)                         // silent: no handshake begins
+		dial(t, l).Write([]byte{22, 3, 1}) // a handshake that never ends
+		time.Sleep(time.Minute)            // virtual time
+		for phase, want := range map[string]uint64{"route": 1, "handshake": 1, "dial": 0, "first_byte": 0, "drain": 0, "sniff": 0, "proxy_header": 0} {
+			h := phaseHistogram(t, registry, phase)
+			if h.GetSampleCount() != want || math.Abs(h.GetSampleSum()-7*float64(want)) > 0.01 {
+				t.Errorf("%s: %d in %v s", phase, h.GetSampleCount(), h.GetSampleSum())
+			}
+			if len(h.Bucket) == 0 || h.Schema == nil {
+				t.Errorf("%s is not classic and native at once", phase)
+			}
+		}
+	})
+}
+
+func phaseHistogram(t *testing.T, registry *prometheus.Registry, phase string) *dto.Histogram {
+	t.Helper()
+	for _, family := range gather(t, registry) {
+		if family.GetName() != "levee_phase_duration_seconds" {
+			continue
+		}
+		for _, m := range family.Metric {
+			if m.Label[0].GetValue() == phase {
+				return m.GetHistogram()
+			}
+		}
+	}
+	t.Fatalf("there is no phase %s", phase)
+	return nil
+}
+
+// Whatever strangers ask for, a server has as many series as before.
+func TestStrangersMakeNoSeries(t *testing.T) {
+	ca := leveetest.NewCA(t)
+	srv := &levee.Server{Name: "a", Handler: moody, Logger: discard, TLSConfig: ca.ServerConfig("x", "*.example.com")}
+	registry := observe(srv)
+	series := func() (n int) {
+		for _, family := range gather(t, registry) {
+			n += len(family.Metric)
+		}
+		return n
+	}
+	before := series()
+	l := serve(t, srv)
+	for i := range 50 {
+		config := ca.ClientConfig(fmt.Sprintf("n%d.example.com", i))
+		raw := dial(t, l)
+		if i%2 == 0 {
+			io.WriteString(raw, fmt.Sprintf("rubbish %d", i))
+			raw.CloseWrite()
+			continue
+		}
+		c := tls.Client(raw, config)
+		io.WriteString(c, []string{"e", "p", "b"}[i%3])
+		io.ReadAll(c)
+	}
+	srv.Shutdown(t.Context())
+	if after := series(); after != before || srv.Stats().Accepted != 50 {
+		t.Errorf("%d series became %d, by %d connections", before, after, srv.Stats().Accepted)
+	}
+}
+
+func TestAConnectionsTraceIsAnExemplar(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	metrics := telemetry.NewMetrics(registry)
+	id := "4bf92f3577b34da6a3ce929d0e0e4736"
+	metrics.TraceID = func(*levee.Conn) string { return id }
+	c := ended(t)
+	metrics.Trace().Closed(c, levee.End{Duration: 2 * time.Second})
+	id = strings.Repeat("x", 1000) // not worth a panic
+	metrics.Trace().Closed(c, levee.End{Duration: 20 * time.Second})
+	h := histogram(t, gather(t, registry), "levee_connection_duration_seconds")
+	var found []string
+	for _, b := range h.Bucket {
+		if e := b.GetExemplar(); e != nil {
+			found = append(found, fmt.Sprint(e.Label[0].GetName(), "=", e.Label[0].GetValue(), " ", e.GetValue()))
+		}
+	}
+	if want := "[trace_id=4bf92f3577b34da6a3ce929d0e0e4736 2]"; fmt.Sprint(found) != want || h.GetSampleCount() != 2 {
+		t.Errorf("%v, want %s", found, want)
+	}
+}
+
+func TestAnEndCostsMetricsNoMemory(t *testing.T) {
+	trace := telemetry.NewMetrics(prometheus.NewPedanticRegistry()).Trace()
+	c := ended(t)
+	end := levee.End{Reason: levee.ClientClosed, Duration: time.Second, TCP: &levee.TCPInfo{RTT: time.Millisecond}}
+	trace.Closed(c, end) // the first makes the buckets
+	for name, f := range map[string]func(){
+		"Closed":    func() { trace.Closed(c, end) },
+		"Handshake": func() { trace.Handshake(c, time.Millisecond, nil) },
+		"Sample":    func() { trace.Sample(c) },
+	} {
+		if n := testing.AllocsPerRun(1000, f); n != 0 {
+			t.Errorf("%s allocates %v times", name, n)
+		}
+	}
+}
+
+func BenchmarkMetrics(b *testing.B) {
+	trace := telemetry.NewMetrics(prometheus.NewPedanticRegistry()).Trace()
+	c := ended(b)
+	b.Run("Closed", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			trace.Closed(c, levee.End{Duration: time.Second})
+		}
+	})
+	b.Run("Sample", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			trace.Sample(c)
+		}
+	})
 }
