@@ -31,7 +31,7 @@ type Metrics struct {
 	phases      [256]prometheus.Observer // by phase; the last nil ones are of none
 	roundTrips  prometheus.Histogram
 	retransmits prometheus.Histogram
-	looks       atomic.Int64 // see spend
+	looks       atomic.Int64 // of the kernel, since the last scrape
 
 	mu      sync.Mutex
 	servers []*levee.Server
@@ -59,10 +59,10 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 			"Time that TLS handshakes took, failed ones included.",
 			.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10)),
 		roundTrips: prometheus.NewHistogram(histogram("levee_tcp_round_trip_seconds",
-			"Round-trip time to clients, smoothed, as the kernel had it at the end of connections. A sample.",
+			"Round-trip time to clients, smoothed, as the kernel had it at the end of connections: of the first 500 between two scrapes, and of those that ended badly.",
 			.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1)),
 		retransmits: prometheus.NewHistogram(histogram("levee_tcp_retransmits",
-			"Segments that the kernel had to send to a client again, in all of a connection's life. A sample.",
+			"Segments that the kernel had to send to a client again, in all of a connection's life: of the same connections.",
 			0, 1, 2, 5, 10, 50, 250, 1000)),
 	}
 	phases := prometheus.NewHistogramVec(histogram("levee_phase_duration_seconds",
@@ -82,12 +82,13 @@ func (m *Metrics) Trace() *levee.Trace {
 	return &levee.Trace{
 		Handshake: func(_ *levee.Conn, took time.Duration, _ error) { m.handshakes.Observe(took.Seconds()) },
 		Closed:    m.closed,
-		Sample:    func(*levee.Conn) bool { return spend(&m.looks, time.Now(), samplesPerSecond) },
+		Sample:    func(*levee.Conn) bool { return m.looks.Load() < looksPerScrape && m.looks.Add(1) <= looksPerScrape },
 	}
 }
 
-// samplesPerSecond is of how many connections at most the kernel is asked.
-const samplesPerSecond = 50
+// looksPerScrape is how many connections the kernel is asked about between two scrapes. To bound them by time
+// would cost each connection a reading of the clock.
+const looksPerScrape = 500
 
 func (m *Metrics) closed(c *levee.Conn, end levee.End) {
 	m.observeDuration(c, end.Duration.Seconds())
@@ -273,6 +274,7 @@ func (c *counts) Describe(ch chan<- *prometheus.Desc) {
 
 // Collect implements prometheus.Collector.
 func (c *counts) Collect(ch chan<- prometheus.Metric) {
+	c.looks.Store(0)
 	for _, server := range (*Metrics)(c).collect() {
 		stats := server.stats
 		for _, d := range descriptions {

@@ -100,8 +100,14 @@ func TestAFloodByStrangersPushesNothingElseOut(t *testing.T) {
 		if len(events) != 21 || events[0].Reason != levee.HandlerError {
 			t.Fatalf("%v", kinds(events))
 		}
-		if last := events[11]; !strings.HasSuffix(last.Text, "(and 20 more like it)") {
-			t.Errorf("%q", last.Text)
+		told := 0
+		for _, e := range events[11:] { // of the last second; whichever came first
+			if strings.HasSuffix(e.Text, "(and 20 more like it)") {
+				told++
+			}
+		}
+		if told != 1 {
+			t.Errorf("the rest is told %d times: %q", told, events[11].Text)
 		}
 		for i, e := range events[1:] {
 			if e.ID <= events[i].ID {
