@@ -14,7 +14,7 @@ import (
 // A Writer takes lines of log and writes them in a goroutine of its own: a terminal that was
 // stopped, a full pipe or a disk without room hold nobody up. What does not fit into its buffer
 // meanwhile, or cannot be written, is dropped and counted. Its methods may be called from several
-// goroutines.
+// goroutines. It need not be closed, but flushed before the process ends.
 type Writer struct {
 	to   io.Writer
 	room int
@@ -22,35 +22,31 @@ type Writer struct {
 	mu      sync.Mutex
 	waiting []byte        // lines
 	spare   []byte        // to collect them in while others are written
-	busy    bool          // some of them are being written
-	idle    chan struct{} // closed when none are; nil if nobody waits for that
-	closed  bool
-	more    chan struct{} // has room for one
+	busy    bool          // writeAll is at work
+	idle    chan struct{} // closed when it is not; nil if nobody waits for that
 
 	dropped atomic.Int64 // lines
-	torn    bool         // the last line was written in part
+	torn    bool         // the last line was written in part; writeAll's
 }
 
 // NewWriter returns a Writer to a file, or to anything else, that holds room bytes of lines that
-// wait to be written; 0 is 256 KiB. It has to be closed.
+// wait to be written; 0 is 256 KiB.
 func NewWriter(to io.Writer, room int) *Writer {
-	w := &Writer{to: to, room: cmp.Or(max(0, room), 256<<10), more: make(chan struct{}, 1)}
-	go w.run() // ends with Close; or, where a write never returns, with the process
-	return w
+	return &Writer{to: to, room: cmp.Or(max(0, room), 256<<10)}
 }
 
 // Write takes a line, or drops it. It never waits, and always succeeds.
 func (w *Writer) Write(line []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.closed || len(w.waiting)+len(line) > w.room {
+	if len(w.waiting)+len(line) > w.room {
 		w.dropped.Add(1)
 		return len(line), nil
 	}
 	w.waiting = append(w.waiting, line...)
-	select {
-	case w.more <- struct{}{}:
-	default:
+	if !w.busy {
+		w.busy = true
+		go w.writeAll() // ends when nothing waits; where a write never returns, with the process
 	}
 	return len(line), nil
 }
@@ -58,11 +54,11 @@ func (w *Writer) Write(line []byte) (int, error) {
 // Dropped returns how many lines have been dropped so far.
 func (w *Writer) Dropped() int64 { return w.dropped.Load() }
 
-// Flush waits until everything that was taken so far has been written, but not longer than d,
+// Flush waits until everything that was taken so far has been written, or dropped, but not longer than d,
 // and reports whether it has been.
 func (w *Writer) Flush(d time.Duration) bool {
 	w.mu.Lock()
-	if len(w.waiting) == 0 && !w.busy {
+	if !w.busy {
 		w.mu.Unlock()
 		return true
 	}
@@ -81,17 +77,6 @@ func (w *Writer) Flush(d time.Duration) bool {
 	}
 }
 
-// Close takes no more lines, and flushes for d at most: what is left after that may yet be written.
-func (w *Writer) Close(d time.Duration) {
-	w.mu.Lock()
-	if !w.closed {
-		w.closed = true
-		close(w.more)
-	}
-	w.mu.Unlock()
-	w.Flush(d)
-}
-
 // Reopen is that of what the Writer writes to, if it has such a method: a [File].
 func (w *Writer) Reopen() error {
 	if f, ok := w.to.(interface{ Reopen() error }); ok {
@@ -100,33 +85,29 @@ func (w *Writer) Reopen() error {
 	return nil
 }
 
-func (w *Writer) run() {
-	for range w.more {
-		w.writeAll()
-	}
-	w.writeAll()
-}
-
 func (w *Writer) writeAll() {
-	for {
-		w.mu.Lock()
-		lines := w.waiting
-		w.busy = len(lines) > 0
-		if !w.busy {
-			if w.idle != nil {
-				close(w.idle)
-				w.idle = nil
-			}
-			w.mu.Unlock()
-			return
-		}
-		w.waiting, w.spare = w.spare[:0], nil
-		w.mu.Unlock()
+	for lines := w.next(); len(lines) > 0; lines = w.next() {
 		w.write(lines)
 		w.mu.Lock()
 		w.spare = lines[:0]
 		w.mu.Unlock()
 	}
+}
+
+// next returns what waits. If nothing does, there is nobody at work any more.
+func (w *Writer) next() (lines []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.waiting) > 0 {
+		lines, w.waiting, w.spare = w.waiting, w.spare[:0], nil
+		return lines
+	}
+	w.busy = false
+	if w.idle != nil {
+		close(w.idle)
+		w.idle = nil
+	}
+	return nil
 }
 
 // write writes lines, and counts those that cannot be. A line that was torn gets an end, once

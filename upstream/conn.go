@@ -47,6 +47,8 @@ type Conn struct {
 	ended      bool
 	asked      bool // to leave
 	cutting    bool
+
+	tries uint8 // that it took
 }
 
 // End is how a connection ended.
@@ -68,6 +70,9 @@ type End struct {
 
 // Server returns the name of the server.
 func (c *Conn) Server() string { return c.member.name }
+
+// Tries returns how many tries the Dial took that brought the connection, at most 255.
+func (c *Conn) Tries() int { return int(c.tries) }
 
 // NetConn returns the connection itself: a *net.TCPConn, a *net.UnixConn or a *tls.Conn.
 func (c *Conn) NetConn() net.Conn { return netsOwn(c.Conn) }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -54,6 +55,7 @@ func (p *Pool) Dial(ctx context.Context, r Request) (*Conn, error) {
 		}
 		c, err := d.try(m)
 		if err == nil {
+			c.tries = uint8(min(len(d.tries)+1, math.MaxUint8)) //nolint:gosec // it fits
 			return c, nil
 		}
 		if err := d.mayRetry(m, err); err != nil {

@@ -155,7 +155,7 @@ type UpstreamServer struct {
 type Event struct {
 	ID     uint64    `json:"id"`
 	Time   time.Time `json:"time"`
-	Kind   string    `json:"kind"` // closed, refused, reload, ban, breaker, health, overload, drain, upgrade, panic
+	Kind   string    `json:"kind"` // closed, refused, reload, ban, breaker, health, overload, drain, upgrade, panic, accept
 	Text   string    `json:"text"` // one line
 	Conn   uint64    `json:"conn,omitempty"`
 	Reason string    `json:"reason,omitempty"`

@@ -20,6 +20,7 @@ import (
 	"github.com/urfave/cli/v3"
 
 	"github.com/levee-net/levee/internal/config"
+	"github.com/levee-net/levee/telemetry"
 )
 
 // The exit codes. They are part of levee's interface.
@@ -39,7 +40,8 @@ type Env struct {
 	Signals        <-chan os.Signal
 	Executable     string // to start another levee, or nothing
 
-	lookOnly bool // write nothing: this is a check
+	lookOnly bool              // write nothing: this is a check
+	logs     *telemetry.Writer // to Stderr
 }
 
 // Process returns the Env of the running process. From then on the signals that
@@ -87,7 +89,9 @@ func exit(code int, err error) error {
 // until it is done or ctx ends, and returns its exit code. What went wrong stands
 // on env.Stderr, a line for each problem.
 func Run(ctx context.Context, args []string, env Env) int {
+	env.logs = telemetry.NewWriter(env.Stderr, 0)
 	err := command(env).Run(ctx, args)
+	env.logs.Flush(flushTime)
 	if err == nil {
 		return exitClean
 	}

@@ -54,6 +54,8 @@ type front struct {
 	now       atomic.Pointer[generation]
 	ending    bool // no generation comes any more; guarded by reloading
 
+	told *telling
+
 	mu        sync.Mutex
 	listeners []*listener // those that are leaving too
 
@@ -73,13 +75,16 @@ func assemble(cfg *config.Config, env Env) (*front, error) {
 	f.connections = telemetry.NewMetrics(f.registry)
 	f.metrics, f.upstreams = newTLSMetrics(f), newUpstreamMetrics(f.registry)
 	f.reloads = newReloads(f)
+	var err error
+	if f.told, err = f.tell(&cfg.Telemetry.Logs); err != nil {
+		return nil, exit(exitNotStart, err)
+	}
 	f.outs = newEvictor(f)
-	f.trace = levee.Traces(f.connections.Trace(), telemetry.Log(f.log), f.policyTrace(), f.limitTrace())
+	f.trace = levee.Traces(f.connections.Trace(), telemetry.Log(f.log), f.told.trace(), f.soleRouteTrace(), f.policyTrace(), f.limitTrace())
 	f.web = webHandlers{
 		hello:     httpserve.Handler(f.httpServer(handlers.Hello)),
 		challenge: httpserve.Handler(f.httpServer(http.HandlerFunc(f.answerChallenge))),
 	}
-	var err error
 	if f.shared, err = newSharedStore(&cfg.Redis); err != nil {
 		return nil, exit(exitUsage, err)
 	}
@@ -168,6 +173,7 @@ func (f *front) open(ctx context.Context) (*opening, error) {
 // run serves until a signal, the context or a broken listener ends it, and
 // drains. What it started has ended when it returns.
 func (f *front) run(ctx context.Context, p *opening) error {
+	defer f.told.close()
 	defer f.shared.close()
 	defer f.running.Wait()
 	beside, stop := context.WithCancel(context.Background())
@@ -230,6 +236,7 @@ func (f *front) drain() error {
 	f.reloading.Lock() // a reload that is under way ends first
 	f.ending = true
 	f.reloading.Unlock()
+	f.told.record.draining(f.now.Load().cfg.Drain.Timeout)
 	if f.admin != nil {
 		f.admin.SetReady(false)
 	}
@@ -255,6 +262,7 @@ func (f *front) drain() error {
 		}
 	}()
 	cut := f.shutDown(ctx)
+	f.told.record.drained(cut)
 	took := time.Since(began).Round(time.Millisecond)
 	if cut > 0 {
 		f.log.Error("drained, but connections that had not finished were cut", "cut", cut, "took", took)

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"io"
 	"log/slog"
 	"os"
 	"time"
@@ -15,15 +16,22 @@ import (
 // terminal, JSON elsewhere. In JSON a duration is a number of seconds, as in the
 // metrics.
 func newLogger(env Env, format config.LogFormat, level slog.Leveler) *slog.Logger {
-	text := format == config.LogText || format == config.LogAuto && env.Terminal
-	if text {
-		return slog.New(tint.NewTextHandler(env.Stderr, &tint.Options{
+	var out io.Writer = env.Stderr
+	if env.logs != nil {
+		out = env.logs
+	}
+	return slog.New(newLogHandler(out, format, level, env.Terminal))
+}
+
+func newLogHandler(out io.Writer, format config.LogFormat, level slog.Leveler, terminal bool) slog.Handler {
+	if format == config.LogText || format == config.LogAuto && terminal {
+		return tint.NewTextHandler(out, &tint.Options{
 			Level:      level,
 			TimeFormat: time.TimeOnly,
-			NoColor:    !env.Terminal || os.Getenv("NO_COLOR") != "", // https://no-color.org
-		}))
+			NoColor:    !terminal || os.Getenv("NO_COLOR") != "", // https://no-color.org
+		})
 	}
-	return slog.New(slog.NewJSONHandler(env.Stderr, &slog.HandlerOptions{Level: level, ReplaceAttr: inSeconds}))
+	return slog.NewJSONHandler(out, &slog.HandlerOptions{Level: level, ReplaceAttr: inSeconds})
 }
 
 // inSeconds replaces slog's nanoseconds, which look like any other number.

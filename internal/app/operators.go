@@ -105,6 +105,7 @@ func (l *limiting) banByHand(text string, d time.Duration, why string) (admin.Ba
 		return admin.Ban{}, err
 	}
 	made := limit.Ban{Prefix: prefix, Until: time.Now().Add(d), Why: why}
+	l.gen.told.record.bannedByHand(prefix.String(), d, why)
 	l.gen.log.Warn("banned", "prefix", prefix.String(), "for", d, "why", why)
 	return toldBan(made), nil
 }
@@ -115,6 +116,7 @@ func (l *limiting) lift(text string) (found bool, err error) {
 		return false, errors.New("prefix: " + err.Error())
 	}
 	if found = l.bans.Lift(prefix); found {
+		l.gen.told.record.unbanned(prefix.String())
 		l.gen.log.Warn("ban lifted", "prefix", prefix.String())
 	}
 	wider, still := l.banAround(prefix)

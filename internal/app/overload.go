@@ -25,7 +25,7 @@ func (g *generation) relieve() *relief {
 	r := &relief{cfg: cfg}
 	if cfg.Mode == config.ModeOn {
 		r.controller, _ = keep(g, "overload "+cfg.AcceptDelay.String(), func(p *part) (*overload.Controller, error) {
-			c := &overload.Controller{AcceptDelay: cfg.AcceptDelay, Logger: g.log}
+			c := &overload.Controller{AcceptDelay: cfg.AcceptDelay, Logger: g.log, Changed: g.told.record.overloaded}
 			p.run = func(ctx context.Context, running *sync.WaitGroup) {
 				c.AdjustMemoryLimit = g.adjustsGC
 				running.Go(func() { g.runRelief(ctx, c) })

@@ -64,6 +64,7 @@ func (f *front) tellRefusals(ctx context.Context) {
 		g := f.now.Load()
 		if stats := g.limits.bans.Stats(); stats.Made > made {
 			f.log.Warn("banned clients that were refused again and again", "count", stats.Made-made, "mode", string(g.cfg.Limits.Bans.Mode), "active", stats.Active)
+			f.told.record.banned(stats.Made-made, string(g.cfg.Limits.Bans.Mode))
 			made = stats.Made
 		}
 		select {

@@ -113,9 +113,11 @@ func (f *front) reload(ctx context.Context) (admin.Generation, error) {
 		return f.generation(), errEnding
 	}
 	changed, err := f.renew(ctx)
+	err = errors.Join(err, f.told.Reopen())
 	f.reloads.note(err)
 	f.metrics.reloaded(err == nil)
 	now := f.generation()
+	f.told.record.reloaded(changed, now.Number, err)
 	switch {
 	case err != nil:
 		for line := range strings.Lines(err.Error()) {

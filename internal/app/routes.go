@@ -39,10 +39,10 @@ var protocols = map[config.Protocol]route.Matcher{
 // handlerOf returns the listener's handler. serve returns that of a route; whole is whether the server has ended TLS
 // before. One route needs no router, if there is nothing to be told before.
 func handlerOf(l *config.Listener, s *security, serve func(i int) levee.Handler) levee.Handler {
-	whole := s.whole(l) != nil
-	if len(l.Routes) == 1 && !l.Routes[0].Refuse && (whole || l.TLS.Mode == config.TLSOff) {
+	if needsNoRouter(l, s) {
 		return serve(0)
 	}
+	whole := s.whole(l) != nil
 	router := &route.Router{StartTLS: dialogues[l.STARTTLS].Dialogue}
 	router.RequireTLS = !whole && (l.TLS.Mode == config.TLSTerminate || l.TLS.Mode == config.TLSPassthrough)
 	if !whole && s.listener != nil {
@@ -65,6 +65,10 @@ func handlerOf(l *config.Listener, s *security, serve func(i int) levee.Handler)
 		router.Routes = append(router.Routes, to)
 	}
 	return router
+}
+
+func needsNoRouter(l *config.Listener, s *security) bool {
+	return len(l.Routes) == 1 && !l.Routes[0].Refuse && (s.whole(l) != nil || l.TLS.Mode == config.TLSOff)
 }
 
 // routeName is what logs call the listener's route.

@@ -30,6 +30,10 @@ type backend struct {
 	log    *slog.Logger
 	pool   *upstream.Pool
 	header proxy.Header
+	record record
+
+	itself  levee.Target // for those who are looking for a server
+	targets sync.Map     // *levee.Target by a server's name
 
 	sources []*lookout
 
@@ -60,7 +64,7 @@ func (l *lookout) answered() { l.once.Do(func() { close(l.heard) }) }
 func (g *generation) backend(cfg *config.Upstream) (*backend, error) {
 	key := "upstream " + config.Said(cfg) + contentsOf(cfg.TLS.CA, cfg.TLS.Certificate, cfg.TLS.Key)
 	return keep(g, key, func(p *part) (*backend, error) {
-		b, err := newBackend(cfg, g.log, g.upstreams)
+		b, err := newBackend(cfg, g.log, g.upstreams, g.told.record)
 		if err != nil {
 			return nil, err
 		}
@@ -75,8 +79,8 @@ func (g *generation) backend(cfg *config.Upstream) (*backend, error) {
 }
 
 // newBackend builds what can be built before anything is dialled.
-func newBackend(cfg *config.Upstream, log *slog.Logger, metrics *upstreamMetrics) (*backend, error) {
-	b := &backend{cfg: cfg, log: log.With("upstream", cfg.Name)}
+func newBackend(cfg *config.Upstream, log *slog.Logger, metrics *upstreamMetrics, record record) (*backend, error) {
+	b := &backend{cfg: cfg, log: log.With("upstream", cfg.Name), record: record, itself: levee.Target{Upstream: cfg.Name}}
 	balance, err := upstream.ParseBalance(cfg.Balance)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", cfg.Pos, err)
@@ -266,15 +270,25 @@ func (b *backend) problem(l *lookout) func(error) {
 func (b *backend) trace(metrics *upstreamMetric) *upstream.Trace {
 	return &upstream.Trace{
 		ServerAdded: func(server string) { b.log.Info("server added", "server", server) },
-		ServerLeft:  func(server string) { b.log.Info("server left", "server", server) },
-		ServerUp:    func(server string) { b.log.Info("server up", "server", server) },
-		ServerDown:  func(server string, err error) { b.log.Warn("server down", "server", server, "err", err) },
+		ServerLeft: func(server string) {
+			b.targets.Delete(server)
+			b.log.Info("server left", "server", server)
+		},
+		ServerUp: func(server string) {
+			b.log.Info("server up", "server", server)
+			b.record.serverUp(b.cfg.Name, server)
+		},
+		ServerDown: func(server string, err error) {
+			b.log.Warn("server down", "server", server, "err", err)
+			b.record.serverDown(b.cfg.Name, server, err)
+		},
 		BreakerChanged: func(server string, from, to upstream.BreakerState) {
 			level := slog.LevelInfo
 			if to == upstream.BreakerOpen {
 				level = slog.LevelWarn
 			}
 			b.log.Log(context.Background(), level, "breaker "+to.String(), "server", server, "was", from.String())
+			b.record.breakerChanged(b.cfg.Name, server, from, to)
 		},
 		Dialed: metrics.dialed,
 	}
@@ -290,10 +304,12 @@ func (b *backend) dial(ctx context.Context, c *levee.Conn, header []byte) (levee
 	if b.pool.CutOnDown || b.pool.Rebalance > 0 {
 		request.Client = &client{conn: c}
 	}
+	c.SetTarget(&b.itself, 0)
 	conn, err := b.pool.Dial(ctx, request)
 	if err != nil {
 		return levee.Upstream{}, err
 	}
+	c.SetTarget(b.target(conn.Server()), conn.Tries())
 	return levee.Upstream{Conn: conn.Conn, Ended: func(end levee.UpstreamEnd) {
 		conn.Ended(upstream.End{
 			Sent:        end.Sent,
@@ -303,6 +319,15 @@ func (b *backend) dial(ctx context.Context, c *levee.Conn, header []byte) (levee
 			Err:         end.Err,
 		})
 	}}, nil
+}
+
+// target is the same for all connections to a server, for as long as it is among the pool's.
+func (b *backend) target(server string) *levee.Target {
+	if to, ok := b.targets.Load(server); ok {
+		return to.(*levee.Target)
+	}
+	to, _ := b.targets.LoadOrStore(server, &levee.Target{Upstream: b.cfg.Name, Server: server})
+	return to.(*levee.Target)
 }
 
 // A client is a connection as its pool sees it.

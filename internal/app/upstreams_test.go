@@ -52,7 +52,7 @@ func backendOf(t *testing.T, plans ...plan) (*backend, *bytes.Buffer) {
 	t.Helper()
 	var log bytes.Buffer
 	cfg := &config.Upstream{Name: "db", Balance: "round_robin", SlowStart: 10 * time.Second, Health: config.Health{Interval: config.Off}}
-	b, err := newBackend(cfg, slog.New(slog.NewTextHandler(&log, nil)), newUpstreamMetrics(prometheus.NewRegistry()))
+	b, err := newBackend(cfg, slog.New(slog.NewTextHandler(&log, nil)), newUpstreamMetrics(prometheus.NewRegistry()), record{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -155,7 +155,20 @@ func (t *Telemetry) keys() []key {
 type Logs struct {
 	Format LogFormat
 	Level  slog.Level
+
+	Access     LogAccess
+	AccessFile string // empty is standard output
 }
+
+// LogAccess says which connections have a line of their own when they have ended.
+type LogAccess string
+
+// The connections that have one.
+const (
+	AccessOff     LogAccess = "off"
+	AccessSampled LogAccess = "sampled"
+	AccessAll     LogAccess = "all"
+)
 
 // LogFormat is the shape of a log line.
 type LogFormat string
@@ -183,6 +196,15 @@ func (l *Logs) keys() []key {
 				{"error", slog.LevelError},
 			}},
 			"The least important level that is still logged.",
+		},
+		{
+			"access", optional,
+			choice[LogAccess]{p: &l.Access, def: AccessOff, options: words(AccessOff, AccessSampled, AccessAll)},
+			"A line for each connection that has ended. sampled is ten a second, and as many again that ended badly; how many were left out is said.",
+		},
+		{
+			"access_file", optional, logFile(&l.AccessFile),
+			"The file that those lines are appended to, relative to this file's folder. It is opened anew on SIGHUP. Without it, they go to standard output.",
 		},
 	}
 }

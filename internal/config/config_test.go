@@ -43,7 +43,7 @@ var accepted = withLimits([]acceptance{
 			Version:   1,
 			Admin:     Admin{Listen: tcp("127.0.0.1:9180")},
 			Drain:     Drain{Timeout: 25 * time.Second},
-			Telemetry: Telemetry{Logs{LogAuto, slog.LevelInfo}},
+			Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}},
 			Listeners: []Listener{{
 				Name: "main", Listen: []Address{tcp("127.0.0.1:8080")}, TLS: TLS{Mode: TLSOff},
 				Timeouts: fixedTimeouts, Routes: []Route{{Handler: HandlerEcho}},
@@ -54,7 +54,7 @@ var accepted = withLimits([]acceptance{
 		"everything", `version: 1
 admin: {listen: "unix:/run/levee/admin.sock"}
 drain: {timeout: 1m30s, pre_stop: 5s}
-telemetry: {logs: {format: json, level: error}}
+telemetry: {logs: {format: json, level: error, access: all, access_file: /var/log/levee/access.log}}
 listeners:
   - name: public
     listen: [":5432", "[::1]:0"]
@@ -78,7 +78,7 @@ listeners:
 			Version:   1,
 			Admin:     Admin{Listen: Address{Network: "unix", Address: "/run/levee/admin.sock"}},
 			Drain:     Drain{90 * time.Second, 5 * time.Second},
-			Telemetry: Telemetry{Logs{LogJSON, slog.LevelError}},
+			Telemetry: Telemetry{Logs: Logs{Format: LogJSON, Level: slog.LevelError, Access: AccessAll, AccessFile: "/var/log/levee/access.log"}},
 			Listeners: []Listener{
 				{
 					Name: "public", Listen: []Address{tcp(":5432"), tcp("[::1]:0")},
@@ -110,7 +110,7 @@ listeners:
 	{
 		"no admin, a byte order mark, Windows line ends", "\ufeff" + strings.ReplaceAll("admin: {listen: off}\n"+frame(loopback+"\ntls: {mode: optional, development: true}"), "\n", "\r\n"),
 		Config{
-			Version: 1, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs{LogAuto, slog.LevelInfo}},
+			Version: 1, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}},
 			Listeners: []Listener{{
 				Name: "main", Listen: []Address{tcp("127.0.0.1:8080")}, TLS: TLS{Mode: TLSOptional, Development: true},
 				Timeouts: fixedTimeouts, Routes: []Route{{Handler: HandlerEcho}},
@@ -120,7 +120,7 @@ listeners:
 	{
 		"JSON", `{"version": 1, "listeners": [{"name": "main", "listen": ["127.0.0.1:8080"], "routes": [{"handler": "echo"}]}]}`,
 		Config{
-			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs{LogAuto, slog.LevelInfo}},
+			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}},
 			Listeners: []Listener{{
 				Name: "main", Listen: []Address{tcp("127.0.0.1:8080")}, TLS: TLS{Mode: TLSOff},
 				Timeouts: fixedTimeouts, Routes: []Route{{Handler: HandlerEcho}},
@@ -130,7 +130,7 @@ listeners:
 	{
 		"an upstream", front("postgres", `servers: [10.0.0.7:5432, "[2001:DB8::7]:05432", DB.example.com:5432]`),
 		Config{
-			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs{LogAuto, slog.LevelInfo}},
+			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}},
 			Listeners: []Listener{{
 				Name: "main", Listen: []Address{tcp("127.0.0.1:8080")}, TLS: TLS{Mode: TLSOff},
 				Timeouts: proxyTimeouts, Routes: []Route{{Upstream: "postgres"}},
@@ -162,7 +162,7 @@ on_down: {cut: true, rate: 0.25}
 rebalance: 12.5
 send_proxy: v2`),
 		Config{
-			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs{LogAuto, slog.LevelInfo}},
+			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}},
 			Listeners: []Listener{{
 				Name: "main", Listen: []Address{tcp("127.0.0.1:8080")}, TLS: TLS{Mode: TLSOff},
 				Timeouts: proxyTimeouts, Routes: []Route{{Upstream: "main"}},
@@ -209,7 +209,7 @@ health: {interval: 5s, timeout: 2s, fall: 3, rise: 2, send: "", expect: "", host
 breaker: {}
 send_proxy: ""`),
 		Config{
-			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs{LogAuto, slog.LevelInfo}},
+			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}},
 			Listeners: []Listener{{
 				Name: "main", Listen: []Address{tcp("127.0.0.1:8080")}, TLS: TLS{Mode: TLSOff},
 				Timeouts: proxyTimeouts, Routes: []Route{{Upstream: "postgres"}},

@@ -146,6 +146,7 @@ func (c *Config) resolvePaths(folder string) {
 			l.Routes[j].TLS.resolvePaths(resolve)
 		}
 	}
+	resolve(&c.Telemetry.Logs.AccessFile)
 	resolve(&c.Redis.CA)
 	for i := range c.Upstreams {
 		tls := &c.Upstreams[i].TLS

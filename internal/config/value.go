@@ -344,6 +344,18 @@ func filePath(p *string) value {
 	return parsed[string]{p: p, parse: parseFilePath, format: verbatim, wants: "the path of a PEM file", pattern: `^[^\x00-\x1f\x7f]+$`}
 }
 
+// logFile is the path of a file that need not be there.
+func logFile(p *string) value {
+	return parsed[string]{p: p, parse: parseLogFile, format: verbatim, wants: "the path of a file", pattern: `^[^\x00-\x1f\x7f]+$`}
+}
+
+func parseLogFile(s string) (string, error) {
+	if s == "" {
+		return "", fmt.Errorf("is empty; it takes the path of a file")
+	}
+	return s, hasControl(s)
+}
+
 func parseFilePath(s string) (string, error) {
 	if s == "" {
 		return "", fmt.Errorf("is empty; it takes the path of a PEM file")
