@@ -66,6 +66,9 @@ type Conn struct {
 
 // extra is what only some connections have.
 type extra struct {
+	// parent is what a PROXY header has said of the connection's trace.
+	parent *TraceParent
+
 	pass     Pass        // of the server's Gate; nil without one
 	lifetime *time.Timer // ends it
 	atEnd    []func()

@@ -55,8 +55,27 @@ func (s *stream) readProxyHeader() error {
 	if source, ok := header.SourceAddr.(*net.TCPAddr); ok && header.Command == proxyproto.PROXY {
 		client := addrPort(source)
 		s.conn.client.Store(&client)
+		s.conn.readTraceParent(header)
 	}
 	return nil
+}
+
+// readTraceParent looks for one among the header's TLVs. That there is none, or what it says
+// makes no sense, is nobody's trouble: the connection is then the beginning of a trace.
+func (c *Conn) readTraceParent(header *proxyproto.Header) {
+	tlvs, err := header.TLVs()
+	if err != nil {
+		return
+	}
+	for _, tlv := range tlvs {
+		if tlv.Type != TraceParentTLV {
+			continue
+		}
+		if parent, err := ParseTraceParent(string(tlv.Value)); err == nil {
+			c.setTraceParent(parent)
+		}
+		return
+	}
 }
 
 // proxyHeaderSize peeks just far enough to tell where the header ends. What is none shows

@@ -45,13 +45,19 @@ func ParseHeader(word string) (Header, error) {
 // is unique over processes (UNIQUE_ID): 8 random bytes of the process and 8 of
 // [levee.Conn.ID]. A client without an IP address is UNKNOWN in V1 and LOCAL in V2. It
 // returns nil for NoHeader.
-func (h Header) Of(c *levee.Conn) ([]byte, error) {
+func (h Header) Of(c *levee.Conn) ([]byte, error) { return h.with(c, levee.TraceParent{}) }
+
+// with returns the header that, with V2, says too what the connection is a part of.
+func (h Header) with(c *levee.Conn, parent levee.TraceParent) ([]byte, error) {
 	if h == NoHeader {
 		return nil, nil
 	}
 	header := proxyproto.HeaderProxyFromAddrs(byte(h), c.RemoteAddr(), c.LocalAddr())
 	if h == V2 {
 		tlvs, err := tlvsOf(c)
+		if parent.IsValid() {
+			tlvs = append(tlvs, proxyproto.TLV{Type: levee.TraceParentTLV, Value: []byte(parent.String())})
+		}
 		if err == nil {
 			err = header.SetTLVs(tlvs)
 		}

@@ -45,6 +45,11 @@ type Proxy struct {
 	// Header is the PROXY header that the upstream gets.
 	Header Header
 
+	// TraceParent, if not nil, returns what the upstream is told that its connection is a part
+	// of: with Header V2, in a TLV of type [levee.TraceParentTLV]. Package telemetry/spans has
+	// one.
+	TraceParent func(c *levee.Conn) levee.TraceParent
+
 	// Meet, if not nil, deals with each upstream before c is joined to it. It is for servers
 	// that speak first, to a client that has heard their part already: of clients that begin
 	// TLS by a command, as [github.com/levee-net/levee/route.MeetSMTP] says. It takes what
@@ -66,7 +71,11 @@ func (p *Proxy) ServeTCP(ctx context.Context, c *levee.Conn) error {
 
 // Join dials.
 func (p *Proxy) Join(ctx context.Context, c *levee.Conn) (levee.Upstream, error) {
-	header, err := p.Header.Of(c)
+	var parent levee.TraceParent
+	if p.TraceParent != nil {
+		parent = p.TraceParent(c)
+	}
+	header, err := p.Header.with(c, parent)
 	if err != nil {
 		return levee.Upstream{}, err
 	}

@@ -436,3 +436,35 @@ func TestMeetHasItsTime(t *testing.T) {
 		})
 	}
 }
+
+func TestVersion2TellsWhatTheConnectionIsAPartOf(t *testing.T) {
+	parent, err := levee.ParseTraceParent("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		header proxy.Header
+		parent levee.TraceParent
+	}{{proxy.V2, parent}, {proxy.V2, levee.TraceParent{}}, {proxy.V1, parent}} {
+		upstream := listen(t, "127.0.0.1:0")
+		p := proxy.To(upstream.Addr().String())
+		p.Header, p.TraceParent = test.header, func(*levee.Conn) levee.TraceParent { return test.parent }
+		_, server := front(t, &levee.Server{Handler: p}, upstream)()
+		tlvs, err := headed(t, server).TLVs()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, want := "", test.parent.String()
+		if test.header == proxy.V1 {
+			want = "" // it has no room
+		}
+		for _, tlv := range tlvs {
+			if tlv.Type == levee.TraceParentTLV {
+				got += string(tlv.Value)
+			}
+		}
+		if got != want {
+			t.Errorf("%v: told %q, want %q", test.header, got, want)
+		}
+	}
+}
