@@ -19,6 +19,7 @@ func (c *Config) Check() error {
 
 func (c *Config) check(ps *Problems) {
 	c.checkAdmin(ps)
+	c.Telemetry.Traces.check(ps, "telemetry.traces")
 	c.Redis.check(ps, "redis")
 	c.checkNames(ps)
 	own := c.checkOverlaps(ps)
@@ -297,6 +298,9 @@ func (ps *Problems) unknownUpstream(r Route, path string, upstreams []string) (n
 
 func (u *Upstream) check(ps *Problems, path string, own claims) {
 	u.checkServers(ps, path, own)
+	if ps.clean(path) && u.SendTraceparent && u.SendProxy != "v2" {
+		ps.add(u.Pos, path, "has send_traceparent: true, which goes into a PROXY header of version 2; set send_proxy: v2, or remove it")
+	}
 	u.TLS.check(ps, path+".tls")
 	u.Health.check(ps, path+".health")
 	if at := path + ".breaker"; ps.clean(at) && u.Breaker.Open > u.Breaker.MaxOpen {

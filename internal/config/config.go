@@ -142,12 +142,14 @@ func (d *Drain) keys() []key {
 
 // Telemetry is what levee says about itself.
 type Telemetry struct {
-	Logs Logs
+	Logs   Logs
+	Traces Traces
 }
 
 func (t *Telemetry) keys() []key {
 	return []key{
 		{"logs", optional, object{of: &t.Logs}, "Log lines, on standard error."},
+		{"traces", optional, object{of: &t.Traces, pos: &t.Traces.Pos}, "OpenTelemetry spans of connections."},
 	}
 }
 

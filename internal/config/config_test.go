@@ -33,6 +33,9 @@ var proxyTimeouts = func() Timeouts {
 	return t
 }()
 
+// noTraces are what traces are without the key.
+var noTraces = Traces{Ratio: 0.01, Queue: 4096, Timeout: 10 * time.Second}
+
 func tcp(address string) Address { return Address{Network: "tcp", Address: address} }
 
 // accepted holds good documents and what they mean.
@@ -43,7 +46,7 @@ var accepted = withLimits([]acceptance{
 			Version:   1,
 			Admin:     Admin{Listen: tcp("127.0.0.1:9180")},
 			Drain:     Drain{Timeout: 25 * time.Second},
-			Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}},
+			Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}, Traces: noTraces},
 			Listeners: []Listener{{
 				Name: "main", Listen: []Address{tcp("127.0.0.1:8080")}, TLS: TLS{Mode: TLSOff},
 				Timeouts: fixedTimeouts, Routes: []Route{{Handler: HandlerEcho}},
@@ -54,7 +57,7 @@ var accepted = withLimits([]acceptance{
 		"everything", `version: 1
 admin: {listen: "unix:/run/levee/admin.sock"}
 drain: {timeout: 1m30s, pre_stop: 5s}
-telemetry: {logs: {format: json, level: error, access: all, access_file: /var/log/levee/access.log}}
+telemetry: {logs: {format: json, level: error, access: all, access_file: /var/log/levee/access.log}, traces: {otlp: "https://otel.example.com:4318/v1/levee", ratio: 1, ca: /tls/ca.pem, service: edge, queue: 64, timeout: 1s, headers: {api-key: 'a\"b', X-Tenant: "7"}, resource: {deployment.environment.name: tést}}}
 listeners:
   - name: public
     listen: [":5432", "[::1]:0"]
@@ -75,10 +78,13 @@ listeners:
     routes: [{handler: discard}]
 `,
 		Config{
-			Version:   1,
-			Admin:     Admin{Listen: Address{Network: "unix", Address: "/run/levee/admin.sock"}},
-			Drain:     Drain{90 * time.Second, 5 * time.Second},
-			Telemetry: Telemetry{Logs: Logs{Format: LogJSON, Level: slog.LevelError, Access: AccessAll, AccessFile: "/var/log/levee/access.log"}},
+			Version: 1,
+			Admin:   Admin{Listen: Address{Network: "unix", Address: "/run/levee/admin.sock"}},
+			Drain:   Drain{90 * time.Second, 5 * time.Second},
+			Telemetry: Telemetry{Logs{Format: LogJSON, Level: slog.LevelError, Access: AccessAll, AccessFile: "/var/log/levee/access.log"}, Traces{
+				OTLP: "https://otel.example.com:4318/v1/levee", Ratio: 1, CA: "/tls/ca.pem", Service: "edge", Queue: 64, Timeout: time.Second,
+				Headers: map[string]string{"api-key": "a\\\"b", "X-Tenant": "7"}, Resource: map[string]string{"deployment.environment.name": "tést"},
+			}},
 			Listeners: []Listener{
 				{
 					Name: "public", Listen: []Address{tcp(":5432"), tcp("[::1]:0")},
@@ -110,7 +116,7 @@ listeners:
 	{
 		"no admin, a byte order mark, Windows line ends", "\ufeff" + strings.ReplaceAll("admin: {listen: off}\n"+frame(loopback+"\ntls: {mode: optional, development: true}"), "\n", "\r\n"),
 		Config{
-			Version: 1, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}},
+			Version: 1, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}, Traces: noTraces},
 			Listeners: []Listener{{
 				Name: "main", Listen: []Address{tcp("127.0.0.1:8080")}, TLS: TLS{Mode: TLSOptional, Development: true},
 				Timeouts: fixedTimeouts, Routes: []Route{{Handler: HandlerEcho}},
@@ -120,7 +126,7 @@ listeners:
 	{
 		"JSON", `{"version": 1, "listeners": [{"name": "main", "listen": ["127.0.0.1:8080"], "routes": [{"handler": "echo"}]}]}`,
 		Config{
-			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}},
+			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}, Traces: noTraces},
 			Listeners: []Listener{{
 				Name: "main", Listen: []Address{tcp("127.0.0.1:8080")}, TLS: TLS{Mode: TLSOff},
 				Timeouts: fixedTimeouts, Routes: []Route{{Handler: HandlerEcho}},
@@ -130,7 +136,7 @@ listeners:
 	{
 		"an upstream", front("postgres", `servers: [10.0.0.7:5432, "[2001:DB8::7]:05432", DB.example.com:5432]`),
 		Config{
-			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}},
+			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}, Traces: noTraces},
 			Listeners: []Listener{{
 				Name: "main", Listen: []Address{tcp("127.0.0.1:8080")}, TLS: TLS{Mode: TLSOff},
 				Timeouts: proxyTimeouts, Routes: []Route{{Upstream: "postgres"}},
@@ -160,9 +166,10 @@ panic_threshold: off
 early_close: off
 on_down: {cut: true, rate: 0.25}
 rebalance: 12.5
-send_proxy: v2`),
+send_proxy: v2
+send_traceparent: true`),
 		Config{
-			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}},
+			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}, Traces: noTraces},
 			Listeners: []Listener{{
 				Name: "main", Listen: []Address{tcp("127.0.0.1:8080")}, TLS: TLS{Mode: TLSOff},
 				Timeouts: proxyTimeouts, Routes: []Route{{Upstream: "main"}},
@@ -198,7 +205,7 @@ send_proxy: v2`),
 				},
 				Queue:          Queue{Length: -1, Timeout: 3 * time.Second},
 				MaxConnections: 7, SlowStart: Off, PanicThreshold: -1, EarlyClose: Off,
-				OnDown: OnDown{Cut: true, Rate: 0.25}, Rebalance: 12.5, SendProxy: "v2",
+				OnDown: OnDown{Cut: true, Rate: 0.25}, Rebalance: 12.5, SendProxy: "v2", SendTraceparent: true,
 			}},
 		},
 	},
@@ -209,7 +216,7 @@ health: {interval: 5s, timeout: 2s, fall: 3, rise: 2, send: "", expect: "", host
 breaker: {}
 send_proxy: ""`),
 		Config{
-			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}},
+			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}, Traces: noTraces},
 			Listeners: []Listener{{
 				Name: "main", Listen: []Address{tcp("127.0.0.1:8080")}, TLS: TLS{Mode: TLSOff},
 				Timeouts: proxyTimeouts, Routes: []Route{{Upstream: "postgres"}},

@@ -147,6 +147,7 @@ func (c *Config) resolvePaths(folder string) {
 		}
 	}
 	resolve(&c.Telemetry.Logs.AccessFile)
+	resolve(&c.Telemetry.Traces.CA)
 	resolve(&c.Redis.CA)
 	for i := range c.Upstreams {
 		tls := &c.Upstreams[i].TLS

@@ -286,6 +286,24 @@ levee.yaml:9:108: upstreams[0].servers[6]: "127.0.0.1:9180" is where levee itsel
 	{"an upstream twice", front("db", "servers: [a:1]") + "- name: db\n  servers: [b:1]\n", false, `levee.yaml:9:3: upstreams[1].name: "db" is the name of upstreams[0] already; names are unique`},
 	{"an upstream that no route leads to", front("db", "servers: [a:1]") + "- name: other\n  servers: [b:1]\n", false, `levee.yaml:9:3: upstreams[1]: no route leads to "other"; remove it, or add a route such as {upstream: other}`},
 	{"a route to an upstream misspelt", strings.Replace(front("postgres", "servers: [a:1]"), "postgres", "postgers", 1), false, `levee.yaml:5:12: listeners[0].routes[0].upstream: there is no upstream "postgers"; did you mean "postgres"?`},
+	{"traces in plaintext with an authority", "telemetry: {traces: {otlp: \"http://127.0.0.1:4318\", ca: a.pem}}\n" + frame(loopback), false, `levee.yaml:1:21: telemetry.traces: has ca, yet otlp is in plaintext; write https:// or grpcs://, or remove ca`},
+	{"traces that go nowhere", "telemetry: {traces: {headers: {a: b}}}\n" + frame(loopback), false, `levee.yaml:1:21: telemetry.traces: has headers, yet no otlp that it is for; add otlp: http://127.0.0.1:4318, or remove it`},
+	{"a scheme for traces", "telemetry: {traces: {otlp: \"tcp://127.0.0.1:4318\"}}\n" + frame(loopback), true, `levee.yaml:1:28: telemetry.traces.otlp: "tcp://127.0.0.1:4318" does not begin with http://, https://, grpc:// or grpcs://; write a URL such as http://127.0.0.1:4318`},
+	{"a receiver of traces without a port", "telemetry: {traces: {otlp: \"grpc://otel\"}}\n" + frame(loopback), false, `levee.yaml:1:28: telemetry.traces.otlp: "grpc://otel" has no host and port; write a URL such as grpc://127.0.0.1:4317`},
+	{"a path over gRPC", "telemetry: {traces: {otlp: \"grpc://otel:4317/v1\"}}\n" + frame(loopback), false, `levee.yaml:1:28: telemetry.traces.otlp: "grpc://otel:4317/v1" has a path, and gRPC knows none; remove it`},
+	{"a query to a receiver of traces", "telemetry: {traces: {otlp: \"http://otel:4318/?a=b\"}}\n" + frame(loopback), false, `levee.yaml:1:28: telemetry.traces.otlp: "http://otel:4318/?a=b" has more than a path; remove that`},
+	{"a password in a URL, which no message repeats", "telemetry: {traces: {otlp: \"http://user:hidden@otel:4318\"}}\n" + frame(loopback), false, `levee.yaml:1:28: telemetry.traces.otlp: has a user or a password in it; put those into headers`},
+	{"no URL, which no message repeats", "telemetry: {traces: {otlp: \"http://user:hidden@otel:43 18\"}}\n" + frame(loopback), false, `levee.yaml:1:28: telemetry.traces.otlp: is not a URL; write one such as http://127.0.0.1:4318`},
+	{"headers that no message repeats", "telemetry: {traces: {otlp: \"http://otel:4318\", headers: {a: 123456, B: \"hid\\nden\", b: x, \"c d\": x, e: , f: [1]}}}\n" + frame(loopback), true, `levee.yaml:1:61: telemetry.traces.headers.a: must be text; put it in quotes
+levee.yaml:1:72: telemetry.traces.headers.B: must be printable ASCII, without spaces at its ends
+levee.yaml:1:84: telemetry.traces.headers.b: is given twice
+levee.yaml:1:90: telemetry.traces.headers: "c d" is not the name of a header
+levee.yaml:1:103: telemetry.traces.headers.e: has no value; remove the key, or give it text
+levee.yaml:1:108: telemetry.traces.headers.f: must be text, not a list`},
+	{"headers that are a secret's text", "telemetry: {traces: {otlp: \"http://otel:4318\", headers: hidden}}\n" + frame(loopback), true, `levee.yaml:1:57: telemetry.traces.headers: must be a mapping of headers, such as api-key: secret`},
+	{"a share of traces", "telemetry: {traces: {otlp: \"http://otel:4318\", ratio: 1.5, resource: {a b: c}}}\n" + frame(loopback), true, `levee.yaml:1:55: telemetry.traces.ratio: must be a number from 0 to 1, not 1.5
+levee.yaml:1:71: telemetry.traces.resource: "a b" is not the name of an attribute; use letters, digits and . _ / -`},
+	{"a traceparent without a header", behind("send_traceparent: true\nsend_proxy: v1"), false, `levee.yaml:7:3: upstreams[0]: has send_traceparent: true, which goes into a PROXY header of version 2; set send_proxy: v2, or remove it`},
 	{"a route to an unknown upstream", strings.Replace(front("postgres", "servers: [a:1]"), "postgres", "redis", 1), false, `levee.yaml:5:12: listeners[0].routes[0].upstream: there is no upstream "redis"; add it to upstreams, or name one of those`},
 	{"a route to an upstream where there are none", routes("{upstream: redis}"), false, `levee.yaml:5:19: listeners[0].routes[0].upstream: there is no upstream "redis"; add it to upstreams, or name one of those`},
 	{"a route to no name", routes(`{upstream: ""}`), true, `levee.yaml:5:30: listeners[0].routes[0].upstream: "" is not a name; use up to 63 of a-z, 0-9, _ and -, and begin with a letter or digit`},

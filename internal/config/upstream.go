@@ -23,6 +23,8 @@ type Upstream struct {
 	OnDown         OnDown
 	Rebalance      float64 // connections a second; 0 is none
 	SendProxy      string  // v1 or v2; empty sends none
+
+	SendTraceparent bool // in a header of v2
 }
 
 // What Mode takes in UpstreamTLS and Breaker.
@@ -114,6 +116,11 @@ func (u *Upstream) keys() []key {
 			"send_proxy", optional,
 			choice[string]{p: &u.SendProxy, options: []option[string]{{"off", ""}, {"", ""}, {"v1", "v1"}, {"v2", "v2"}}},
 			"The version of the PROXY protocol header that tells the servers who the client is.",
+		},
+		{
+			"send_traceparent", optional,
+			boolean{&u.SendTraceparent},
+			"Tells the servers in the header of send_proxy: v2 which trace a connection is a part of: W3C's traceparent, in a TLV of type 0xE1.",
 		},
 	}
 }
