@@ -25,6 +25,7 @@ var rooms = []room{
 	{"proxy", &neighbour},
 	{"route", &neighbour},
 	{"telemetry", &neighbour},
+	{"telemetry/spans", &neighbour},
 	{"upstream", &neighbour},
 	{"upstream/consul", &annexe},
 	{"upstream/kubernetes", &annexe},
@@ -129,12 +130,12 @@ var heavyDependencies = []dependency{
 	},
 	{
 		path:  "go.opentelemetry.io",
-		rooms: []string{"telemetry", "internal/app", "cmd/levee"},
-		why:   "a room reports through *levee.Trace; telemetry makes spans of it",
+		rooms: []string{"telemetry/spans", "e2e"},
+		why:   "a room reports through *levee.Trace; telemetry/spans makes spans of it",
 	},
 	{
 		path:  "google.golang.org/grpc",
-		rooms: []string{"telemetry", "internal/app", "cmd/levee"},
+		rooms: []string{"telemetry/spans", "e2e"},
 		why:   "only the exporter of spans needs it, and it brings a second HTTP/2 and protobuf along",
 	},
 	{
