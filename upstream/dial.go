@@ -27,6 +27,18 @@ type Request struct {
 	// Client, if not nil, is who will use the connection. It is asked to leave by
 	// Rebalance, and cut by CutOnDown.
 	Client Client
+
+	// Tried, if not nil, is called after each try, as Trace.Dialed is.
+	Tried func(Attempt)
+}
+
+// An Attempt is what became of one try of a Dial.
+type Attempt struct {
+	Server string
+	Began  time.Time
+	Took   time.Duration // altogether
+	Err    error         // nil if it brought the connection
+	Kind   FailureKind   // of Err
 }
 
 // Dial returns a connection to one of the servers, on which nothing has been read and
@@ -160,7 +172,6 @@ func (d *dialling) mayRetry(m *member, err error) error {
 
 // try connects to a server that has been seized.
 func (d *dialling) try(m *member) (*Conn, error) {
-	p := d.pool
 	began := time.Now()
 	until, whole := d.deadline(began)
 	ctx := d.ctx
@@ -172,7 +183,7 @@ func (d *dialling) try(m *member) (*Conn, error) {
 	conn, connected, err := m.open(ctx, d.request.First)
 	took := time.Since(began)
 	if err == nil {
-		p.Trace.dialed(m.name, took, nil)
+		d.tell(Attempt{Server: m.name, Began: began, Took: took})
 		m.latency.Observe(connected)
 		return m.adopt(conn, d.request.Client), nil
 	}
@@ -189,8 +200,15 @@ func (d *dialling) try(m *member) (*Conn, error) {
 		m.latency.Observe(took)
 	}
 	m.failed(outcome, kind)
-	p.Trace.dialed(m.name, took, err)
+	d.tell(Attempt{Server: m.name, Began: began, Took: took, Err: err, Kind: kind})
 	return nil, err
+}
+
+func (d *dialling) tell(a Attempt) {
+	d.pool.Trace.dialed(a.Server, a.Took, a.Err)
+	if d.request.Tried != nil {
+		d.request.Tried(a)
+	}
 }
 
 // deadline returns when a try that begins now has to be over, or zero, and whether that

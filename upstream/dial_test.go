@@ -106,6 +106,35 @@ func TestEachTryGetsTheFirstBytes(t *testing.T) {
 	})
 }
 
+func TestWhoDialsIsToldOfEachTry(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		where := newTown("a", "b")
+		where["a"].become(refuses)
+		p := found(t, where, &Pool{})
+		for range 2 { // one of them begins with a
+			var all []Attempt
+			began := time.Now()
+			c, err := p.Dial(t.Context(), Request{Tried: func(a Attempt) { all = append(all, a) }})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Close()
+			last := len(all) - 1
+			if last < 0 || all[last].Server != "b" || all[last].Err != nil || all[last].Began.Before(began) {
+				t.Fatalf("told of %+v", all)
+			}
+			for _, a := range all[:last] {
+				if a.Server != "a" || a.Err == nil || a.Kind != Refused || a.Began.Before(began) || a.Took != 0 { // no time passes
+					t.Errorf("told of %+v", a)
+				}
+			}
+		}
+		if n := where["a"].dialled(); n != 1 {
+			t.Errorf("a was tried %d times", n)
+		}
+	})
+}
+
 func TestWhenAllRefuseTheErrorSaysWhatEachSaid(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		where := newTown("a", "b")
