@@ -16,10 +16,12 @@ import (
 // derived makes the ids of connections' traces and spans of the connections' own, which are
 // unique in the process: anybody may ask for them at any time, and nothing has to be kept.
 type derived struct {
-	high, low, span maphash.Seed // random
+	high, low, span, dial maphash.Seed // random
 }
 
-func newDerived() derived { return derived{maphash.MakeSeed(), maphash.MakeSeed(), maphash.MakeSeed()} }
+func newDerived() derived {
+	return derived{maphash.MakeSeed(), maphash.MakeSeed(), maphash.MakeSeed(), maphash.MakeSeed()}
+}
 
 func (d *derived) traceID(conn uint64) (id [16]byte) {
 	binary.BigEndian.PutUint64(id[:8], hash(d.high, conn))
@@ -27,8 +29,15 @@ func (d *derived) traceID(conn uint64) (id [16]byte) {
 	return id
 }
 
+// spanID is of the connection's span.
 func (d *derived) spanID(conn uint64) (id [8]byte) {
 	binary.BigEndian.PutUint64(id[:], hash(d.span, conn))
+	return id
+}
+
+// dialID is of the span of its dialling: the tries are over, and told, before that is.
+func (d *derived) dialID(conn uint64) (id [8]byte) {
+	binary.BigEndian.PutUint64(id[:], hash(d.dial, conn))
 	return id
 }
 

@@ -79,26 +79,12 @@ func (t *Tracer) Context(ctx context.Context, c *levee.Conn) context.Context {
 // Trace returns the hooks that make the spans. Those of a connection are made when it has
 // ended. Those who are turned away at the door never become any.
 func (t *Tracer) Trace() *levee.Trace {
-	return &levee.Trace{Closed: func(c *levee.Conn, end levee.End) {
-		if own := t.TraceParent(c); own.Sampled {
-			t.tell(c, own, end)
-		}
-	}}
-}
-
-func (t *Tracer) tell(c *levee.Conn, own levee.TraceParent, end levee.End) {
-	began := c.Accepted()
-	_, span := t.tracer.Start(t.begin(c, own), "connection", trace.WithTimestamp(began), trace.WithSpanKind(trace.SpanKindServer))
-	span.End(trace.WithTimestamp(began.Add(end.Duration)))
-}
-
-// begin returns the context that the connection's span begins in, with what is above it and
-// the ids that it has.
-func (t *Tracer) begin(c *levee.Conn, own levee.TraceParent) context.Context {
-	ctx := withSpanID(context.Background(), own.SpanID)
-	if parent := c.TraceParent(); parent.IsValid() {
-		return trace.ContextWithRemoteSpanContext(ctx, contextOf(parent))
+	return &levee.Trace{
+		Sample: func(c *levee.Conn) bool { return t.TraceParent(c).Sampled },
+		Closed: func(c *levee.Conn, end levee.End) {
+			if own := t.TraceParent(c); own.Sampled {
+				t.tell(c, own, &end)
+			}
+		},
 	}
-	// A trace without a span above is one that begins here, with this id.
-	return trace.ContextWithSpanContext(ctx, trace.NewSpanContext(trace.SpanContextConfig{TraceID: own.TraceID}))
 }

@@ -1,11 +1,15 @@
 package spans
 
 import (
+	"cmp"
+	"context"
+	"crypto/tls"
 	"net"
-	"net/netip"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -41,42 +45,62 @@ func isOrdinary(r levee.CloseReason) bool {
 }
 
 // tell makes the spans of a connection that has ended.
-func (t *Tracer) tell(c *levee.Conn, own levee.TraceParent, end levee.End) {
+func (t *Tracer) tell(c *levee.Conn, own levee.TraceParent, end *levee.End) {
 	story, began := c.Story(), c.Accepted()
-	until := trace.WithTimestamp(began.Add(end.Duration))
-	ctx, span := t.tracer.Start(t.begin(c, own), "connection",
-		trace.WithTimestamp(began), trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(describe(c, &story, &end)...))
-	ordinary := isOrdinary(end.Reason)
-	if !ordinary {
-		span.SetStatus(codes.Error, statusOf(&end))
-		span.SetAttributes(semconv.ErrorTypeKey.String(end.Reason.String()))
+	_, span := t.tracer.Start(begin(c, own), "connection",
+		trace.WithTimestamp(began), trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(describe(c, &story, end)...))
+	wrong := ""
+	if !isOrdinary(end.Reason) {
+		wrong = end.Reason.String()
+		fail(span, wrong, end.Err)
 	}
-	span.End(until) // before its children: of a queue that is nearly full it gets the last place
+	span.End(trace.WithTimestamp(began.Add(end.Duration))) // before its children: of a queue that is nearly full it gets the last place
 
+	below := trace.ContextWithSpan(context.Background(), span)
 	var room [8]levee.Span
-	phases := story.Spans(room[:0], end.Duration)
-	for i, phase := range phases {
-		in := ctx
-		if phase.Phase == levee.PhaseDial {
-			in = withSpanID(ctx, t.ids.dialID(c.ID()))
-		} else {
-			in = withSpanID(ctx, trace.SpanID{})
-		}
+	for _, phase := range story.Spans(room[:0], end.Duration) {
 		at := began.Add(phase.At)
-		_, child := t.tracer.Start(in, phase.Phase.String(), trace.WithTimestamp(at))
-		if !ordinary && i == len(phases)-1 && phase.At+phase.Took >= end.Duration { // it went wrong there
-			child.SetStatus(codes.Error, "")
-			child.SetAttributes(semconv.ErrorTypeKey.String(end.Reason.String()))
+		_, child := t.tracer.Start(t.inPhase(below, c, phase.Phase), phase.Phase.String(), trace.WithTimestamp(at))
+		if wrong != "" && phase.At+phase.Took >= end.Duration { // it was in this one
+			fail(child, wrong, nil)
 		}
 		child.End(trace.WithTimestamp(at.Add(phase.Took)))
 	}
 }
 
+// begin returns the context that the connection's span begins in, with what is above it and
+// the ids that it has.
+func begin(c *levee.Conn, own levee.TraceParent) context.Context {
+	ctx := withSpanID(context.Background(), own.SpanID)
+	if parent := c.TraceParent(); parent.IsValid() {
+		return trace.ContextWithRemoteSpanContext(ctx, contextOf(parent))
+	}
+	// A trace without a span above is one that begins here, with this id.
+	return trace.ContextWithSpanContext(ctx, trace.NewSpanContext(trace.SpanContextConfig{TraceID: own.TraceID}))
+}
+
+// inPhase returns the context for a phase's span. That of the dialling has children already.
+func (t *Tracer) inPhase(below context.Context, c *levee.Conn, p levee.Phase) context.Context {
+	if p == levee.PhaseDial {
+		return withSpanID(below, t.ids.dialID(c.ID()))
+	}
+	return below
+}
+
+// fail has a span say that it went wrong, in which word, and what was said of it.
+func fail(span trace.Span, word string, err error) {
+	text := ""
+	if err != nil {
+		text = plain(err.Error())
+	}
+	span.SetStatus(codes.Error, text)
+	span.SetAttributes(semconv.ErrorTypeKey.String(word))
+}
+
 // describe returns what is to be known of the connection as a whole.
 func describe(c *levee.Conn, s *levee.Story, end *levee.End) []attribute.KeyValue {
 	all := make([]attribute.KeyValue, 0, 32)
-	add := func(more ...attribute.KeyValue) { all = append(all, more...) }
-	add(
+	all = append(all,
 		connKey.Int64(int64(c.ID())), //nolint:gosec // it counts from 1
 		reasonKey.String(end.Reason.String()),
 		engineKey.String(s.Engine),
@@ -85,32 +109,29 @@ func describe(c *levee.Conn, s *levee.Story, end *levee.End) []attribute.KeyValu
 	for _, named := range []struct {
 		key   attribute.Key
 		value string
-	}{
-		{listenerKey, c.Server().Name},
-		{routeKey, s.Route},
-		{upstreamKey, s.Upstream},
-		{serverKey, s.Server},
-	} {
+	}{{listenerKey, c.Server().Name}, {routeKey, s.Route}, {upstreamKey, s.Upstream}, {serverKey, s.Server}} {
 		if named.value != "" {
-			add(named.key.String(named.value))
+			all = append(all, named.key.String(plain(named.value)))
 		}
 	}
 	if s.Tries > 0 {
-		add(triesKey.Int(s.Tries))
+		all = append(all, triesKey.Int(s.Tries))
 	}
 	if end.TCP != nil {
-		add(rttKey.Float64(end.TCP.RTT.Seconds()), retransmitsKey.Int64(int64(end.TCP.Retransmits)))
+		all = append(all, rttKey.Float64(end.TCP.RTT.Seconds()), retransmitsKey.Int64(int64(end.TCP.Retransmits)))
 	}
-	return append(append(all, addresses(c)...), security(c, s)...)
+	return appendTLS(appendAddresses(all, c, hostName(s.ServerName)), c, s)
 }
 
-// addresses returns who talks to whom. The client is who a PROXY header says, the peer who the
-// socket is connected to.
-func addresses(c *levee.Conn) []attribute.KeyValue {
+// appendAddresses says who talks to whom. The client is who a PROXY header says, the peer whom
+// the socket is connected to, and the server what the client asked for in TLS, if that can be a
+// name, else where it came in.
+func appendAddresses(all []attribute.KeyValue, c *levee.Conn, asked string) []attribute.KeyValue {
 	if c.PeerAddr().Network() == "unix" {
-		return []attribute.KeyValue{semconv.NetworkTransportUnix, semconv.NetworkLocalAddress(c.LocalAddr().String())}
+		all = append(all, semconv.NetworkTransportUnix)
+	} else {
+		all = append(all, semconv.NetworkTransportTCP)
 	}
-	all := []attribute.KeyValue{semconv.NetworkTransportTCP}
 	if client := c.ClientAddr(); client.IsValid() {
 		kind := semconv.NetworkTypeIPv6
 		if client.Addr().Is4() {
@@ -118,45 +139,67 @@ func addresses(c *levee.Conn) []attribute.KeyValue {
 		}
 		all = append(all, kind, semconv.ClientAddress(client.Addr().String()), semconv.ClientPort(int(client.Port())))
 	}
-	if host, port, ok := split(c.PeerAddr()); ok {
+	if host, port, ok := hostPort(c.PeerAddr()); ok {
 		all = append(all, semconv.NetworkPeerAddress(host), semconv.NetworkPeerPort(port))
 	}
-	if host, port, ok := split(c.LocalAddr()); ok {
-		all = append(all, semconv.NetworkLocalAddress(host), semconv.NetworkLocalPort(port), semconv.ServerPort(port))
-		if state := c.TLS(); state == nil || state.ServerName == "" {
-			all = append(all, semconv.ServerAddress(host))
-		}
+	if host, port, ok := hostPort(c.LocalAddr()); ok {
+		all = append(all, semconv.NetworkLocalAddress(host), semconv.NetworkLocalPort(port),
+			semconv.ServerAddress(cmp.Or(asked, host)), semconv.ServerPort(port))
 	}
 	return all
 }
 
-// security returns what TLS agreed on.
-func security(c *levee.Conn, s *levee.Story) []attribute.KeyValue {
-	if s.TLSVersion == 0 {
-		return nil
+func appendTLS(all []attribute.KeyValue, c *levee.Conn, s *levee.Story) []attribute.KeyValue {
+	if s.HandshakeBegun == 0 {
+		return all
 	}
-	version := strings.TrimPrefix(s.TLSName(), "TLS ")
-	all := []attribute.KeyValue{semconv.TLSProtocolNameTLS, semconv.TLSProtocolVersion(version), semconv.TLSEstablished(s.HandshakeDone > 0)}
-	if name := printable(s.ServerName); name != "" {
-		all = append(all, semconv.ServerAddress(name), serverNameKey.String(name))
+	all = append(all, semconv.TLSEstablished(s.HandshakeDone > 0))
+	if state := c.TLS(); state != nil {
+		all = append(all,
+			semconv.TLSProtocolNameTLS, semconv.TLSProtocolVersion(strings.TrimPrefix(s.TLSName(), "TLS ")),
+			semconv.TLSCipher(tls.CipherSuiteName(state.CipherSuite)), semconv.TLSResumed(state.DidResume))
 	}
 	if s.ALPN != "" {
-		all = append(all, semconv.TLSNextProtocol(s.ALPN))
-	}
-	if state := c.TLS(); state != nil {
-		all = append(all, semconv.TLSResumed(state.DidResume), semconv.TLSCipher(cipherName(state.CipherSuite)))
+		all = append(all, semconv.TLSNextProtocol(plain(s.ALPN)))
 	}
 	return all
 }
 
-// split returns an address's host and port, if it has some.
-func split(a net.Addr) (host string, port int, ok bool) {
+// hostPort returns an address's host and port, if it has some.
+func hostPort(a net.Addr) (host string, port int, ok bool) {
 	tcp, ok := a.(*net.TCPAddr)
 	if !ok {
 		return "", 0, false
 	}
 	at := tcp.AddrPort()
 	return at.Addr().Unmap().String(), int(at.Port()), true
+}
+
+// hostName returns s, which a stranger may have chosen, if it can be a host's name, else "".
+func hostName(s string) string {
+	notOfNames := func(r rune) bool {
+		letter := 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z'
+		return !letter && !('0' <= r && r <= '9') && r != '-' && r != '.' && r != '_'
+	}
+	if strings.ContainsFunc(s, notOfNames) {
+		return ""
+	}
+	return s
+}
+
+// plain returns what may be a stranger's text in a form that can stand anywhere: short, and
+// printable. A byte that is no UTF-8 would have the whole batch refused.
+func plain(s string) string {
+	const longest = 300
+	if len(s) > longest {
+		s = strings.ToValidUTF8(s[:longest], "") + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 // A Dial is a try to connect to an upstream.
@@ -176,17 +219,32 @@ func (t *Tracer) Dialed(c *levee.Conn, d Dial) {
 		return
 	}
 	own.SpanID = t.ids.dialID(c.ID())
-	ctx := trace.ContextWithSpanContext(t.background, contextOf(own))
-	attributes := []attribute.KeyValue{semconv.NetworkTransportTCP, serverKey.String(d.Server)}
+	attributes := []attribute.KeyValue{serverKey.String(plain(d.Server))}
 	if d.Upstream != "" {
-		attributes = append(attributes, upstreamKey.String(d.Upstream))
+		attributes = append(attributes, upstreamKey.String(plain(d.Upstream)))
 	}
-	attributes = append(attributes, serverOf(d.Server)...)
-	_, span := t.tracer.Start(ctx, "connect",
-		trace.WithTimestamp(d.Began), trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(attributes...))
+	_, span := t.tracer.Start(trace.ContextWithSpanContext(context.Background(), contextOf(own)), "connect",
+		trace.WithTimestamp(d.Began), trace.WithSpanKind(trace.SpanKindClient),
+		trace.WithAttributes(appendServer(attributes, d.Server)...))
 	if d.Err != nil {
-		span.SetStatus(codes.Error, cut(d.Err.Error()))
-		span.SetAttributes(semconv.ErrorTypeKey.String(d.Kind))
+		fail(span, d.Kind, d.Err)
 	}
 	span.End(trace.WithTimestamp(d.Began.Add(d.Took)))
+}
+
+// appendServer says where a server is, if its name does.
+func appendServer(all []attribute.KeyValue, server string) []attribute.KeyValue {
+	if path, ok := strings.CutPrefix(server, "unix:"); ok {
+		return append(all, semconv.NetworkTransportUnix, semconv.ServerAddress(plain(path)))
+	}
+	all = append(all, semconv.NetworkTransportTCP)
+	host, service, err := net.SplitHostPort(server)
+	if err != nil {
+		return append(all, semconv.ServerAddress(plain(server)))
+	}
+	all = append(all, semconv.ServerAddress(plain(host)))
+	if port, err := strconv.ParseUint(service, 10, 16); err == nil {
+		all = append(all, semconv.ServerPort(int(port)))
+	}
+	return all
 }
