@@ -101,6 +101,7 @@ func (g *generation) report() []reportLine {
 		g.reportUpstream(&g.cfg.Upstreams[i], say)
 	}
 	g.limits.report(say)
+	g.reportTracing(say)
 	if g.cfg.Overload.Mode == config.ModeOff {
 		say(true, "overload is off: short of memory, files or processors, all connections suffer, and levee with them")
 	}

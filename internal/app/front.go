@@ -54,7 +54,8 @@ type front struct {
 	now       atomic.Pointer[generation]
 	ending    bool // no generation comes any more; guarded by reloading
 
-	told *telling
+	told    *telling
+	tracing *tracing // nil when nobody asks for spans
 
 	mu        sync.Mutex
 	listeners []*listener // those that are leaving too
@@ -75,12 +76,16 @@ func assemble(cfg *config.Config, env Env) (*front, error) {
 	f.connections = telemetry.NewMetrics(f.registry)
 	f.metrics, f.upstreams = newTLSMetrics(f), newUpstreamMetrics(f.registry)
 	f.reloads = newReloads(f)
+	if err := f.startTracing(&cfg.Telemetry.Traces); err != nil {
+		return nil, exit(exitUsage, err)
+	}
 	var err error
 	if f.told, err = f.tell(&cfg.Telemetry.Logs); err != nil {
 		return nil, exit(exitNotStart, err)
 	}
 	f.outs = newEvictor(f)
-	f.trace = levee.Traces(f.connections.Trace(), telemetry.Log(f.log), f.told.trace(), f.soleRouteTrace(), f.policyTrace(), f.limitTrace())
+	f.connections.TraceID = f.tracing.TraceID
+	f.trace = levee.Traces(f.connections.Trace(), telemetry.Log(f.log), f.told.trace(), f.soleRouteTrace(), f.policyTrace(), f.limitTrace(), f.tracing.hooks())
 	f.web = webHandlers{
 		hello:     httpserve.Handler(f.httpServer(handlers.Hello)),
 		challenge: httpserve.Handler(f.httpServer(http.HandlerFunc(f.answerChallenge))),
@@ -174,6 +179,7 @@ func (f *front) open(ctx context.Context) (*opening, error) {
 // drains. What it started has ended when it returns.
 func (f *front) run(ctx context.Context, p *opening) error {
 	defer f.told.close()
+	defer f.tracing.end(f.log)
 	defer f.shared.close()
 	defer f.running.Wait()
 	beside, stop := context.WithCancel(context.Background())

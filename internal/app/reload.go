@@ -239,6 +239,8 @@ func (g *generation) tellWhatNeedsARestart() {
 		{"admin.listen", old.Admin.Listen.String() != now.Admin.Listen.String(), now.Admin.Listen.Pos},
 		{"redis", config.Said(&old.Redis) != config.Said(&now.Redis), now.Redis.Pos},
 		{"telemetry.logs.format", old.Telemetry.Logs.Format != now.Telemetry.Logs.Format, config.Position{File: g.reloads.file}},
+		{"telemetry.logs.access", old.Telemetry.Logs.Access != now.Telemetry.Logs.Access || old.Telemetry.Logs.AccessFile != now.Telemetry.Logs.AccessFile, config.Position{File: g.reloads.file}},
+		{"telemetry.traces", config.Said(&old.Telemetry.Traces) != config.Said(&now.Telemetry.Traces), now.Telemetry.Traces.Pos},
 		{"overload.memory_limit", old.Overload.MemoryLimit != now.Overload.MemoryLimit, now.Overload.Pos},
 	} {
 		if s.changed {

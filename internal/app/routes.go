@@ -149,7 +149,7 @@ func (g *generation) handler(l *config.Listener, i int, web *webHandlers) levee.
 	}
 	for _, b := range g.backends {
 		if b.cfg.Name == r.Upstream {
-			return &proxy.Proxy{Dial: b.dial, Header: b.header, Meet: dialogues[l.STARTTLS].meet}
+			return &proxy.Proxy{Dial: b.dial, Header: b.header, TraceParent: g.tracing.sentBy(b.cfg), Meet: dialogues[l.STARTTLS].meet}
 		}
 	}
 	return nil

@@ -41,7 +41,7 @@ func (f *front) tell(logs *config.Logs) (*telling, error) {
 	}
 	t.out = telemetry.NewWriter(to, accessRoom)
 	onTerminal := f.env.Terminal && t.file == nil
-	t.access = &telemetry.AccessLog{Logger: slog.New(newLogHandler(t.out, logs.Format, slog.LevelInfo, onTerminal))}
+	t.access = &telemetry.AccessLog{Logger: slog.New(newLogHandler(t.out, logs.Format, slog.LevelInfo, onTerminal)), TraceID: f.tracing.TraceID}
 	if logs.Access == config.AccessAll {
 		t.access.PerSecond = -1
 	}

@@ -35,6 +35,8 @@ type backend struct {
 	itself  levee.Target // for those who are looking for a server
 	targets sync.Map     // *levee.Target by a server's name
 
+	tracing *tracing
+
 	sources []*lookout
 
 	mu         sync.Mutex
@@ -68,6 +70,7 @@ func (g *generation) backend(cfg *config.Upstream) (*backend, error) {
 		if err != nil {
 			return nil, err
 		}
+		b.tracing = g.tracing
 		p.lasts = true // a connection may be joined to it, or be about to
 		p.run = func(ctx context.Context, running *sync.WaitGroup) {
 			g.upstreams.watch(cfg.Name, b.pool)
@@ -296,7 +299,7 @@ func (b *backend) trace(metrics *upstreamMetric) *upstream.Trace {
 
 // dial is the proxy's.
 func (b *backend) dial(ctx context.Context, c *levee.Conn, header []byte) (levee.Upstream, error) {
-	request := upstream.Request{First: header}
+	request := upstream.Request{First: header, Tried: b.tracing.tries(c, b.cfg.Name)}
 	if b.pool.Balance == upstream.SourceHash || b.pool.Balance == upstream.Maglev {
 		addr := c.ClientAddr().Addr().As16()
 		request.Key = upstream.Hash(addr[:])
