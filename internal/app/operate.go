@@ -1,13 +1,11 @@
 package app
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
@@ -35,11 +33,10 @@ func banCommand(env Env) *cli.Command {
 		Description: `PREFIX is an address or a prefix such as 192.0.2.0/24. The connections that its clients have open are ended.
 With redis in the configuration, all machines that have it keep them out.`,
 		OnUsageError: usageError,
-		Flags: []cli.Flag{
+		Flags: adminFlags(
 			&cli.StringFlag{Name: "for", Value: "10m", Usage: "how `LONG`, such as 90s, 10m or 24h", Local: true},
 			&cli.StringFlag{Name: "why", Value: "by hand", Usage: "a line of `TEXT` for those who wonder later", Local: true},
-			adminFlag(),
-		},
+		),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			prefix, err := onlyPrefix(c)
 			if err != nil {
@@ -76,7 +73,7 @@ func unbanCommand(env Env) *cli.Command {
 		Usage:        "have a running levee let banned clients in again",
 		UsageText:    "levee unban PREFIX [--admin ADDR]",
 		OnUsageError: usageError,
-		Flags:        []cli.Flag{adminFlag()},
+		Flags:        adminFlags(),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			prefix, err := onlyPrefix(c)
 			if err != nil {
@@ -97,7 +94,7 @@ func bansCommand(env Env) *cli.Command {
 		Usage:        "show whom a running levee keeps out",
 		UsageText:    "levee bans [--json] [--admin ADDR]",
 		OnUsageError: usageError,
-		Flags:        []cli.Flag{jsonFlag(), adminFlag()},
+		Flags:        adminFlags(jsonFlag()),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			if err := alone(c); err != nil {
 				return err
@@ -118,7 +115,7 @@ func limitsCommand(env Env) *cli.Command {
 		Usage:        "show what the limits of a running levee have decided",
 		UsageText:    "levee limits [--json] [--admin ADDR]",
 		OnUsageError: usageError,
-		Flags:        []cli.Flag{jsonFlag(), adminFlag()},
+		Flags:        adminFlags(jsonFlag()),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			if err := alone(c); err != nil {
 				return err
@@ -131,10 +128,6 @@ func limitsCommand(env Env) *cli.Command {
 			return show(env, c, text, func(out io.Writer) { writeLimits(out, &limits) })
 		},
 	}
-}
-
-func adminFlag() cli.Flag {
-	return &cli.StringFlag{Name: "admin", Value: "127.0.0.1:9180", Usage: "the running levee's admin `ADDR` (host:port, or unix:/path)", Sources: cli.EnvVars("LEVEE_ADMIN"), Local: true}
 }
 
 func jsonFlag() cli.Flag {
@@ -162,48 +155,23 @@ func onlyPrefix(c *cli.Command) (string, error) {
 
 // ask has a running levee do what its API can, and returns its answer, which is also read into the value.
 func ask(ctx context.Context, c *cli.Command, method, path string, body []byte, into any) (text []byte, err error) {
-	address, err := config.ParseAdminAddress(c.String("admin"))
-	switch {
-	case err != nil:
-		return nil, usage(c, "%s: --admin: %v", c.Name, err)
-	case address.Off():
-		return nil, usage(c, "%s: --admin: where is it? write its address, such as 127.0.0.1:9180", c.Name)
+	there, err := reach(c)
+	if err != nil {
+		return nil, err
 	}
+	defer there.close()
 	ctx, cancel := context.WithTimeout(ctx, operatorTimeout)
 	defer cancel()
-	// A name of the machine's own is refused, as a page could have one that leads there; that of localhost never is.
-	request, err := http.NewRequestWithContext(ctx, method, "http://localhost"+path, bytes.NewReader(body))
+	answer, err := there.do(ctx, method, path, body)
 	if err != nil {
-		return nil, exit(exitUsage, err)
-	}
-	if body != nil {
-		request.Header.Set("Content-Type", "application/json")
-	}
-	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, address.Network, address.Address)
-	}
-	client := &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
-	answer, err := client.Do(request)
-	if err != nil {
-		return nil, exit(exitNotStart, fmt.Errorf("no levee answers at %s: %w; is it running? its admin address is said with --admin", address, reasonOf(err)))
+		return nil, err
 	}
 	defer answer.Body.Close()
 	text, err = io.ReadAll(io.LimitReader(answer.Body, longestAnswer))
 	if err != nil {
-		return nil, exit(exitNotStart, fmt.Errorf("%s: %w", address, err))
+		return nil, exit(exitNotStart, fmt.Errorf("%s: %w", there.address, err))
 	}
-	return text, understand(answer, address, text, into)
-}
-
-// reasonOf leaves out of an http.Client's error what has been said: URL and address.
-func reasonOf(err error) error {
-	if of, ok := errors.AsType[*url.Error](err); ok {
-		err = of.Err
-	}
-	if of, ok := errors.AsType[*net.OpError](err); ok {
-		err = of.Err
-	}
-	return err
+	return text, understand(answer, there.address, text, into)
 }
 
 // understand reads an answer, or makes an error of it.
