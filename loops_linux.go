@@ -99,20 +99,40 @@ func (s *Server) hurryLoops() {
 // quietOnLoops returns the connections on event loops from or to which nothing has moved
 // for so long. It is called under pressing.mu.
 func (s *Server) quietOnLoops(atLeast time.Duration) (quiet []quietConn) {
-	for _, seen := range s.survey() {
-		if c := connOf(seen.Owner); c != nil && seen.Idle > atLeast {
-			quiet = append(quiet, quietConn{c, seen.Idle})
+	r := s.loops.hurried
+	if r == nil {
+		return nil
+	}
+	now := time.Since(r.Epoch())
+	for _, seen := range survey(r) {
+		if c := connOf(seen.Owner); c != nil && now-seen.Moved > atLeast {
+			quiet = append(quiet, quietConn{c, now - seen.Moved})
 		}
 	}
 	return quiet
 }
 
-// survey returns what event loops see of their connections, at a time.
-func (s *Server) survey() (all []reactor.Sight) {
+// movedOnLoops returns when a byte last moved, for those connections on event loops of
+// which that shows.
+func (s *Server) movedOnLoops() (all []movedConn) {
+	s.pressing.mu.Lock()
 	r := s.loops.hurried
+	s.pressing.mu.Unlock()
 	if r == nil {
 		return nil
 	}
+	seen := survey(r)
+	all = make([]movedConn, 0, len(seen))
+	for _, one := range seen {
+		if c := connOf(one.Owner); c != nil {
+			all = append(all, movedConn{c.id, one.Moved + r.Epoch().Sub(s.epoch)})
+		}
+	}
+	return all
+}
+
+// survey returns what event loops see of their connections, at a time.
+func survey(r *reactor.Reactor) (all []reactor.Sight) {
 	told := make(chan []reactor.Sight, r.Loops())
 	tooLong := time.NewTimer(surveyTime)
 	defer tooLong.Stop()

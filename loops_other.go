@@ -31,6 +31,7 @@ func (*Server) closeLoops()                            {}
 func (*Server) hurryLoops()                            {}
 func (*Server) lagOfLoops() time.Duration              { return 0 }
 func (*Server) quietOnLoops(time.Duration) []quietConn { return nil }
+func (*Server) movedOnLoops() []movedConn              { return nil }
 
 func (*stream) moveToLoop(Handler) bool { return false }
 func (*stream) canLoop() bool           { return false }

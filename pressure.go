@@ -245,14 +245,21 @@ func (c *Conn) quietFor() time.Duration {
 	if s == nil || c.over() {
 		return 0
 	}
-	w := &s.wire
-	since := max(w.waitingSince.Load(), w.wroteAt.Load(), int64(c.accepted))
-	if j := s.joint.Load(); j != nil {
-		since = max(j.sentAt.Load(), j.receivedAt.Load(), j.movedAt.Load(), w.wroteAt.Load())
-	} else if !w.isWaiting() {
+	moved, known := s.lastMoved()
+	if !known {
 		return 0
 	}
-	return w.clock() - time.Duration(since)
+	return s.wire.clock() - moved
+}
+
+// lastMoved returns when a byte last moved, by the server's clock, if that shows: it does
+// not while the handler is at work.
+func (s *stream) lastMoved() (at time.Duration, known bool) {
+	w := &s.wire
+	if j := s.joint.Load(); j != nil {
+		return time.Duration(max(j.sentAt.Load(), j.receivedAt.Load(), j.movedAt.Load(), w.wroteAt.Load())), true
+	}
+	return time.Duration(max(w.waitingSince.Load(), w.wroteAt.Load(), int64(s.conn.accepted))), w.isWaiting()
 }
 
 // isWaiting reports whether the connection waits for its client, as far as that shows: no

@@ -41,6 +41,9 @@ type Server struct {
 // SetReady says whether /readyz answers 200 or 503. It may be called at any time.
 func (s *Server) SetReady(ready bool) { s.ready.Store(ready) }
 
+// Ready reports what SetReady has said last.
+func (s *Server) Ready() bool { return s.ready.Load() }
+
 // Serve answers requests on l until Close. It returns nil then, and why if it
 // had to stop earlier.
 func (s *Server) Serve(l net.Listener) error {

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -17,6 +18,27 @@ import (
 type API struct {
 	Limits   func() Limits
 	Overload func() Overload
+
+	Status    func() Status
+	Listeners func() Listeners
+	Upstreams func() Upstreams
+	Config    func() Config
+
+	// Connections returns a page of the open connections. Its errors are the asker's fault.
+	Connections func(Query) (Connections, error)
+	// Connection returns the open connection with that id.
+	Connection func(id uint64) (c Connection, found bool)
+	// End ends the open connection with that id, and reports whether there was one.
+	End func(id uint64) (found bool)
+	// EndAll ends the connections that are asked for, and returns how many. Its errors are the asker's fault.
+	EndAll func(Query) (ended int, err error)
+
+	// DrainServer has a server of an upstream get no new connections, or get them again.
+	DrainServer func(upstream, server string, drained bool) (found bool)
+	// Drain begins the end, and returns how it stands. It may be called again, and then begins nothing.
+	Drain func() Status
+	// Reload puts in force what the files say now. Its error is why the configuration of before still is.
+	Reload func(context.Context) (Generation, error)
 
 	// Bans returns up to most of the bans, and how many are in force.
 	Bans func(most int) Bans
@@ -101,16 +123,49 @@ const (
 )
 
 func (a *API) routes(mux *http.ServeMux) {
-	if a.Limits != nil {
-		mux.HandleFunc("GET /api/v1/limits", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, a.Limits()) })
+	for _, r := range a.table() {
+		if r.there {
+			mux.HandleFunc(r.pattern, r.serve)
+		}
 	}
-	if a.Overload != nil {
-		mux.HandleFunc("GET /api/v1/overload", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, a.Overload()) })
+}
+
+// A route is what the API answers to.
+type route struct {
+	pattern string
+	there   bool
+	serve   http.HandlerFunc
+}
+
+// table is all that there may be. The OpenAPI document says the same.
+func (a *API) table() []route {
+	return []route{
+		{"GET /api/v1/status", a.Status != nil, tell(func() any { return a.Status() })},
+		{"GET /api/v1/listeners", a.Listeners != nil, tell(func() any { return a.Listeners() })},
+		{"GET /api/v1/upstreams", a.Upstreams != nil, tell(func() any { return a.Upstreams() })},
+		{"POST /api/v1/upstreams/{name}/servers/{server}/drain", a.DrainServer != nil, a.drainServer(true)},
+		{"POST /api/v1/upstreams/{name}/servers/{server}/undrain", a.DrainServer != nil, a.drainServer(false)},
+		{"GET /api/v1/connections", a.Connections != nil, a.connections},
+		{"DELETE /api/v1/connections", a.EndAll != nil, a.endAll},
+		{"GET /api/v1/connections/{id}", a.Connection != nil, a.connection},
+		{"DELETE /api/v1/connections/{id}", a.End != nil, a.end},
+		{"GET /api/v1/config", a.Config != nil, a.config},
+		{"POST /api/v1/drain", a.Drain != nil, a.drain},
+		{"POST /api/v1/reload", true, a.reload},
+		{"GET /api/v1/limits", a.Limits != nil, tell(func() any { return a.Limits() })},
+		{"GET /api/v1/overload", a.Overload != nil, tell(func() any { return a.Overload() })},
+		{"GET /api/v1/bans", a.Bans != nil, tell(func() any { return a.Bans(mostBans) })},
+		{"POST /api/v1/bans", a.Ban != nil, a.ban},
+		{"DELETE /api/v1/bans/{prefix...}", a.Lift != nil, a.lift},
 	}
-	if a.Bans != nil {
-		mux.HandleFunc("GET /api/v1/bans", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, a.Bans(mostBans)) })
-		mux.HandleFunc("POST /api/v1/bans", a.ban)
-		mux.HandleFunc("DELETE /api/v1/bans/{prefix...}", a.lift)
+}
+
+// tell answers with what there is to know.
+func tell(what func() any) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if _, ok := asked(w, r); ok {
+			reply(w, http.StatusOK, what())
+		}
 	}
 }
 
@@ -155,8 +210,7 @@ func (a *API) lift(w http.ResponseWriter, r *http.Request) {
 // receive reads a body of JSON into what is wanted, or answers why not. A page can send a form, but a stranger's can
 // not send this type: that is what a preflight asks for, which nothing here answers.
 func receive(w http.ResponseWriter, r *http.Request, wanted any) bool {
-	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
-		reject(w, http.StatusUnsupportedMediaType, "the body must be JSON, and its Content-Type application/json")
+	if !isJSON(w, r) {
 		return false
 	}
 	in := json.NewDecoder(http.MaxBytesReader(w, r.Body, mostBody))
@@ -176,6 +230,15 @@ func receive(w http.ResponseWriter, r *http.Request, wanted any) bool {
 	}
 	if err != nil {
 		reject(w, http.StatusBadRequest, "the body is not what is wanted: "+strings.TrimPrefix(err.Error(), "json: "))
+		return false
+	}
+	return true
+}
+
+// isJSON is about what the request says that its body is, even if it has none.
+func isJSON(w http.ResponseWriter, r *http.Request) bool {
+	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
+		reject(w, http.StatusUnsupportedMediaType, "the body must be JSON, and its Content-Type application/json")
 		return false
 	}
 	return true

@@ -80,6 +80,11 @@ type Listener struct {
 	QueueLimit  int              `json:"queue_limit"`
 }
 
+// Listeners are all listeners, in the configuration's order.
+type Listeners struct {
+	Listeners []Listener `json:"listeners"`
+}
+
 // Connection is an open connection.
 type Connection struct {
 	ID         uint64    `json:"id"`
@@ -119,6 +124,22 @@ type Query struct {
 	Sort                                     string // id, accepted, in, out, idle, client; with a "-" before it the other way round
 	Limit                                    int
 	After                                    string // a cursor
+}
+
+// Ended is what came of asking for connections to be ended.
+type Ended struct {
+	Ended int `json:"ended"`
+}
+
+// Config is the configuration in force, without its secrets.
+type Config struct {
+	Generation Generation `json:"generation"`
+	YAML       string     `json:"yaml"`
+}
+
+// Upstreams are all upstreams, in the configuration's order.
+type Upstreams struct {
+	Upstreams []Upstream `json:"upstreams"`
 }
 
 // Upstream is an upstream with its servers.

@@ -54,6 +54,7 @@ type front struct {
 	now       atomic.Pointer[generation]
 	ending    bool // no generation comes any more; guarded by reloading
 
+	state   state
 	told    *telling
 	tracing *tracing // nil when nobody asks for spans
 
@@ -69,6 +70,7 @@ type front struct {
 // errors carry their exit code.
 func assemble(cfg *config.Config, env Env) (*front, error) {
 	f := &front{first: cfg, env: env, level: new(slog.LevelVar), broken: make(chan error, 1), beside: context.Background()}
+	f.state.begin()
 	f.level.Set(cfg.Telemetry.Logs.Level)
 	f.log = newLogger(env, cfg.Telemetry.Logs.Format, f.level)
 	f.registry = prometheus.NewRegistry()
@@ -227,6 +229,9 @@ func (f *front) wait(ctx context.Context) error {
 			}
 			f.log.Info("draining", "signal", sig.String(), "timeout", f.now.Load().cfg.Drain.Timeout)
 			return nil
+		case <-f.state.asked:
+			f.log.Info("draining", "by", "an operator", "timeout", f.now.Load().cfg.Drain.Timeout)
+			return nil
 		case <-ctx.Done():
 			f.log.Info("draining", "timeout", f.now.Load().cfg.Drain.Timeout)
 			return nil
@@ -243,6 +248,7 @@ func (f *front) drain() error {
 	f.ending = true
 	f.reloading.Unlock()
 	f.told.record.draining(f.now.Load().cfg.Drain.Timeout)
+	f.state.drains(began, f.patience())
 	if f.admin != nil {
 		f.admin.SetReady(false)
 	}

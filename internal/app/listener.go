@@ -62,6 +62,14 @@ func (f *front) every() []*listener {
 	return slices.Clone(f.listeners)
 }
 
+// allServers are those of the listeners.
+func (f *front) allServers() (servers []*levee.Server) {
+	for _, l := range f.every() {
+		servers = append(servers, l.server)
+	}
+	return servers
+}
+
 // listenerOf returns the listener that a connection has come by, or nil.
 func (f *front) listenerOf(c *levee.Conn) *listener {
 	f.mu.Lock()

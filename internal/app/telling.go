@@ -27,6 +27,7 @@ const flushTime = 2 * time.Second
 // tell opens what there is to write to, unless this is a check.
 func (f *front) tell(logs *config.Logs) (*telling, error) {
 	t := &telling{record: newRecord()}
+	t.record.TraceID = f.tracing.TraceID
 	f.registry.MustRegister(&logMetrics{f.env.logs, t})
 	if logs.Access == config.AccessOff || f.env.lookOnly {
 		return t, nil

@@ -161,14 +161,35 @@ func (c *Config) resolvePaths(folder string) {
 // Parse reads it back to the same Config, but for positions.
 func (c *Config) YAML() []byte { return []byte(Said(c)) }
 
+// Redacted is YAML without passwords: "redacted" stands in their place.
+func (c *Config) Redacted() []byte {
+	return said(c, func(string) string { return "redacted" })
+}
+
 // Said returns what a section of the configuration says, in its normal form: the same text for two that
 // differ in their positions alone.
 func Said(section keyed) string {
-	text, err := yaml.Dump(object{of: section}.write())
+	return string(said(section, func(secret string) string { return secret }))
+}
+
+func said(section keyed, secret func(string) string) []byte {
+	root := object{of: section}.write()
+	tell(root, secret)
+	text, err := yaml.Dump(root)
 	if err != nil {
 		panic(fmt.Sprintf("config: the key table makes no YAML: %v", err)) // nodes that this package built itself
 	}
-	return string(text)
+	return text
+}
+
+// tell puts into the secrets' places what is to be told of them.
+func tell(n *yaml.Node, secret func(string) string) {
+	if n.Tag == secretTag {
+		n.Tag, n.Value = "!!str", secret(n.Value)
+	}
+	for _, inner := range n.Content {
+		tell(inner, secret)
+	}
 }
 
 // reader collects the problems of one document.

@@ -300,6 +300,9 @@ func (t parsed[T]) write() *yaml.Node {
 		return nil
 	}
 	n := scalar("!!str", written)
+	if t.secret {
+		n.Tag = secretTag
+	}
 	if strings.ContainsFunc(written, func(c rune) bool { return !unicode.IsPrint(c) }) {
 		n.Style = yaml.DoubleQuotedStyle // the only one with escapes: what is read may not have control characters in it
 	}
@@ -307,6 +310,9 @@ func (t parsed[T]) write() *yaml.Node {
 }
 
 func (t parsed[T]) takes() string { return t.wants }
+
+// secretTag marks secrets in what write returns, until it is text.
+const secretTag = "!secret"
 
 func verbatim(s string) string { return s }
 

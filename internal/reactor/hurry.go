@@ -54,8 +54,11 @@ func (l *loop) idle(limit time.Duration) time.Duration {
 // A Sight is what a Survey shows of a connection, or of a pair.
 type Sight struct {
 	Owner Owner
-	Idle  time.Duration // since a byte last moved
+	Moved time.Duration // when a byte last moved, since Epoch
 }
+
+// Epoch is when the loops' clock began.
+func (r *Reactor) Epoch() time.Time { return r.epoch }
 
 // Survey has each loop call tell with its connections, but for those that wait for a
 // Pacer, have a call under way or are on their way out. It returns how many calls there will be:
@@ -70,7 +73,7 @@ func (r *Reactor) Survey(tell func([]Sight)) (calls int) {
 }
 
 func (l *loop) survey() []Sight {
-	var seen []Sight
+	seen := make([]Sight, 0, l.count())
 	for _, c := range l.conns {
 		switch {
 		case c == nil || c.owner == nil:
@@ -78,14 +81,24 @@ func (l *loop) survey() []Sight {
 			if !c.waits() && !c.peer.waits() {
 				l.askTaken(c)
 				l.askTaken(c.peer)
-				seen = append(seen, Sight{c.owner, time.Duration(l.now - lastSent(c))})
+				seen = append(seen, Sight{c.owner, time.Duration(lastSent(c))})
 			}
 		case !c.is(away|refused|parting) && !c.waits():
 			l.askTaken(c)
-			seen = append(seen, Sight{c.owner, time.Duration(l.now - c.active)})
+			seen = append(seen, Sight{c.owner, time.Duration(c.active)})
 		}
 	}
 	return seen
+}
+
+// count returns how many connections there are, and how many pairs twice.
+func (l *loop) count() (n int) {
+	for _, c := range l.conns {
+		if c != nil && c.owner != nil {
+			n++
+		}
+	}
+	return n
 }
 
 // askTaken asks the kernel whether the peer has taken some of what waits for it.

@@ -1,0 +1,186 @@
+package app
+
+import (
+	"math"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	dto "github.com/prometheus/client_model/go"
+
+	"github.com/levee-net/levee"
+	"github.com/levee-net/levee/internal/admin"
+	"github.com/levee-net/levee/upstream"
+)
+
+const (
+	stateServing  = "serving"
+	stateDraining = "draining"
+)
+
+// status is how it goes, at one look.
+func (f *front) status() admin.Status {
+	s := admin.Status{Version: version(), Go: runtime.Version(), PID: os.Getpid(), Started: f.state.started, State: stateServing}
+	s.Generation, s.Drain = f.generation(), f.state.told()
+	s.Totals = admin.Totals{Closed: make(map[string]int64), Refused: make(map[string]int64)}
+	for _, l := range f.every() {
+		addTo(&s.Totals, l.server.Stats())
+	}
+	if s.Drain != nil {
+		s.State, s.Drain.Left = stateDraining, s.Totals.Active
+	}
+	s.Ready = f.admin.Ready()
+	s.Process = f.process()
+	return s
+}
+
+func addTo(all *admin.Totals, of levee.Stats) {
+	all.Active += of.Active
+	all.Arriving += of.Arriving
+	all.Accepted += of.Accepted
+	all.In += of.Read
+	all.Out += of.Written
+	all.Panics += of.Panics
+	for reason, n := range of.Closed {
+		all.Closed[reason.String()] += n
+	}
+	for reason, n := range of.Refused {
+		all.Refused[reason.String()] += n
+	}
+}
+
+// process asks the system what the process uses of it.
+func (f *front) process() admin.Process {
+	p := admin.Process{Goroutines: runtime.NumGoroutine()}
+	memory := []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}}
+	metrics.Read(memory)
+	p.Memory = int64(memory[0].Value.Uint64() - memory[1].Value.Uint64()) //nolint:gosec // less than a machine has
+	if limit := debug.SetMemoryLimit(-1); limit < math.MaxInt64 {
+		p.MemoryMax = limit
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	families, _ := registry.Gather() // what cannot be told stays 0
+	for _, family := range families {
+		switch v := valueOf(family); family.GetName() {
+		case "process_open_fds":
+			p.Files = int(v)
+		case "process_max_fds":
+			p.FilesMax = int(v)
+		case "process_cpu_seconds_total":
+			p.CPU = v
+		}
+	}
+	return p
+}
+
+func valueOf(family *dto.MetricFamily) float64 {
+	m := family.GetMetric()[0]
+	return m.GetGauge().GetValue() + m.GetCounter().GetValue()
+}
+
+// toldListeners are the listeners with their counts, those that are leaving too.
+func (f *front) toldListeners() admin.Listeners {
+	f.reloading.Lock()
+	defer f.reloading.Unlock()
+	all, now := admin.Listeners{Listeners: []admin.Listener{}}, f.now.Load()
+	for _, of := range f.every() {
+		stats := of.server.Stats()
+		totals := admin.Totals{Closed: make(map[string]int64), Refused: make(map[string]int64)}
+		addTo(&totals, stats)
+		l := admin.Listener{
+			Name: of.name, TLS: now.modeOf(of.name), State: stateServing, Generation: now.number,
+			Active: stats.Active, Max: stats.MaxConns, Arriving: stats.Arriving, Accepted: stats.Accepted,
+			Closed: totals.Closed, Refused: totals.Refused, In: stats.Read, Out: stats.Written, Panics: stats.Panics,
+			QueueLength: stats.QueueLength, QueueLimit: stats.QueueLimit,
+		}
+		if stats.Draining || of.leaving.Load() {
+			l.State = stateDraining
+		}
+		for _, socket := range of.sockets {
+			l.Addresses = append(l.Addresses, socket.Addr().String())
+		}
+		all.Listeners = append(all.Listeners, l)
+	}
+	return all
+}
+
+// modeOf says how a listener has to do with TLS, "" if it is configured no more.
+func (g *generation) modeOf(listener string) string {
+	for i := range g.cfg.Listeners {
+		if l := &g.cfg.Listeners[i]; l.Name == listener {
+			return string(l.TLS.Mode)
+		}
+	}
+	return ""
+}
+
+// toldUpstreams are the upstreams with their servers.
+func (f *front) toldUpstreams() admin.Upstreams {
+	backends := f.now.Load().backends
+	all := admin.Upstreams{Upstreams: make([]admin.Upstream, 0, len(backends))}
+	for _, b := range backends {
+		stats := b.pool.Stats()
+		u := admin.Upstream{
+			Name: b.cfg.Name, Balance: b.cfg.Balance, Queue: stats.Queue, Retries: stats.Retries,
+			Exhausted: stats.BudgetExhausted, Refused: stats.Refused, Servers: make([]admin.UpstreamServer, 0, len(stats.Servers)),
+		}
+		for _, s := range stats.Servers {
+			u.Servers = append(u.Servers, toldServer(s))
+		}
+		all.Upstreams = append(all.Upstreams, u)
+	}
+	return all
+}
+
+func toldServer(s upstream.ServerStats) admin.UpstreamServer {
+	told := admin.UpstreamServer{
+		Name: s.Name, Tier: s.Tier, Weight: s.Weight, Healthy: s.Healthy, Problem: textOf(s.HealthError), Checked: s.Checked,
+		Drained: s.Drained, Left: s.Left, Breaker: s.Breaker.String(), Active: s.Active, Latency: s.Latency.Seconds(),
+		Dials: s.Dials, Failures: make(map[string]int64, len(s.Failures)), Sent: s.Sent, Received: s.Received,
+	}
+	for kind, n := range s.Failures {
+		told.Failures[kind.String()] = n
+	}
+	return told
+}
+
+func (f *front) toldConfig() admin.Config {
+	return admin.Config{Generation: f.generation(), YAML: string(f.now.Load().cfg.Redacted())}
+}
+
+// drainServer has a server get no new connections, or get them again.
+func (f *front) drainServer(name, server string, drained bool) (found bool) {
+	backends := f.now.Load().backends
+	i := slices.IndexFunc(backends, func(b *backend) bool { return b.cfg.Name == name })
+	if i < 0 {
+		return false
+	}
+	b := backends[i]
+	if drained {
+		found = b.pool.Drain(server)
+	} else {
+		found = b.pool.Undrain(server)
+	}
+	if found {
+		b.log.Warn(map[bool]string{true: "server drained", false: "server gets connections again"}[drained], "server", server, "by", "an operator")
+	}
+	return found
+}
+
+// patience is how long a drain takes at most.
+func (f *front) patience() time.Duration {
+	drain := &f.now.Load().cfg.Drain
+	return drain.PreStop + drain.Timeout
+}
+
+// beginDrain begins what SIGTERM does.
+func (f *front) beginDrain() admin.Status {
+	f.state.askToDrain(f.patience())
+	return f.status()
+}
