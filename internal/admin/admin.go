@@ -18,6 +18,7 @@ import (
 	"net/http/pprof"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -36,6 +37,9 @@ type Server struct {
 	ready  atomic.Bool
 	http   http.Server
 	budget budget
+
+	streams streams
+	closed  sync.Once
 }
 
 // SetReady says whether /readyz answers 200 or 503. It may be called at any time.
@@ -72,6 +76,7 @@ func (s *Server) Serve(l net.Listener) error {
 
 // Close stops the server; requests that are being answered get a moment.
 func (s *Server) Close() error {
+	s.closed.Do(func() { close(s.streams.closing()) })
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if err := s.http.Shutdown(ctx); err != nil {
@@ -96,7 +101,7 @@ func (s *Server) routes() http.Handler {
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	s.API.routes(mux)
+	s.API.routes(mux, &s.streams)
 	return mux
 }
 

@@ -40,6 +40,9 @@ type API struct {
 	// Reload puts in force what the files say now. Its error is why the configuration of before still is.
 	Reload func(context.Context) (Generation, error)
 
+	// Events are what has happened, and what happens.
+	Events *Feed
+
 	// Bans returns up to most of the bans, and how many are in force.
 	Bans func(most int) Bans
 	// Ban keeps the clients of a prefix out. Its errors are the asker's fault.
@@ -122,8 +125,8 @@ const (
 	mostBody = 4 << 10 // bytes: a ban has a few dozen
 )
 
-func (a *API) routes(mux *http.ServeMux) {
-	for _, r := range a.table() {
+func (a *API) routes(mux *http.ServeMux, s *streams) {
+	for _, r := range a.table(s) {
 		if r.there {
 			mux.HandleFunc(r.pattern, r.serve)
 		}
@@ -138,7 +141,7 @@ type route struct {
 }
 
 // table is all that there may be. The OpenAPI document says the same.
-func (a *API) table() []route {
+func (a *API) table(s *streams) []route {
 	return []route{
 		{"GET /api/v1/status", a.Status != nil, tell(func() any { return a.Status() })},
 		{"GET /api/v1/listeners", a.Listeners != nil, tell(func() any { return a.Listeners() })},
@@ -152,6 +155,7 @@ func (a *API) table() []route {
 		{"GET /api/v1/config", a.Config != nil, a.config},
 		{"POST /api/v1/drain", a.Drain != nil, a.drain},
 		{"POST /api/v1/reload", true, a.reload},
+		{"GET /api/v1/events", a.Events != nil, func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, a.Events) }},
 		{"GET /api/v1/limits", a.Limits != nil, tell(func() any { return a.Limits() })},
 		{"GET /api/v1/overload", a.Overload != nil, tell(func() any { return a.Overload() })},
 		{"GET /api/v1/bans", a.Bans != nil, tell(func() any { return a.Bans(mostBans) })},

@@ -55,6 +55,7 @@ type front struct {
 	ending    bool // no generation comes any more; guarded by reloading
 
 	state   state
+	events  *admin.Feed
 	told    *telling
 	tracing *tracing // nil when nobody asks for spans
 
@@ -69,7 +70,7 @@ type front struct {
 // assemble builds everything that can be built before a port is opened. Its
 // errors carry their exit code.
 func assemble(cfg *config.Config, env Env) (*front, error) {
-	f := &front{first: cfg, env: env, level: new(slog.LevelVar), broken: make(chan error, 1), beside: context.Background()}
+	f := &front{first: cfg, env: env, level: new(slog.LevelVar), broken: make(chan error, 1), beside: context.Background(), events: new(admin.Feed)}
 	f.state.begin()
 	f.level.Set(cfg.Telemetry.Logs.Level)
 	f.log = newLogger(env, cfg.Telemetry.Logs.Format, f.level)
@@ -187,6 +188,7 @@ func (f *front) run(ctx context.Context, p *opening) error {
 	beside, stop := context.WithCancel(context.Background())
 	defer stop()
 	f.begin(beside, p)
+	f.running.Go(func() { f.passOnEvents(beside) })
 	if f.admin != nil {
 		f.admin.SetReady(true)
 		f.running.Go(func() { // ends with admin.Close

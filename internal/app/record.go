@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"fmt"
 	"time"
 
@@ -16,37 +17,21 @@ type record struct{ *telemetry.Recorder }
 
 func newRecord() record { return record{new(telemetry.Recorder)} }
 
-// Events returns what is remembered of what came after an id, as the admin API shows it.
-func (r record) Events(after uint64) []admin.Event {
-	if r.Recorder == nil {
-		return nil
-	}
-	events := r.Recorder.Events(after)
-	shown := make([]admin.Event, len(events))
-	for i := range events {
-		shown[i] = eventOf(&events[i])
-	}
-	return shown
-}
-
-// A subscriber hears of what happens, as the admin API shows it; see telemetry.Subscription.
-type subscriber struct{ *telemetry.Subscription }
-
-// Next waits for the next event, or for done.
-func (l subscriber) Next(done <-chan struct{}) (event admin.Event, ok bool) {
-	select {
-	case e := <-l.C:
-		return eventOf(&e), true
-	case <-done:
-		return admin.Event{}, false
+// passOnEvents shows operators what is recorded, until ctx ends.
+func (f *front) passOnEvents(ctx context.Context) {
+	recorded := f.told.record.Subscribe(0, eventRoom)
+	defer recorded.Close()
+	for {
+		select {
+		case e := <-recorded.C:
+			f.events.Publish(eventOf(&e))
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 
-// Listen subscribes to what comes after an id. Of events that are taken too slowly, those that do not
-// fit into room are lost, and counted.
-func (r record) Listen(after uint64, room int) subscriber {
-	return subscriber{r.Subscribe(after, room)}
-}
+const eventRoom = 256
 
 func (r record) add(kind, format string, args ...any) {
 	if r.Recorder != nil {
