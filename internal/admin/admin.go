@@ -11,13 +11,12 @@ package admin
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
-	"net/netip"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,12 +33,24 @@ type Server struct {
 	// API is what else there is.
 	API API
 
+	// Token, if it is not nil, is asked of whoever wants more than /livez and /readyz.
+	Token *Token
+	// TLS, if it is not nil, is what Serve speaks.
+	TLS *tls.Config
+	// Client, if it is not nil, says why a client that has shown a certificate is not to be let in; who has shown none is
+	// not. It needs TLS, which asks for certificates, and does not depend on them. The handshake has verified them.
+	Client func(*tls.ConnectionState) error
+	// Hosts are names that are this server's, besides localhost and any address.
+	Hosts []string
+
 	ready  atomic.Bool
 	http   http.Server
 	budget budget
 
-	streams streams
-	closed  sync.Once
+	streams  streams
+	closed   sync.Once
+	attempts attempts
+	refused  refusals
 }
 
 // SetReady says whether /readyz answers 200 or 503. It may be called at any time.
@@ -51,7 +62,7 @@ func (s *Server) Ready() bool { return s.ready.Load() }
 // Serve answers requests on l until Close. It returns nil then, and why if it
 // had to stop earlier.
 func (s *Server) Serve(l net.Listener) error {
-	s.http.Handler = onlyForOperators(s.routes())
+	s.http.Handler = s.guard(s.routes())
 	s.http.ReadHeaderTimeout = 5 * time.Second
 	s.http.ReadTimeout = 10 * time.Second
 	s.http.WriteTimeout = 2 * time.Minute // a CPU profile takes 30 seconds unless told otherwise
@@ -68,7 +79,11 @@ func (s *Server) Serve(l net.Listener) error {
 			socket.save()
 		}
 	}
-	if err := s.http.Serve(socket); err != nil && err != http.ErrServerClosed {
+	var in net.Listener = socket
+	if s.TLS != nil {
+		in = tls.NewListener(socket, s.TLS)
+	}
+	if err := s.http.Serve(in); err != nil && err != http.ErrServerClosed {
 		return fmt.Errorf("admin: %w", err)
 	}
 	return nil
@@ -87,67 +102,36 @@ func (s *Server) Close() error {
 
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", s.scrapes())
-	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok") })
-	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		if s.ready.Load() {
-			answer(w, http.StatusOK, "ok")
-		} else {
-			answer(w, http.StatusServiceUnavailable, "not ready")
+	for _, r := range append(s.table(), s.API.table(&s.streams)...) {
+		if r.there {
+			mux.HandleFunc(r.pattern, r.serve)
 		}
-	})
+	}
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	s.API.routes(mux, &s.streams)
 	return mux
+}
+
+// table is what others may ask besides the API.
+func (s *Server) table() []route {
+	return []route{
+		{"GET /metrics", true, s.scrapes().ServeHTTP},
+		{"GET /livez", true, func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "ok") }},
+		{"GET /readyz", true, func(w http.ResponseWriter, _ *http.Request) {
+			if s.ready.Load() {
+				answer(w, http.StatusOK, "ok")
+			} else {
+				answer(w, http.StatusServiceUnavailable, "not ready")
+			}
+		}},
+	}
 }
 
 func answer(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
 	fmt.Fprintln(w, text)
-}
-
-// onlyForOperators refuses requests whose Host is a name that somebody else could
-// point at this machine, and those that another site's page makes by itself. A
-// link from there may be followed.
-func onlyForOperators(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case !localHost(r.Host):
-			answer(w, http.StatusForbidden, "use an address or localhost: the name in the request is not this server's")
-		case foreign(r.Header), changes(r) && fromElsewhere(r):
-			answer(w, http.StatusForbidden, "not for pages of other sites")
-		default:
-			next.ServeHTTP(w, r)
-		}
-	})
-}
-
-// foreign goes by Fetch Metadata (https://www.w3.org/TR/fetch-metadata/), which
-// browsers send and pages cannot forge; programs send nothing of the kind.
-func foreign(h http.Header) bool {
-	switch h.Get("Sec-Fetch-Site") {
-	case "", "none", "same-origin":
-		return false
-	}
-	return h.Get("Sec-Fetch-Mode") != "navigate" || h.Get("Sec-Fetch-Dest") != "document"
-}
-
-// localHost reports whether a Host header names an IP address, localhost, or
-// nothing at all, as clients of a Unix socket may.
-func localHost(host string) bool {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
-	if host == "" || strings.EqualFold(host, "localhost") {
-		return true
-	}
-	_, err := netip.ParseAddr(host)
-	return err == nil
 }

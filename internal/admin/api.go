@@ -8,7 +8,6 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 )
@@ -125,14 +124,6 @@ const (
 	mostBody = 4 << 10 // bytes: a ban has a few dozen
 )
 
-func (a *API) routes(mux *http.ServeMux, s *streams) {
-	for _, r := range a.table(s) {
-		if r.there {
-			mux.HandleFunc(r.pattern, r.serve)
-		}
-	}
-}
-
 // A route is what the API answers to.
 type route struct {
 	pattern string
@@ -156,6 +147,7 @@ func (a *API) table(s *streams) []route {
 		{"POST /api/v1/drain", a.Drain != nil, a.drain},
 		{"POST /api/v1/reload", true, a.reload},
 		{"GET /api/v1/events", a.Events != nil, func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, a.Events) }},
+		{"GET /api/v1/openapi.json", true, openAPI},
 		{"GET /api/v1/limits", a.Limits != nil, tell(func() any { return a.Limits() })},
 		{"GET /api/v1/overload", a.Overload != nil, tell(func() any { return a.Overload() })},
 		{"GET /api/v1/bans", a.Bans != nil, tell(func() any { return a.Bans(mostBans) })},
@@ -256,8 +248,6 @@ func reply(w http.ResponseWriter, status int, content any) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
 	_, _ = w.Write(append(text, '\n')) // who asked is gone, or gets it
 }
@@ -267,23 +257,4 @@ func reject(w http.ResponseWriter, status int, why string) {
 	reply(w, status, struct {
 		Error string `json:"error"`
 	}{why})
-}
-
-// changes reports whether the request may change something.
-func changes(r *http.Request) bool { return r.Method != http.MethodGet && r.Method != http.MethodHead }
-
-// fromElsewhere reports whether a page of another site, or of another port of this machine, is behind the request.
-// Programs send neither of these headers.
-func fromElsewhere(r *http.Request) bool {
-	switch r.Header.Get("Sec-Fetch-Site") {
-	case "", "none", "same-origin":
-	default:
-		return true
-	}
-	for _, origin := range r.Header.Values("Origin") {
-		if u, err := url.Parse(origin); err != nil || u.Scheme != "http" || u.Host != r.Host || u.Host == "" { // "null" has none
-			return true
-		}
-	}
-	return false
 }

@@ -31,7 +31,11 @@ func (f *front) announce(demo bool, p *opening) {
 		f.suggest(p.open[0][0].Addr())
 	}
 	if f.adminSocket != nil {
-		where := "http://" + f.adminSocket.Addr().String() + "/metrics"
+		scheme := "http://"
+		if f.first.Admin.TLS.Given() {
+			scheme = "https://"
+		}
+		where := scheme + f.adminSocket.Addr().String() + "/metrics"
 		if f.adminSocket.Addr().Network() == "unix" {
 			where = "unix socket " + f.adminSocket.Addr().String()
 		}
@@ -108,9 +112,7 @@ func (g *generation) report() []reportLine {
 	if limit := levee.DefaultMaxConns(); limit > 0 && files > limit {
 		say(true, "the listeners' connections may take %d files together, two for each that goes to an upstream, but the limit of open files leaves %d: raise it (ulimit -n) or lower limits.max_connections", files, limit)
 	}
-	if g.cfg.Admin.Listen.Off() {
-		say(true, "admin is off: no metrics, and nobody can ask whether it is healthy")
-	}
+	g.reportAdmin(say)
 	say(false, "drain: up to %s after SIGTERM, the rest are cut", g.cfg.Drain.Timeout)
 	return lines
 }

@@ -144,22 +144,19 @@ func selectionOf(q admin.Query) (s selection, err error) {
 }
 
 func (s *selection) takes(seen *levee.Sight) bool {
+	c := seen.Conn
 	switch {
-	case s.Listener != "" && seen.Conn.Server().Name != s.Listener,
+	case s.Listener != "" && c.Server().Name != s.Listener,
 		s.Phase != "" && phaseOf(seen) != s.Phase,
-		s.client.IsValid() && !s.client.Contains(seen.Conn.ClientAddr().Addr()):
+		s.client.IsValid() && !s.client.Contains(c.ClientAddr().Addr()),
+		s.Route != "" && c.Route() != s.Route:
 		return false
 	}
-	return s.leadsThere(seen.Conn)
-}
-
-// leadsThere is about where the connection goes.
-func (s *selection) leadsThere(c *levee.Conn) bool {
-	if s.Route == "" && s.Upstream == "" && s.Server == "" {
+	if s.Upstream == "" && s.Server == "" {
 		return true
 	}
-	to := whither(c)
-	return (s.Route == "" || s.Route == to.route) && (s.Upstream == "" || s.Upstream == to.upstream) && (s.Server == "" || s.Server == to.server)
+	to := c.Target()
+	return to != nil && (s.Upstream == "" || s.Upstream == to.Upstream) && (s.Server == "" || s.Server == to.Server)
 }
 
 func phaseOf(s *levee.Sight) string {
@@ -264,8 +261,10 @@ func (f *front) toldSight(s *levee.Sight, now time.Time) admin.Connection {
 			told.Identity = identityOf(state.PeerCertificates[0])
 		}
 	}
-	to := whither(c)
-	told.Route, told.Upstream, told.Server, told.SNI = to.route, to.upstream, to.server, cmp.Or(told.SNI, to.sni)
+	told.Route = c.Route()
+	if to := c.Target(); to != nil {
+		told.Upstream, told.Server = to.Upstream, to.Server
+	}
 	return told
 }
 
@@ -281,12 +280,6 @@ func identityOf(leaf *x509.Certificate) string {
 	}
 	return leaf.Subject.CommonName
 }
-
-// A way is where a connection goes.
-type way struct{ route, upstream, server, sni string }
-
-// whither returns as much of it as is known yet.
-func whither(*levee.Conn) way { return way{} }
 
 var errByOperator = errors.New("by an operator")
 

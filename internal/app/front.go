@@ -39,6 +39,7 @@ type front struct {
 
 	admin       *admin.Server // nil when off
 	adminSocket net.Listener
+	own         []*part // that is no generation's
 
 	ca        *certs.CA    // nil when no listener asks for it
 	shared    *sharedStore // nil when no Redis is configured
@@ -103,7 +104,9 @@ func assemble(cfg *config.Config, env Env) (*front, error) {
 	f.now.Store(g)
 	f.registry.MustRegister(&limitMetrics{f}, &overloadMetrics{f})
 	if !cfg.Admin.Listen.Off() {
-		f.admin = &admin.Server{Metrics: f.registry, Log: f.log, API: f.api()}
+		if f.admin, err = f.adminServer(&cfg.Admin); err != nil {
+			return nil, exit(exitUsage, err)
+		}
 	}
 	return f, nil
 }
@@ -215,6 +218,9 @@ func (f *front) begin(beside context.Context, p *opening) {
 	g := f.now.Load()
 	g.since = time.Now()
 	g.begin()
+	for _, p := range f.own {
+		p.run(beside, &f.running)
+	}
 	f.running.Go(func() { f.outs.run(beside) })
 	f.running.Go(func() { f.tellRefusals(beside) })
 	g.enter(p, nil)

@@ -5,6 +5,8 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -198,7 +200,7 @@ func (g *generation) reread() error {
 		mu      sync.Mutex
 		errs    []error
 	)
-	for _, p := range g.parts {
+	for _, p := range slices.AppendSeq(slices.Clone(g.own), maps.Values(g.parts)) {
 		if p.load == nil || p.users == 0 {
 			continue
 		}

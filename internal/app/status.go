@@ -28,14 +28,18 @@ func (f *front) status() admin.Status {
 	s := admin.Status{Version: version(), Go: runtime.Version(), PID: os.Getpid(), Started: f.state.started, State: stateServing}
 	s.Generation, s.Drain = f.generation(), f.state.told()
 	s.Totals = admin.Totals{Closed: make(map[string]int64), Refused: make(map[string]int64)}
-	for _, l := range f.every() {
-		addTo(&s.Totals, l.server.Stats())
+	lag := time.Duration(0)
+	for _, server := range f.allServers() {
+		stats := server.Stats()
+		addTo(&s.Totals, stats)
+		lag = max(lag, stats.LoopLag)
 	}
 	if s.Drain != nil {
 		s.State, s.Drain.Left = stateDraining, s.Totals.Active
 	}
 	s.Ready = f.admin.Ready()
 	s.Process = f.process()
+	s.Process.LoopLag = lag.Seconds()
 	return s
 }
 

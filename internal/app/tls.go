@@ -52,6 +52,13 @@ func (p *part) reads(r reloadable) {
 	}
 }
 
+// watch has files read again when they change that are no generation's.
+func (f *front) watch(r reloadable) {
+	p := &part{users: 1}
+	p.reads(r)
+	f.own = append(f.own, p)
+}
+
 // whole returns the terms if the same hold for all connections in TLS of the listener, so that they
 // need not be looked at first.
 func (s *security) whole(l *config.Listener) *terms {

@@ -78,7 +78,7 @@ listeners:
 		{"--listen 0.0.0.0:0", `--listen: other machines can reach "0.0.0.0:0", and the built-in configuration lets plaintext in; use 127.0.0.1, or write a configuration with TLS (levee serve -c FILE)`},
 		{"--listen :0", `--listen: other machines can reach ":0", and the built-in configuration lets plaintext in; use 127.0.0.1, or write a configuration with TLS (levee serve -c FILE)`},
 		{"serve --listen 0.0.0.0:0 -c " + one, `--listen: listeners[0].listen[0]: "0.0.0.0:0" can be reached from other machines and tls.mode off lets plaintext in; set tls.mode: terminate, or insecure: true if that is meant`},
-		{"--admin 0.0.0.0:0", `--admin: admin.listen: "0.0.0.0:0" can be reached from other machines; use a loopback address such as 127.0.0.1:9180, or unix:/run/levee/admin.sock`},
+		{"--admin 0.0.0.0:0", `--admin: admin.listen: "0.0.0.0:0" can be reached from other machines; use a loopback address such as 127.0.0.1:9180, or unix:/run/levee/admin.sock, or say who may come in: by admin.token_file, or by admin.tls.client_ca`},
 		{"--listen 127.0.0.1:9 --admin 127.0.0.1:9", `--listen: listeners[0].listen[0]: 127.0.0.1:9 cannot be bound beside 127.0.0.1:9 (admin.listen); change one of them`},
 	}
 	for _, test := range tests {
@@ -279,6 +279,7 @@ main: clients need a certificate of DIR/clients.pem
 main/routes[0]: TLS is passed through: who is behind asks for client certificates, if anybody does
 main: each address: 10 connections, new ones 50/s, 100 at once; shadow: only counted
 bans: after 100 refusals in 1m, for 10m and up to 24h; shadow: only counted
+admin: every user and program of this machine may look on, end connections, ban clients and drain levee
 drain: up to 25s after SIGTERM, the rest are cut
 `, "DIR", s.dir) + path + ": ok\n"
 	if code != 0 || stderr != "" || stdout != want {

@@ -43,8 +43,14 @@ func (c *Config) check(ps *Problems) {
 func (c *Config) checkAdmin(ps *Problems) {
 	const path = "admin.listen"
 	a := c.Admin.Listen
-	if ps.clean(path) && !a.Off() && !a.Loopback() {
-		ps.add(a.Pos, path, "%s can be reached from other machines; use a loopback address such as 127.0.0.1:9180, or unix:/run/levee/admin.sock", quote(a.String()))
+	if !ps.clean(path) || a.Off() || a.Loopback() || !ps.keysKnown("admin") || !ps.clean("admin.token_file") || !ps.keysKnown("admin.tls") {
+		return
+	}
+	switch {
+	case c.Admin.TokenFile == "" && c.Admin.TLS.ClientCA == "":
+		ps.add(a.Pos, path, "%s can be reached from other machines; use a loopback address such as 127.0.0.1:9180, or unix:/run/levee/admin.sock, or say who may come in: by admin.token_file, or by admin.tls.client_ca", quote(a.String()))
+	case !c.Admin.TLS.Given() && !c.Admin.Insecure && ps.clean("admin.insecure"):
+		ps.add(a.Pos, path, "%s can be reached from other machines, and the token would be sent there in plaintext; add admin.tls, or say insecure: true if nobody listens on the way", quote(a.String()))
 	}
 }
 

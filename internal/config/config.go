@@ -102,7 +102,31 @@ func (c *Config) keys() []key {
 
 // Admin is where operators reach levee.
 type Admin struct {
-	Listen Address // its Network is empty when admin is off
+	Listen    Address // its Network is empty when admin is off
+	Insecure  bool
+	TokenFile string
+	TokenPos  Position
+	TLS       AdminTLS
+	Hosts     []Word
+}
+
+// AdminTLS is how operators' connections are encrypted, and by which certificates they are let in.
+type AdminTLS struct {
+	Pos      Position
+	Cert     string
+	Key      string
+	ClientCA string
+}
+
+// Given reports whether it is there.
+func (t *AdminTLS) Given() bool { return t.Cert != "" }
+
+func (t *AdminTLS) keys() []key {
+	return []key{
+		{"cert", required, filePath(&t.Cert), "The certificate with its chain, in PEM."},
+		{"key", required, filePath(&t.Key), "Its private key."},
+		{"client_ca", optional, filePath(&t.ClientCA), "The authorities of operators' certificates. With it, who shows none of theirs learns only whether levee lives and is ready."},
+	}
 }
 
 func (a *Admin) keys() []key {
@@ -114,7 +138,27 @@ func (a *Admin) keys() []key {
 				parse: ParseAdminAddress, format: Address.String,
 				wants: "an address such as 127.0.0.1:9180, unix:/run/levee/admin.sock, or off", pattern: adminPattern,
 			},
-			"A host:port on loopback, unix: and an absolute path for a unix socket, or off.",
+			"A host:port, unix: and an absolute path for a unix socket, or off. Beyond loopback it takes a token or client certificates, and TLS.",
+		},
+		{
+			"insecure", optional,
+			boolean{&a.Insecure},
+			"Says that plaintext beyond loopback is meant. Who listens on the way has the token then.",
+		},
+		{
+			"token_file", optional,
+			pathOf("a file with a token", &a.TokenFile, &a.TokenPos),
+			"The file with the token that operators need, of 16 characters or more, which not every user may read. It is read again when it changes.",
+		},
+		{
+			"tls", optional,
+			whole{object{of: &a.TLS, pos: &a.TLS.Pos, filled: true}, a.TLS.Given},
+			"Has operators come over TLS. Its files are read again when they change.",
+		},
+		{
+			"hosts", optional,
+			wordsOf(&a.Hosts, "names such as levee.example.com", "a name such as levee.example.com", notAdminHost),
+			"The names that requests may be for, besides localhost and any address. Others are refused, as a page can have a name of its own lead here.",
 		},
 	}
 }

@@ -135,6 +135,9 @@ func (c *Config) resolvePaths(folder string) {
 			resolve(&sources[i].File)
 		}
 	}
+	for _, path := range []*string{&c.Admin.TokenFile, &c.Admin.TLS.Cert, &c.Admin.TLS.Key, &c.Admin.TLS.ClientCA} {
+		resolve(path)
+	}
 	lists(c.Limits.Allow)
 	lists(c.Limits.Deny)
 	for i := range c.Listeners {

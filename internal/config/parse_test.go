@@ -183,7 +183,16 @@ levee.yaml:5:62: listeners[0].proxy_protocol.from[2]: "lan" is not a prefix; wri
 levee.yaml:5:67: listeners[0].proxy_protocol.from[3]: "10.0.0.0/33" is not a prefix; write one such as 10.0.0.0/8, or an address
 levee.yaml:5:80: listeners[0].proxy_protocol.from[4]: must be a prefix such as 10.0.0.0/8, not 10`},
 	{"a proxy_protocol for nobody", frame(loopback + "\nproxy_protocol: {}"), true, `levee.yaml:5:19: listeners[0].proxy_protocol.from: is missing; it takes a list of prefixes such as 10.0.0.0/8`},
-	{"an admin that others reach", "admin: {listen: \":9180\"}\n" + frame(loopback), false, `levee.yaml:1:17: admin.listen: ":9180" can be reached from other machines; use a loopback address such as 127.0.0.1:9180, or unix:/run/levee/admin.sock`},
+	{"an admin that others reach", "admin: {listen: \":9180\"}\n" + frame(loopback), false, `levee.yaml:1:17: admin.listen: ":9180" can be reached from other machines; use a loopback address such as 127.0.0.1:9180, or unix:/run/levee/admin.sock, or say who may come in: by admin.token_file, or by admin.tls.client_ca`},
+	{"an admin in TLS that lets everybody in", "admin: {listen: \":9180\", tls: {cert: a.pem, key: b.pem}}\n" + frame(loopback), false, `levee.yaml:1:17: admin.listen: ":9180" can be reached from other machines; use a loopback address such as 127.0.0.1:9180, or unix:/run/levee/admin.sock, or say who may come in: by admin.token_file, or by admin.tls.client_ca`},
+	{"an admin that others hear the token of", "admin: {listen: \":9180\", token_file: token}\n" + frame(loopback), false, `levee.yaml:1:17: admin.listen: ":9180" can be reached from other machines, and the token would be sent there in plaintext; add admin.tls, or say insecure: true if nobody listens on the way`},
+	{"an admin with half a certificate", "admin: {listen: \":9180\", tls: {cert: a.pem, client_ca: c.pem}}\n" + frame(loopback), true, `levee.yaml:1:31: admin.tls.key: is missing; it takes the path of a PEM file`},
+	{"an admin with names that are none", "admin: {hosts: [127.0.0.1, Localhost, \"a.example:80\", \"\"]}\n" + frame(loopback), false, `levee.yaml:1:17: admin.hosts[0]: "127.0.0.1": addresses and localhost are taken in any case; remove it
+levee.yaml:1:28: admin.hosts[1]: "Localhost": addresses and localhost are taken in any case; remove it
+levee.yaml:1:39: admin.hosts[2]: "a.example:80" is not a name; write one such as levee.example.com, without a port
+levee.yaml:1:55: admin.hosts[3]: is empty; it takes a name such as levee.example.com`},
+	{"an admin with a key misspelt", "admin: {listen: \":9180\", token-file: token}\n" + frame(loopback), true, `levee.yaml:1:26: admin: unknown key "token-file"; did you mean "token_file"?`},
+	{"a token in no file", "admin: {token_file: \"\"}\n" + frame(loopback), false, `levee.yaml:1:21: admin.token_file: is empty; it takes the path of a file with a token`},
 	{"a relative socket", "admin: {listen: \"unix:admin.sock\"}\n" + frame(loopback), true, `levee.yaml:1:17: admin.listen: "unix:admin.sock": the path of a unix socket must be absolute, such as unix:/run/levee/admin.sock`},
 	{"a folder for a socket", "admin: {listen: \"unix:/\"}\n" + frame(loopback), true, `levee.yaml:1:17: admin.listen: "unix:/" names a folder, not a socket`},
 	{"a socket path that does not fit", "admin: {listen: \"unix:/" + strings.Repeat("x", 107) + "\"}\n" + frame(loopback), false, `levee.yaml:1:17: admin.listen: "unix:/` + strings.Repeat("x", 54) + `...": the path of a unix socket has at most 107 bytes, this has 108`},

@@ -226,6 +226,17 @@ func notServerName(s string) error {
 	return nil
 }
 
+// notAdminHost says why s cannot be a name of the admin address's.
+func notAdminHost(s string) error {
+	if _, err := netip.ParseAddr(s); err == nil || strings.EqualFold(s, "localhost") {
+		return fmt.Errorf("%s: addresses and localhost are taken in any case; remove it", quote(s))
+	}
+	if !validHost(s) {
+		return fmt.Errorf("%s is not a name; write one such as levee.example.com, without a port", quote(s))
+	}
+	return nil
+}
+
 func notHost(s string) error {
 	if !validHost(s) {
 		return fmt.Errorf("%s is neither an IP address nor a host name", quote(s))

@@ -346,27 +346,19 @@ func secret(p *string, wants string, most int, wrong func(string) error) value {
 	return v
 }
 
-func filePath(p *string) value {
-	return parsed[string]{p: p, parse: parseFilePath, format: verbatim, wants: "the path of a PEM file", pattern: `^[^\x00-\x1f\x7f]+$`}
-}
+func filePath(p *string) value { return pathOf("a PEM file", p, nil) }
 
 // logFile is the path of a file that need not be there.
-func logFile(p *string) value {
-	return parsed[string]{p: p, parse: parseLogFile, format: verbatim, wants: "the path of a file", pattern: `^[^\x00-\x1f\x7f]+$`}
-}
+func logFile(p *string) value { return pathOf("a file", p, nil) }
 
-func parseLogFile(s string) (string, error) {
-	if s == "" {
-		return "", fmt.Errorf("is empty; it takes the path of a file")
+func pathOf(what string, p *string, pos *Position) value {
+	parse := func(s string) (string, error) {
+		if s == "" {
+			return "", fmt.Errorf("is empty; it takes the path of %s", what)
+		}
+		return s, hasControl(s)
 	}
-	return s, hasControl(s)
-}
-
-func parseFilePath(s string) (string, error) {
-	if s == "" {
-		return "", fmt.Errorf("is empty; it takes the path of a PEM file")
-	}
-	return s, hasControl(s)
+	return parsed[string]{p: p, pos: pos, parse: parse, format: verbatim, wants: "the path of " + what, pattern: `^[^\x00-\x1f\x7f]+$`}
 }
 
 // hasControl says of s that it has a control character, if it has.
