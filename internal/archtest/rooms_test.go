@@ -41,6 +41,7 @@ var rooms = []room{
 	{"internal/load", &leaf},
 	{"internal/reactor", &footing},
 	{"internal/servername", &agreement},
+	{"internal/top", &screen},
 	{"internal/watch", &agreement},
 
 	{"bench", &scale},
@@ -84,6 +85,10 @@ var (
 		mayImport: func(to room) bool { return to.dir == "upstream" },
 		why:       "it finds servers for a pool by way of a client that only its users link, and is a module of its own for that",
 	}
+	screen = role{
+		mayImport: func(to room) bool { return to.dir == "internal/admin" },
+		why:       "it shows what the admin server answers, and the words for that stand there, once; who asks passes in how",
+	}
 	bench = role{
 		mayImport: func(to room) bool { return to.role == &heart || to.dir == "internal/attack" },
 		why: "every room's tests lean on leveetest, so whatever it imports cannot use it in its internal tests, " +
@@ -91,7 +96,8 @@ var (
 	}
 	hub = role{
 		mayImport: func(to room) bool {
-			return to.role == &heart || to.role == &leaf || to.role == &neighbour || to.role == &agreement
+			return to.role == &heart || to.role == &leaf || to.role == &neighbour || to.role == &agreement ||
+				to.role == &screen
 		},
 		why: "internal/app joins the rooms; what stands outside of them is its caller, or for tests",
 	}
@@ -157,6 +163,16 @@ var heavyDependencies = []dependency{
 		path:  "go.uber.org/zap",
 		rooms: []string{"certs/acme"},
 		why:   "it is certmagic's logger; ours is log/slog",
+	},
+	{
+		path:  "charm.land",
+		rooms: []string{"internal/top"},
+		why:   "only a terminal needs it; whoever else writes to one writes lines",
+	},
+	{
+		path:  "github.com/charmbracelet",
+		rooms: []string{"internal/top"},
+		why:   "it comes with charm.land, and measures what a terminal shows",
 	},
 	{
 		path:  "github.com/hashicorp",
