@@ -36,6 +36,8 @@ type Env struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	Terminal       bool                   // whether Stderr is one
+	Screen         bool                   // whether Stdin and Stdout are a terminal
+	Environ        []string               // what that can do, and its language
 	ConfigDir      func() (string, error) // the user's folder for configuration
 	Signals        <-chan os.Signal
 	Executable     string // to start another levee, or nothing
@@ -58,6 +60,8 @@ func Process() Env {
 		Stdout:     os.Stdout,
 		Stderr:     os.Stderr,
 		Terminal:   isTerminal(os.Stderr),
+		Screen:     isTerminal(os.Stdin) && isTerminal(os.Stdout),
+		Environ:    os.Environ(),
 		ConfigDir:  os.UserConfigDir,
 		Signals:    signals,
 	}
@@ -140,6 +144,13 @@ Exit codes: 0 all left in their own time; 1 some had to be cut; 2 bad usage or c
 			proxyCommand(env),
 			checkCommand(env),
 			explainCommand(env),
+			topCommand(env),
+			statusCommand(env),
+			connsCommand(env),
+			killCommand(env),
+			upstreamsCommand(env),
+			drainCommand(env),
+			reloadCommand(env),
 			limitsCommand(env),
 			bansCommand(env),
 			banCommand(env),

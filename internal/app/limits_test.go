@@ -505,7 +505,21 @@ func TestCommandsSayThatNoLeveeAnswers(t *testing.T) {
 	}
 	address := gone.Addr().String()
 	gone.Close()
-	for _, args := range [][]string{{"limits"}, {"bans"}, {"ban", "192.0.2.1"}, {"unban", "192.0.2.1"}} {
+	for _, args := range [][]string{
+		{"limits"},
+		{"bans"},
+		{"ban", "192.0.2.1"},
+		{"unban", "192.0.2.1"},
+		{"status"},
+		{"conns"},
+		{"kill", "1"},
+		{"kill", "--listener", "main"},
+		{"upstreams"},
+		{"upstreams", "drain", "a", "b:1"},
+		{"drain"},
+		{"reload"},
+		{"top", "--once"},
+	} {
 		code, stdout, stderr := result(t, app.Env{}, append(args, "--admin", address)...)
 		want := "levee: no levee answers at " + address + ": connect: connection refused; is it running? its admin address is said with --admin\n"
 		if code != 3 || stdout != "" || stderr != want {

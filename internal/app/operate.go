@@ -9,15 +9,14 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"github.com/urfave/cli/v3"
 
 	"github.com/levee-net/levee/internal/admin"
 	"github.com/levee-net/levee/internal/config"
+	"github.com/levee-net/levee/internal/top"
 )
 
 const (
@@ -51,7 +50,7 @@ With redis in the configuration, all machines that have it keep them out.`,
 				return err
 			}
 			left := shortDuration(time.Until(made.Until).Round(time.Second))
-			_, err = fmt.Fprintf(env.Stdout, "%s is banned for %s%s\n", plainText(made.Prefix), left, besides(made.Prefix))
+			_, err = fmt.Fprintf(env.Stdout, "%s is banned for %s%s\n", top.Plain(made.Prefix), left, besides(made.Prefix))
 			return err
 		},
 	}
@@ -160,18 +159,7 @@ func ask(ctx context.Context, c *cli.Command, method, path string, body []byte, 
 		return nil, err
 	}
 	defer there.close()
-	ctx, cancel := context.WithTimeout(ctx, operatorTimeout)
-	defer cancel()
-	answer, err := there.do(ctx, method, path, body)
-	if err != nil {
-		return nil, err
-	}
-	defer answer.Body.Close()
-	text, err = io.ReadAll(io.LimitReader(answer.Body, longestAnswer))
-	if err != nil {
-		return nil, exit(exitNotStart, fmt.Errorf("%s: %w", there.address, err))
-	}
-	return text, understand(answer, there.address, text, into)
+	return there.ask(ctx, method, path, body, into)
 }
 
 // understand reads an answer, or makes an error of it.
@@ -181,7 +169,7 @@ func understand(answer *http.Response, address config.Address, text []byte, into
 		if err := json.Unmarshal(text, &told); err != nil || told.Error == "" {
 			return exit(exitNotStart, fmt.Errorf("%s does not answer as levee does (%s); its admin address is said with --admin", address, answer.Status))
 		}
-		return exit(exitUsage, errors.New(plainText(told.Error)))
+		return exit(exitUsage, errors.New(top.Plain(told.Error)))
 	}
 	if into == nil {
 		return nil
@@ -215,7 +203,7 @@ func writeBans(out io.Writer, bans *admin.Bans) {
 			mode = config.LimitShadow
 		}
 		left := max(0, time.Until(b.Until)).Round(time.Second)
-		fmt.Fprintf(out, "%s\t%s\t%s\t%s\n", plainText(b.Prefix), mode, shortDuration(left), plainText(b.Why))
+		fmt.Fprintf(out, "%s\t%s\t%s\t%s\n", top.Plain(b.Prefix), mode, shortDuration(left), top.Plain(b.Why))
 	}
 	if more := bans.Active - len(bans.Bans); more > 0 {
 		fmt.Fprintf(out, "and at least %d more\n", more)
@@ -225,34 +213,24 @@ func writeBans(out io.Writer, bans *admin.Bans) {
 func writeLimits(out io.Writer, limits *admin.Limits) {
 	fmt.Fprintln(out, "LIMIT\tMODE\tSETTING\tALLOWED\tREFUSED\tWOULD REFUSE")
 	for _, l := range limits.Limits {
-		fmt.Fprintf(out, "%s\t%s\t%s\t%d\t%d\t%d\n", plainText(l.Name), l.Mode, plainText(l.Setting), l.Allowed, l.Refused, l.WouldRefuse)
+		fmt.Fprintf(out, "%s\t%s\t%s\t%d\t%d\t%d\n", top.Plain(l.Name), l.Mode, top.Plain(l.Setting), l.Allowed, l.Refused, l.WouldRefuse)
 	}
 	if len(limits.Clients) > 0 {
 		fmt.Fprintln(out, "\nCLIENTS\tREMEMBERED\tOF\tEVICTED\tCROWDED")
 	}
 	for _, t := range limits.Clients {
-		fmt.Fprintf(out, "%s\t%d\t%d\t%d\t%d\n", plainText(t.Name), t.Used, t.Entries, t.Evicted, t.Crowded)
+		fmt.Fprintf(out, "%s\t%d\t%d\t%d\t%d\n", top.Plain(t.Name), t.Used, t.Entries, t.Evicted, t.Crowded)
 	}
 	if len(limits.Lists) > 0 {
 		fmt.Fprintln(out, "\nLIST\tALLOWS\tDENIES\tREFUSED\tPROBLEM")
 	}
 	for _, l := range limits.Lists {
-		fmt.Fprintf(out, "%s\t%d\t%d\t%d\t%s\n", plainText(l.Name), l.Allow, l.Deny, l.Refused, plainText(l.Problem))
+		fmt.Fprintf(out, "%s\t%d\t%d\t%d\t%s\n", top.Plain(l.Name), l.Allow, l.Deny, l.Refused, top.Plain(l.Problem))
 	}
 	for _, s := range limits.Shared {
 		fmt.Fprintf(out, "\nredis was asked %d times, %d without an answer in time\n", s.Asked, s.Failed)
 		if s.Problem != "" {
-			fmt.Fprintf(out, "it has been failing for %s: %s\n", shortDuration(time.Since(s.FailingSince).Round(time.Second)), plainText(s.Problem))
+			fmt.Fprintf(out, "it has been failing for %s: %s\n", shortDuration(time.Since(s.FailingSince).Round(time.Second)), top.Plain(s.Problem))
 		}
 	}
-}
-
-// plainText keeps what came from elsewhere from controlling a terminal.
-func plainText(s string) string {
-	return strings.Map(func(c rune) rune {
-		if unicode.IsPrint(c) {
-			return c
-		}
-		return '?'
-	}, s)
 }

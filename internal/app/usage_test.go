@@ -61,6 +61,22 @@ listeners:
 		{"limits --admin off", `limits: --admin: where is it? write its address, such as 127.0.0.1:9180 (see levee limits --help)`},
 		{"limits --admin 127.0.0.1", `limits: --admin: "127.0.0.1" has no port; write 127.0.0.1:8080 (see levee limits --help)`},
 
+		{"status now", `status: unexpected argument "now" (see levee status --help)`},
+		{"drain main", `drain: unexpected argument "main" (see levee drain --help)`},
+		{"reload levee.yaml", `reload: unexpected argument "levee.yaml" (see levee reload --help)`},
+		{"conns --client db.example.com", `conns: --client: "db.example.com" is not an address, nor a prefix such as 192.0.2.0/24 (see levee conns --help)`},
+		{"conns --limit -1", `conns: --limit: at least 0, which is all (see levee conns --help)`},
+		{"kill", `kill: which? name an ID of levee conns, or what they have in common, such as --client (see levee kill --help)`},
+		{"kill 7 --listener main", `kill: an ID and what connections have in common: name one or the other (see levee kill --help)`},
+		{"kill seven", `kill: "seven" is not the ID of a connection; levee conns shows them (see levee kill --help)`},
+		{"upstreams main", `upstreams: unexpected argument "main" (see levee upstreams --help)`},
+		{"upstreams drain main", `drain: which? name an upstream and its server, as levee upstreams shows them (see levee upstreams drain --help)`},
+		{"upstreams undrain main a:1 b:1", `undrain: unexpected argument "b:1" (see levee upstreams undrain --help)`},
+		{"top", `top: this is no terminal; say --once (see levee top --help)`},
+		{"top --json", `top: --json goes with --once (see levee top --help)`},
+		{"top --every 1ms", `top: --every: from 100ms to 1h (see levee top --help)`},
+		{"top --once --limit 0", `top: --limit: from 1 to 1000 (see levee top --help)`},
+
 		{"completion", `completion for which shell? bash, zsh, fish or pwsh (see levee completion --help)`},
 		{"completion tcsh", `no completion for "tcsh": bash, zsh, fish or pwsh (see levee completion --help)`},
 
