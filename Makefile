@@ -16,11 +16,9 @@ FUZZTIME ?= 30s
 
 # A nested module is invisible to ./... of the one around it, so they are found and visited one by one.
 MODULES := $(sort $(patsubst %/go.mod,%,$(shell find . -name go.mod -not -path '*/.*' -not -path '*/testdata/*')))
-LINTED  := $(filter-out ./tools,$(MODULES))
 LIBRARY := $(filter-out ./tools ./e2e,$(MODULES))
 
-# Every step keeps all the cores busy by itself, and the tests among them measure time: side by side they would only
-# disturb each other and mix their output.
+# One step after the other; what goes side by side is written out in `test`.
 .NOTPARALLEL:
 
 # The pinned tools win over whatever else is installed.
@@ -31,8 +29,8 @@ STEP := @scripts/step
 ##@ Every day
 
 .PHONY: test
-test: ## everything a change must pass, quickest first; `make -k test` goes on after a failure
-test: debian-packages tools format tidy vet lint deadcode vulnerabilities unit e2e
+test: debian-packages ## everything a change must pass; `make -k test` goes on after a failure
+	@MAKE="$(MAKE)" scripts/side-by-side "tools format tidy vet lint deadcode vulnerabilities" "unit e2e"
 
 .PHONY: fmt
 fmt: $(TOOLS_STAMP) ## rewrite the Go files the way gofumpt wants them
@@ -86,14 +84,24 @@ format: $(TOOLS_STAMP) ## is every Go file formatted?
 tidy: ## do go.mod and go.sum of every module say what the code imports?
 	$(STEP) $@ scripts/in-each "$(MODULES)" go mod tidy -diff
 
+# What a package imports has to be compiled before it is vetted or linted. With -race that serves the unit tests as well;
+# e2e is tested without, and so are the packages that have tests for when there is no race detector.
+RACED   := env GOFLAGS=-race
+UNRACED := $(sort $(dir $(shell grep -rlE --include='*_test.go' '^//go:build (.*[^a-z])?!race' . | grep -v '^\./\.')))
+LINT    := golangci-lint run --config "$(CURDIR)/.golangci.yml"
+
 .PHONY: vet vet-linux vet-darwin vet-windows
 vet: vet-linux vet-darwin vet-windows ## go vet for each operating system that the library compiles on
-vet-linux vet-darwin vet-windows: vet-%:
-	$(STEP) $@ env GOOS=$* scripts/in-each "$(LIBRARY)" go vet ./...
+vet-linux:
+	$(STEP) $@ $(RACED) scripts/in-each "$(LIBRARY)" go vet ./...
+vet-darwin vet-windows: vet-%: $(TOOLS_STAMP)
+	$(STEP) $@ env GOOS=$* scripts/in-each "$(LIBRARY)" vetsource ./...
 
 .PHONY: lint
 lint: $(LINT_STAMP) ## golangci-lint, as .golangci.yml says
-	$(STEP) $@ scripts/in-each "$(LINTED)" golangci-lint run --config "$(CURDIR)/.golangci.yml" ./...
+	$(STEP) $@ $(RACED) scripts/in-each "$(LIBRARY)" $(LINT) ./...
+	$(STEP) $@-unraced $(LINT) $(UNRACED)
+	$(STEP) $@-e2e scripts/in-each ./e2e $(LINT) ./...
 
 .PHONY: deadcode
 deadcode: $(TOOLS_STAMP) ## is every function reached from a command or a test?
@@ -103,15 +111,18 @@ deadcode: $(TOOLS_STAMP) ## is every function reached from a command or a test?
 vulnerabilities: $(TOOLS_STAMP) ## govulncheck; skipped with a reason when its database is out of reach
 	$(STEP) $@ scripts/in-each "$(LIBRARY)" "$(CURDIR)/scripts/vulnerability-check"
 
-# -shuffle also keeps go test from answering out of its cache.
+# -shuffle also keeps go test from answering out of its cache. Vetting is vet's.
 .PHONY: unit
 unit: ## tests, examples and fuzz seeds, in random order, under the race detector
-	$(STEP) $@ scripts/in-each "$(LIBRARY)" go test -race -shuffle=on -timeout=9m ./...
+	$(STEP) $@-unraced go test -shuffle=on -timeout=9m $(UNRACED)
+	$(STEP) $@ scripts/in-each "$(LIBRARY)" \
+		go test -race -shuffle=on -timeout=9m -vet=off -exec "$(CURDIR)/scripts/in-shares" ./...
 
-# -count=1 because what these tests look at (a binary, other servers) is invisible to go test's cache.
+# -count=1 because what these tests look at (a binary, other servers) is invisible to go test's cache. Those that may run in
+# parallel mostly wait, so more of them than there are processors.
 .PHONY: e2e
 e2e: ## the binary against real clients and servers
-	$(STEP) $@ scripts/in-each ./e2e go test -count=1 -timeout=9m ./...
+	$(STEP) $@ scripts/in-each ./e2e go test -count=1 -parallel=4 -timeout=9m -vet=off ./...
 
 ##@ What the steps need
 
@@ -127,7 +138,7 @@ QUIETLY := 2>&1 | grep --line-buffered -v '^go: downloading'
 
 # A tool that was built by an older Go cannot read a newer one's packages, so the stamps carry Go's version too. The
 # stamps of other versions go, or coming back to one of them would find a stamp beside the wrong binary.
-$(TOOLS_STAMP): tools/go.mod tools/go.sum
+$(TOOLS_STAMP): tools/go.mod tools/go.sum $(wildcard tools/*/*.go)
 	$(STEP) $(@F) env GOBIN="$(CURDIR)/.tools/bin" scripts/in-each ./tools go install tool $(QUIETLY)
 	@rm -f .tools/tools-*
 	@touch $@

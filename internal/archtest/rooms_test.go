@@ -48,6 +48,7 @@ var rooms = []room{
 	{"cmd/levee", &door},
 	{"e2e", &visitor},
 	{"examples", &visitor},
+	{"tools", &visitor},
 }
 
 // A role is a room's place in the house: which other rooms its code may import, and why no more than these.
