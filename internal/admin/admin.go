@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/levee-net/levee/internal/admin/dashboard"
 )
 
 // A Server answers operators. Its zero value is not ready.
@@ -102,6 +104,7 @@ func (s *Server) Close() error {
 
 func (s *Server) routes() http.Handler {
 	mux := http.NewServeMux()
+	dashboard.New().Routes(mux)
 	for _, r := range append(s.table(), s.API.table(&s.streams)...) {
 		if r.there {
 			mux.HandleFunc(r.pattern, r.serve)

@@ -99,7 +99,7 @@ func TestOnlyWhatIsThereIsServedAndOnlyByGET(t *testing.T) {
 		method, path string
 		want         int
 	}{
-		{"GET", "/", 404},
+		{"GET", "/", 200},
 		{"GET", "/nosuch", 404},
 		{"GET", "/livez/", 404},
 		{"GET", "/metrics/../livez", 404},

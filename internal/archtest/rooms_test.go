@@ -190,6 +190,11 @@ var heavyDependencies = []dependency{
 		rooms: []string{"upstream/kubernetes"},
 		why:   "it comes with the Kubernetes client; discovery through it is a module of its own",
 	},
+	{
+		path:  "github.com/chromedp",
+		rooms: []string{"e2e"},
+		why:   "it drives a browser, which only looks at the dashboard from outside",
+	},
 }
 
 // rootMayLink is what the root package itself may import from outside the standard library, tests apart.
