@@ -177,7 +177,9 @@ func Said(section keyed) string {
 
 func said(section keyed, secret func(string) string) []byte {
 	root := object{of: section}.write()
-	tell(root, secret)
+	if root != nil { // it says something
+		tell(root, secret)
+	}
 	text, err := yaml.Dump(root)
 	if err != nil {
 		panic(fmt.Sprintf("config: the key table makes no YAML: %v", err)) // nodes that this package built itself

@@ -25,7 +25,6 @@ type Conn struct {
 	state state
 	quick uint8 // calls in a row that the lane found quick; of one of a pair, fresh, narrow or wide
 	dear  uint8 // how often what one read takes is halved, as it costs so much to open
-	heard bool  // of the far one of a pair: it has sent something
 
 	next, prev *Conn // in the wheel
 	due        int64 // the wheel's tick at which to look

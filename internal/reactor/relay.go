@@ -26,6 +26,7 @@ const (
 	endedFirst = proven  // or failed first, before its peer did either
 	deaf       = refused // broken, as it takes no more; but it may have more to say
 	young      = killed  // of a far connection: Options.Lasting has not been told of it
+	heard      = parting // of a far connection: it has sent something
 	said       = killed  // of a near connection that is sealed: it has said itself that it ends
 )
 
@@ -180,8 +181,8 @@ func (l *loop) hearOut(c *Conn) bool {
 // sent notes that c has sent something, now.
 func (l *loop) sent(c *Conn) {
 	c.active = max(l.now, c.peer.active+1) // who has sent last is told apart within a batch too
-	if c.owner == nil && !c.heard {
-		c.heard = true
+	if c.owner == nil && !c.is(heard) {
+		c.set(heard)
 		if o, ok := c.peer.owner.(Hearer); ok {
 			o.Heard()
 		}
