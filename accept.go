@@ -33,6 +33,8 @@ type door struct {
 	stopped   bool          // it is; guarded by server.mu
 	acceptors int           // guarded by server.mu
 
+	handedOver bool // who waits here is another's to serve; the same
+
 	turn  turn          // of the acceptor that is in next
 	bare  *bareListener // takes connections as bare sockets; nil if that was never wanted, or cannot be; the turn's
 	hung  bool          // it has been tried; the turn's
@@ -150,9 +152,9 @@ func (d *door) leave() {
 	s := d.server
 	s.mu.Lock()
 	d.acceptors--
-	last := d.acceptors == 0
+	last, ours := d.acceptors == 0, !d.handedOver
 	s.mu.Unlock()
-	if last {
+	if last && ours {
 		d.sweep()
 	}
 	s.mu.Lock()

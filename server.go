@@ -279,6 +279,23 @@ func (s *Server) StopListening(l net.Listener) bool {
 	return false
 }
 
+// HandOver has the server accept no more on a listener that Serve was given, and close it, but leaves
+// those who wait in the socket's queue to somebody else who accepts from it: another process, or another
+// server (see [FileListener]). Else it is as [Server.StopListening].
+func (s *Server) HandOver(l net.Listener) bool {
+	s.init()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for d := range s.doors {
+		if d.listener == l {
+			d.handedOver = true
+			d.stopLocked()
+			return true
+		}
+	}
+	return false
+}
+
 // A serveCall is a call of Serve.
 type serveCall struct {
 	failed chan error    // has room for one

@@ -153,7 +153,7 @@ func TestSIGHUPDoesNotEndIt(t *testing.T) {
 	p := start(t, free...)
 	p.address()
 	p.signal(syscall.SIGHUP)
-	p.logged("certificates, client policies, tickets and lists are read again; the configuration says the same")
+	p.logged("certificates, client policies, tickets and lists are read again; the configuration is not from a file")
 	if err := echoes(p.address()); err != nil {
 		t.Error(err)
 	}

@@ -53,7 +53,8 @@ type front struct {
 	reloads   *reloads
 	reloading sync.Mutex // by whoever makes a generation, or ends one
 	now       atomic.Pointer[generation]
-	ending    bool // no generation comes any more; guarded by reloading
+	ending    bool          // no generation comes any more; guarded by reloading
+	ended     chan struct{} // closed then
 
 	state   state
 	events  *admin.Feed
@@ -71,7 +72,7 @@ type front struct {
 // assemble builds everything that can be built before a port is opened. Its
 // errors carry their exit code.
 func assemble(cfg *config.Config, env Env) (*front, error) {
-	f := &front{first: cfg, env: env, level: new(slog.LevelVar), broken: make(chan error, 1), beside: context.Background(), events: new(admin.Feed)}
+	f := &front{first: cfg, env: env, level: new(slog.LevelVar), broken: make(chan error, 1), ended: make(chan struct{}), beside: context.Background(), events: new(admin.Feed)}
 	f.state.begin()
 	f.level.Set(cfg.Telemetry.Logs.Level)
 	f.log = newLogger(env, cfg.Telemetry.Logs.Format, f.level)
@@ -254,6 +255,7 @@ func (f *front) drain() error {
 	began := time.Now()
 	f.reloading.Lock() // a reload that is under way ends first
 	f.ending = true
+	close(f.ended)
 	f.reloading.Unlock()
 	f.told.record.draining(f.now.Load().cfg.Drain.Timeout)
 	f.state.drains(began, f.patience())

@@ -48,11 +48,16 @@ type part struct {
 	far  bool                                               // they are on another machine, which may not answer
 	run  func(ctx context.Context, running *sync.WaitGroup) // has it work until ctx ends, and returns when it is of use; may be nil
 	stop context.CancelFunc                                 // nil while it does not
-	over func()                                             // called when nobody needs it any more; may be nil
+	over func()                                             // called once when nobody needs it any more; may be nil
+	once sync.Once
 
 	// lasts says that connections need it: it works until the last of its generations' has gone, and
 	// not only until the next generation is in force.
 	lasts bool
+	// retire is called when the part is in force no more, with what ends it: the part knows better when
+	// nobody needs it. Nil if it does not.
+	retire func(end func())
+
 	users int // generations that are not over; guarded by front.reloading
 }
 
@@ -226,7 +231,11 @@ func (g *generation) reread() error {
 // connections of this one have gone.
 func (g *generation) supersede(next *generation, gone []<-chan struct{}) {
 	for key, p := range g.parts {
-		if next.parts[key] != p && !p.lasts && p.stop != nil {
+		switch {
+		case next.parts[key] == p || p.lasts:
+		case p.retire != nil:
+			p.retire(p.end)
+		default:
 			p.stop()
 		}
 	}
@@ -254,12 +263,14 @@ func (g *generation) release() {
 }
 
 func (p *part) end() {
-	if p.stop != nil {
-		p.stop()
-	}
-	if p.over != nil {
-		p.over()
-	}
+	p.once.Do(func() {
+		if p.stop != nil {
+			p.stop()
+		}
+		if p.over != nil {
+			p.over()
+		}
+	})
 }
 
 // knownBy notes by which terms a configuration of TLS ends it, while there may be connections that it

@@ -108,7 +108,7 @@ func (g *generation) opens(ctx context.Context) (*opening, error) {
 		l := &g.cfg.Listeners[i]
 		if err := o.add(ctx, g, l); err != nil {
 			o.abandon()
-			return nil, fmt.Errorf("listener %s: %w", l.Name, err)
+			return nil, err
 		}
 	}
 	return o, nil
@@ -122,6 +122,10 @@ func (o *opening) add(ctx context.Context, g *generation, l *config.Listener) er
 		if s == nil {
 			var err error
 			if s, err = o.openOne(ctx, g, address); err != nil {
+				err = fmt.Errorf("listener %s: %w", l.Name, err)
+				if g.before != nil {
+					return located(address.Pos, err)
+				}
 				return err
 			}
 		}
@@ -212,14 +216,9 @@ func (o *opening) abandon() {
 // carryOut has connections come in by the generation, and returns what is closed when the last of those
 // that came in before have gone. Nothing of it can fail: what a server cannot become is not configured.
 func (g *generation) carryOut(o *opening) (gone []<-chan struct{}) {
-	for _, s := range o.moved { // its file is another's now
-		if u, ok := s.Listener.(*net.UnixListener); ok {
-			u.SetUnlinkOnClose(false)
-		}
-	}
-	for _, s := range o.opened {
-		if u, ok := s.Listener.(*net.UnixListener); ok {
-			u.SetUnlinkOnClose(true)
+	for _, s := range o.moved {
+		for _, l := range g.every() {
+			l.server.HandOver(s.Listener)
 		}
 	}
 	configured := make(map[*listener]bool)
@@ -274,6 +273,9 @@ func (f *front) listenOn(l *listener, open []*socket) {
 		if slices.Contains(l.sockets, s) {
 			continue
 		}
+		if f.now.Load().number > 1 { // else it is announced
+			f.log.Info("listening", "listener", l.name, "address", s.Addr().String())
+		}
 		f.running.Go(func() { // ends with the server, or when it is to stop listening there
 			defer close(s.closed)
 			if err := l.server.Serve(context.Background(), s.Listener); err != nil && !errors.Is(err, levee.ErrServerClosed) {
@@ -297,9 +299,11 @@ func (f *front) fails(err error) {
 func (g *generation) remove(l *listener) {
 	timeout := g.cfg.Drain.Timeout
 	g.log.Info("draining a listener that is no longer configured", "listener", l.name, "connections", l.server.Load().Active, "timeout", timeout)
+	g.listenOn(l, nil)
 	g.running.Go(func() { // ends with the timeout
 		defer close(l.gone)
 		began := time.Now()
+		g.awaitLastCall()
 		ctx, cancel := context.WithTimeout(context.Background(), timeout)
 		defer cancel()
 		err := l.server.Shutdown(ctx)
@@ -311,6 +315,17 @@ func (g *generation) remove(l *listener) {
 		}
 		g.log.Info("removed a listener", "listener", l.name, "took", took)
 	})
+}
+
+// lastCall is how long those who have just come by a listener that is removed have to say what for: as they
+// are asked to leave, who has not said anything does.
+const lastCall = time.Second
+
+func (f *front) awaitLastCall() {
+	select {
+	case <-time.After(lastCall):
+	case <-f.ended:
+	}
 }
 
 // cutBy returns how many connections Shutdown had to cut.

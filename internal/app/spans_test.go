@@ -51,14 +51,6 @@ func tracing(url, more string) string {
 	return "telemetry: {traces: {otlp: \"" + url + "\", ratio: 1, headers: {api-key: a-secret}" + more + "}}\n" + plain
 }
 
-func echoOnce(t *testing.T, address string) {
-	t.Helper()
-	c := dial(t, address)
-	send(t, c, "hello")
-	expect(t, c, "hello")
-	c.Close()
-}
-
 func TestConnectionsBecomeSpansAndTheLastOnesAreSentAtTheEnd(t *testing.T) {
 	leveetest.CheckLeaks(t)
 	open := make(chan struct{})

@@ -120,6 +120,9 @@ func (g *generation) secure(l *config.Listener, path string) (*security, error) 
 // make makes terms. Where they are tells the sessions of some from those of others.
 func (s *securing) make(cfg config.TLS, where, name string) (*terms, error) {
 	key := cfg.Terms()
+	if len(cfg.ClientCA) > 0 {
+		key += name // a later policy may be of one of two alone
+	}
 	if t, ok := s.terms[key]; ok {
 		return t, nil
 	}

@@ -67,6 +67,7 @@ func (m *upstreamMetrics) unwatch(name string, pool *upstream.Pool) {
 	if len(left) == 0 {
 		delete(m.pools, name)
 		delete(m.past, name)
+		m.connecting.DeleteLabelValues(name)
 		return
 	}
 	m.pools[name] = left

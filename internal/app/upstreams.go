@@ -40,7 +40,9 @@ type backend struct {
 	sources []*lookout
 
 	mu         sync.Mutex
-	collecting bool // answers, which the pool is to be told of at once
+	collecting bool   // answers, which the pool is to be told of at once
+	users      int    // connections, and tries to make one
+	unused     func() // called when there are none; nil while a generation that is in force has it
 }
 
 // A source tells where servers are, and again when that changes, until ctx ends.
@@ -71,7 +73,7 @@ func (g *generation) backend(cfg *config.Upstream) (*backend, error) {
 			return nil, err
 		}
 		b.tracing = g.tracing
-		p.lasts = true // a connection may be joined to it, or be about to
+		p.retire = b.retire
 		p.run = func(ctx context.Context, running *sync.WaitGroup) {
 			g.upstreams.watch(cfg.Name, b.pool)
 			b.start(ctx, running)
@@ -308,12 +310,15 @@ func (b *backend) dial(ctx context.Context, c *levee.Conn, header []byte) (levee
 		request.Client = &client{conn: c}
 	}
 	c.SetTarget(&b.itself, 0)
+	b.enter()
 	conn, err := b.pool.Dial(ctx, request)
 	if err != nil {
+		b.leave()
 		return levee.Upstream{}, err
 	}
 	c.SetTarget(b.target(conn.Server()), conn.Tries())
 	return levee.Upstream{Conn: conn.Conn, Ended: func(end levee.UpstreamEnd) {
+		defer b.leave()
 		conn.Ended(upstream.End{
 			Sent:        end.Sent,
 			Received:    end.Received,
@@ -331,6 +336,37 @@ func (b *backend) target(server string) *levee.Target {
 	}
 	to, _ := b.targets.LoadOrStore(server, &levee.Target{Upstream: b.cfg.Name, Server: server})
 	return to.(*levee.Target)
+}
+
+func (b *backend) enter() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.users++
+}
+
+func (b *backend) leave() {
+	b.mu.Lock()
+	b.users--
+	end := b.unused
+	if b.users > 0 {
+		end = nil
+	}
+	b.mu.Unlock()
+	if end != nil {
+		end()
+	}
+}
+
+// retire has the pool end when its last connection has: no generation in force has it any more. A connection
+// that is still arriving may dial even so: then it is nobody who says what is well, and all servers are believed to be.
+func (b *backend) retire(end func()) {
+	b.mu.Lock()
+	b.unused = end
+	idle := b.users == 0
+	b.mu.Unlock()
+	if idle {
+		end()
+	}
 }
 
 // A client is a connection as its pool sees it.
