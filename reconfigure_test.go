@@ -431,9 +431,14 @@ func TestASocketPassesToAnotherServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := serve(t, &levee.Server{Handler: namesake("second")}, own)
-	s.StopListening(l)
+	if !s.HandOver(l) {
+		t.Error("it does not know its listener")
+	}
 	if err := s.result(); err != nil {
 		t.Error(err)
+	}
+	if s.HandOver(l) {
+		t.Error("it still knows the listener")
 	}
 	c := dialTCP(t, own)
 	wantName(t, c, "second")
