@@ -532,3 +532,41 @@ func TestBansWhoeverComesAtTheSameTime(t *testing.T) {
 		t.Error("nobody was banned")
 	}
 }
+
+func TestBansByOtherTermsAreForRefusalsToCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &Bans{Refusals: 5, Within: time.Minute, For: time.Minute}
+		g := abused(b)
+		for _, addr := range []string{"192.0.2.1", "192.0.2.2", "192.0.2.3"} {
+			comes(t, g, addr)
+		}
+		refusedTimes(t, g, "192.0.2.1", 5)
+		refusedTimes(t, g, "192.0.2.2", 4)
+		b.Set(&Bans{Refusals: 2, Within: time.Minute, For: time.Hour})
+		refusedTimes(t, g, "192.0.2.2", 1) // it has had more than it may by now
+		isRefused(t, g, "192.0.2.2", "banned")
+		isRefused(t, g, "192.0.2.1", "banned")
+		time.Sleep(2 * time.Minute) // virtual time
+		if left := b.List(0); len(left) != 1 || left[0].Prefix.String() != "192.0.2.2/32" || left[0].Why != "2 refusals" {
+			t.Errorf("%v", left)
+		}
+		b.Set(&Bans{Mode: Off})
+		refusedTimes(t, g, "192.0.2.3", 200)
+		if n := b.Stats().Active; n != 1 {
+			t.Errorf("%d bans, though there are to be none any more but those that there were", n)
+		}
+	})
+}
+
+func TestWhatEachConnectionMayMoveChangesForThoseToCome(t *testing.T) {
+	s := &Scope{Connection: Bandwidth{Up: 1000}}
+	g := &Gate{Scopes: []*Scope{s}}
+	before := comes(t, g, "192.0.2.1")
+	s.SetConnection(Bandwidth{Down: 500})
+	after := comes(t, g, "192.0.2.1")
+	for p, want := range map[*pass]Bandwidth{before: {Up: 1000}, after: {Down: 500}} {
+		if x := p.extra; x == nil || len(x.in.own) != int(want.Up/1000) || len(x.out.own) != int(want.Down/500) {
+			t.Errorf("%+v, want %+v", x, want)
+		}
+	}
+}

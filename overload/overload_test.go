@@ -286,3 +286,25 @@ func TestWhenThreeTimesTooManyComeThoseWhoAreLetInAreServed(t *testing.T) {
 		}
 	}
 }
+
+func TestServersThatComeArePressedAndThoseThatGoAreRelieved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := start(t, func(time.Duration) Loads { return Loads{Memory: 0.78, Arriving: 4} })
+		pass(time.Second)
+		comes := new(levee.Server)
+		defer comes.Close()
+		r.Serve(comes)
+		pass(time.Second)
+		if got := comes.Stats().Pressure; got != levee.NoLinger {
+			t.Errorf("the one that has come is under %v", got)
+		}
+		if got := r.server.Stats().Pressure; got != levee.NoPressure {
+			t.Errorf("the one that has gone is under %v", got)
+		}
+		r.Serve(comes, r.server)
+		pass(time.Second)
+		if got := r.server.Stats().Pressure; got != levee.NoLinger {
+			t.Errorf("the one that is back is under %v", got)
+		}
+	})
+}

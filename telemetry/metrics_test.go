@@ -441,3 +441,51 @@ func BenchmarkMetrics(b *testing.B) {
 		}
 	})
 }
+
+// A listener that is taken out of a configuration and put back has another server, while the first one drains.
+func TestServersOfOneNameAreOneAndWhatIsCountedDoesNotBecomeLess(t *testing.T) {
+	registry := prometheus.NewPedanticRegistry()
+	metrics := telemetry.NewMetrics(registry)
+	accepted := func(want string) {
+		t.Helper()
+		if want != "" {
+			want = "# HELP levee_connections_accepted_total Connections accepted.\n# TYPE levee_connections_accepted_total counter\n" +
+				"levee_connections_accepted_total{listener=\"a\"} " + want + "\n"
+		}
+		if err := testutil.GatherAndCompare(registry, strings.NewReader(want), "levee_connections_accepted_total"); err != nil {
+			t.Error(err)
+		}
+	}
+	served := func(n int) *levee.Server {
+		s := &levee.Server{Name: "a", Handler: moody}
+		metrics.Watch(s)
+		l := serve(t, s)
+		for range n {
+			c := dial(t, l)
+			if _, err := io.WriteString(c, "."); err != nil {
+				t.Fatal(err)
+			}
+			c.Close()
+		}
+		for s.Stats().Accepted < int64(n) {
+			time.Sleep(time.Millisecond)
+		}
+		return s
+	}
+	first, second := served(2), served(3)
+	accepted("5")
+	_ = first.Close()
+	accepted("5")
+	metrics.Unwatch(first)
+	metrics.Unwatch(first)
+	accepted("5")
+	third := served(1)
+	accepted("6")
+	_ = second.Close()
+	metrics.Unwatch(second)
+	accepted("6")
+	metrics.Unwatch(third)
+	accepted("")
+	served(1)
+	accepted("1")
+}
