@@ -315,8 +315,10 @@ func (c *Conn) Close() error {
 
 // holds returns how many bytes of the server's memory hold what has come from the client and
 // has not been taken, or has not been written yet. What a handler holds is not among it.
-func (c *Conn) holds() int {
-	switch onLoop, s := c.place(); {
+func (c *Conn) holds() int { return c.holdsIn(c.place()) }
+
+func (c *Conn) holdsIn(onLoop bool, s *stream) int {
+	switch {
 	case onLoop:
 		return c.looped.held()
 	case s != nil:

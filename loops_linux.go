@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -104,7 +105,7 @@ func (s *Server) quietOnLoops(atLeast time.Duration) (quiet []quietConn) {
 		return nil
 	}
 	now := time.Since(r.Epoch())
-	for _, seen := range survey(r) {
+	for _, seen := range slices.Concat(survey(r)...) {
 		if c := connOf(seen.Owner); c != nil && now-seen.Moved > atLeast {
 			quiet = append(quiet, quietConn{c, now - seen.Moved})
 		}
@@ -121,25 +122,27 @@ func (s *Server) movedOnLoops() (all []movedConn) {
 	if r == nil {
 		return nil
 	}
-	seen := survey(r)
-	all = make([]movedConn, 0, len(seen))
-	for _, one := range seen {
-		if c := connOf(one.Owner); c != nil {
-			all = append(all, movedConn{c.id, one.Moved + r.Epoch().Sub(s.epoch)})
+	since := r.Epoch().Sub(s.epoch)
+	for _, seen := range survey(r) {
+		all = slices.Grow(all, len(seen))
+		for _, one := range seen {
+			if c := connOf(one.Owner); c != nil {
+				all = append(all, movedConn{c.id, one.Moved + since})
+			}
 		}
 	}
 	return all
 }
 
-// survey returns what event loops see of their connections, at a time.
-func survey(r *reactor.Reactor) (all []reactor.Sight) {
+// survey returns what each event loop sees of its connections, at a time.
+func survey(r *reactor.Reactor) (all [][]reactor.Sight) {
 	told := make(chan []reactor.Sight, r.Loops())
 	tooLong := time.NewTimer(surveyTime)
 	defer tooLong.Stop()
 	for calls := r.Survey(func(seen []reactor.Sight) { told <- seen }); calls > 0; calls-- {
 		select {
 		case seen := <-told:
-			all = append(all, seen...)
+			all = append(all, seen)
 		case <-tooLong.C:
 			return all
 		}

@@ -52,11 +52,11 @@ type movedConn struct {
 
 // sight returns what shows; onLoops are sorted by id.
 func (c *Conn) sight(onLoops []movedConn) Sight {
-	moments := c.Moments()
-	seen := Sight{Conn: c, Held: c.holds(), Arriving: moments.Routed == 0}
-	asked, _ := c.asked()
-	seen.Draining = asked != ReasonNone
-	onLoop, stream := c.place()
+	c.mu.Lock()
+	onLoop, stream := c.onLoop, c.stream.Load()
+	draining := c.request != nil && c.request.reason != ReasonNone
+	c.mu.Unlock()
+	seen := Sight{Conn: c, Arriving: c.Moments().Routed == 0, Draining: draining, Held: c.holdsIn(onLoop, stream)}
 	moved, known := time.Duration(0), false
 	switch {
 	case onLoop:
