@@ -184,5 +184,9 @@ func empty(w http.ResponseWriter, r *http.Request) bool {
 	if r.ContentLength == 0 {
 		return isJSON(w, r)
 	}
-	return receive(w, r, new(struct{}))
+	if !receive(w, r, new(struct{})) {
+		return false
+	}
+	unhurried(w)
+	return true
 }

@@ -47,7 +47,6 @@ func (all *streams) serve(w http.ResponseWriter, r *http.Request, feed *Feed) {
 	defer all.open.Add(-1)
 	w.Header().Set("Content-Type", "text/event-stream")
 	s := stream{to: w, control: http.NewResponseController(w)}
-	_ = s.control.SetReadDeadline(time.Time{}) // nothing is to come, and that is no reason to end
 	fmt.Fprintf(&s.text, "retry: %d\n\n", streamRetry.Milliseconds())
 	beat := time.NewTicker(heartbeat)
 	defer beat.Stop()

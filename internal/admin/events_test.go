@@ -2,6 +2,7 @@ package admin_test
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -280,4 +281,29 @@ func TestAFeedIsForSeveralGoroutines(t *testing.T) {
 	if recent := feed.Recent(); len(recent) != 50 || recent[0].ID != 3951 || recent[49].ID != 4000 || recent[0].Time.IsZero() {
 		t.Errorf("%d are remembered, %v to %v", len(recent), recent[0], recent[len(recent)-1])
 	}
+}
+
+// What takes longer than a request may take to be read is not taken for one whose asker has left.
+func TestLongAnswersAreWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := leveetest.Listen()
+		serveOn(t, l, admin.API{Reload: func(ctx context.Context) (admin.Generation, error) {
+			select {
+			case <-time.After(time.Minute):
+			case <-ctx.Done():
+			}
+			return admin.Generation{}, ctx.Err()
+		}})
+		for _, body := range []string{"", "{}"} {
+			c, err := l.Dial(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			fmt.Fprintf(c, "POST /api/v1/reload HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+			if answer, err := http.ReadResponse(bufio.NewReader(c), nil); err != nil || answer.StatusCode != 200 {
+				t.Errorf("%q: %v, %v", body, answer, err)
+			}
+		}
+	})
 }

@@ -23,6 +23,9 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		harden(w.Header())
 		why, status, text := s.refusal(r)
 		if why == fine {
+			if r.ContentLength == 0 {
+				unhurried(w)
+			}
 			r.Body = http.MaxBytesReader(w, r.Body, mostBody)
 			next.ServeHTTP(w, r)
 			return
@@ -41,6 +44,10 @@ func (s *Server) guard(next http.Handler) http.Handler {
 		answer(w, status, text)
 	})
 }
+
+// unhurried leaves the time to the answer. net/http takes the end of ReadTimeout for the asker's, and cancels the request's
+// context, also when all of it has been read.
+func unhurried(w http.ResponseWriter) { _ = http.NewResponseController(w).SetReadDeadline(time.Time{}) }
 
 // harden says to browsers what nothing here needs.
 func harden(h http.Header) {

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -497,6 +498,10 @@ func TestATokenFileThatIsNoSecretIsRefused(t *testing.T) {
 	}
 	if _, err := admin.ReadToken(t.TempDir()); err == nil {
 		t.Error("a folder is taken")
+	}
+	if runtime.GOOS == "windows" {
+		t.Log("who may read a file is not a matter of mode bits here")
+		return
 	}
 	open := tokenFile(t, theToken)
 	if err := os.Chmod(open, 0o644); err != nil {
