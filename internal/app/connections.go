@@ -44,7 +44,7 @@ func (k sortKey) compare(other sortKey) int {
 // An order is what a list is sorted by.
 type order struct {
 	word       string
-	key        func(*levee.Sight) sortKey
+	key        func(levee.Sight) sortKey // by value: there is one for each connection, and none is to be on the heap
 	descending bool
 }
 
@@ -56,17 +56,17 @@ func orderOf(word string) (order, error) {
 	o.descending = descending
 	switch name {
 	case "id":
-		o.key = func(*levee.Sight) sortKey { return sortKey{} }
+		o.key = func(levee.Sight) sortKey { return sortKey{} }
 	case "accepted":
-		o.key = func(s *levee.Sight) sortKey { return sortKey{number: s.Conn.Accepted().UnixNano()} }
+		o.key = func(s levee.Sight) sortKey { return sortKey{number: s.Conn.Accepted().UnixNano()} }
 	case "in":
-		o.key = func(s *levee.Sight) sortKey { in, _ := s.Conn.Traffic(); return sortKey{number: in} }
+		o.key = func(s levee.Sight) sortKey { in, _ := s.Conn.Traffic(); return sortKey{number: in} }
 	case "out":
-		o.key = func(s *levee.Sight) sortKey { _, out := s.Conn.Traffic(); return sortKey{number: out} }
+		o.key = func(s levee.Sight) sortKey { _, out := s.Conn.Traffic(); return sortKey{number: out} }
 	case "idle":
-		o.key = func(s *levee.Sight) sortKey { return sortKey{number: -lastMoved(s)} } // what is idle stays where it is
+		o.key = func(s levee.Sight) sortKey { return sortKey{number: -lastMoved(s)} } // what is idle stays where it is
 	case "client":
-		o.key = func(s *levee.Sight) sortKey { return sortKey{addr: s.Conn.ClientAddr()} }
+		o.key = func(s levee.Sight) sortKey { return sortKey{addr: s.Conn.ClientAddr()} }
 	default:
 		return order{}, errNoOrder
 	}
@@ -74,7 +74,7 @@ func orderOf(word string) (order, error) {
 }
 
 // lastMoved is in Unix time. What does not show counts as this moment's: its handler is at work.
-func lastMoved(s *levee.Sight) int64 {
+func lastMoved(s levee.Sight) int64 {
 	if s.Moved.IsZero() {
 		return 1<<63 - 1
 	}
@@ -89,7 +89,7 @@ func (o *order) compare(a, b sortKey) int {
 }
 
 // of returns a connection's place.
-func (o *order) of(s *levee.Sight) sortKey {
+func (o *order) of(s levee.Sight) sortKey {
 	k := o.key(s)
 	k.id = s.Conn.ID()
 	return k
@@ -143,7 +143,7 @@ func selectionOf(q admin.Query) (s selection, err error) {
 	return s, nil
 }
 
-func (s *selection) takes(seen *levee.Sight) bool {
+func (s *selection) takes(seen levee.Sight) bool {
 	c := seen.Conn
 	switch {
 	case s.Listener != "" && c.Server().Name != s.Listener,
@@ -159,7 +159,7 @@ func (s *selection) takes(seen *levee.Sight) bool {
 	return to != nil && (s.Upstream == "" || s.Upstream == to.Upstream) && (s.Server == "" || s.Server == to.Server)
 }
 
-func phaseOf(s *levee.Sight) string {
+func phaseOf(s levee.Sight) string {
 	switch {
 	case s.Draining:
 		return phaseDraining
@@ -188,23 +188,29 @@ func (f *front) toldConnections(q admin.Query) (admin.Connections, error) {
 	}
 	limit := max(1, q.Limit)
 	first := make([]line, 0, 2*limit)
-	behind := 0 // the cursor
+	behind := 0        // the cursor
+	var worst *sortKey // of a page that is full; nobody behind it can be on it
 	sorted := func() { slices.SortFunc(first, func(a, b line) int { return order.compare(a.key, b.key) }) }
 	for _, server := range f.allServers() {
 		for seen := range server.Sights() {
 			page.Total++
-			if !wanted.takes(&seen) {
+			if !wanted.takes(seen) {
 				continue
 			}
 			page.Matching++
-			key := order.of(&seen)
+			key := order.of(seen)
 			if q.After != "" && order.compare(key, after) <= 0 {
 				continue
 			}
 			behind++
+			if worst != nil && order.compare(key, *worst) > 0 {
+				continue
+			}
 			if first = append(first, line{seen, key}); len(first) == cap(first) {
 				sorted()
 				first = first[:limit]
+				last := first[limit-1].key
+				worst = &last
 			}
 		}
 	}
@@ -212,7 +218,7 @@ func (f *front) toldConnections(q admin.Query) (admin.Connections, error) {
 	first = first[:min(len(first), limit)]
 	now := time.Now()
 	for i := range first {
-		page.Connections = append(page.Connections, f.toldSight(&first[i].Sight, now))
+		page.Connections = append(page.Connections, f.toldSight(first[i].Sight, now))
 	}
 	if behind > limit {
 		page.Next = order.cursor(first[limit-1].key)
@@ -228,7 +234,7 @@ func (f *front) toldConnection(id uint64) (admin.Connection, bool) {
 		}
 		for seen := range server.Sights() { // what shows of it is had with the others
 			if seen.Conn == c {
-				return f.toldSight(&seen, time.Now()), true
+				return f.toldSight(seen, time.Now()), true
 			}
 		}
 	}
@@ -236,7 +242,7 @@ func (f *front) toldConnection(id uint64) (admin.Connection, bool) {
 }
 
 // toldSight is what is told of a connection.
-func (f *front) toldSight(s *levee.Sight, now time.Time) admin.Connection {
+func (f *front) toldSight(s levee.Sight, now time.Time) admin.Connection {
 	c := s.Conn
 	told := admin.Connection{
 		ID: c.ID(), Listener: c.Server().Name, Client: c.RemoteAddr().String(), Local: c.LocalAddr().String(),
@@ -301,7 +307,7 @@ func (f *front) endAll(q admin.Query) (ended int, err error) {
 	}
 	for _, server := range f.allServers() {
 		for seen := range server.Sights() {
-			if wanted.takes(&seen) {
+			if wanted.takes(seen) {
 				seen.Conn.Kill(errByOperator)
 				ended++
 			}
