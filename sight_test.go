@@ -28,7 +28,7 @@ func TestOpenConnectionsShowWhenAByteLastMovedAndWhetherTheyWereAskedToLeave(t *
 		s := e.serve(t, &levee.Server{Handler: &lines{}})
 		quiet, c := s.greet()
 		_, other := s.greet()
-		time.Sleep(20 * time.Millisecond) // for its engine to wait again
+		<-time.After(20 * time.Millisecond) // for its engine to wait again
 		before := sights(t, s.Server)
 		if len(before) != 2 {
 			t.Fatalf("%d show, want 2", len(before))
@@ -45,7 +45,7 @@ func TestOpenConnectionsShowWhenAByteLastMovedAndWhetherTheyWereAskedToLeave(t *
 		}
 		send(t, quiet, "echo more\nand a beginning")
 		want(t, quiet, "more\n")
-		time.Sleep(20 * time.Millisecond)
+		<-time.After(20 * time.Millisecond)
 		seen = sights(t, s.Server)[c]
 		if !seen.Moved.After(before[c].Moved) || seen.Held < len("and a beginning") && e.onLoop() {
 			t.Errorf("%+v, and before that %+v", seen, before[c])
@@ -65,7 +65,7 @@ func TestConnectionsThatArriveShowAsThat(t *testing.T) {
 	l := listenTCP(t)
 	s := serve(t, &levee.Server{Handler: &lines{}, TLSConfig: leveetest.NewCA(t).ServerConfig("localhost")}, l)
 	dialTCP(t, l) // and says nothing
-	for until := time.Now().Add(longest); ; time.Sleep(time.Millisecond) {
+	for until := time.Now().Add(longest); ; <-time.After(time.Millisecond) {
 		for _, seen := range sights(t, s.Server) {
 			if !seen.Arriving || seen.OnLoop {
 				t.Errorf("%+v", seen)

@@ -200,7 +200,7 @@ func TestWhoDoesNotReadIsLetGo(t *testing.T) {
 		for range 1000 {
 			feed.Publish(admin.Event{Text: filler})
 		}
-		time.Sleep(11 * time.Second)
+		time.Sleep(11 * time.Second) // virtual time
 		n, err := io.Copy(io.Discard, w.lines)
 		if err == nil || n == 0 || n > 9_000_000 {
 			t.Errorf("read %d bytes, and then %v", n, err)

@@ -425,11 +425,11 @@ func TestWhoGuessesHasToWaitAndKeepsNobodyElseOut(t *testing.T) {
 		if n := tries(20, "[2001:db8::1]:1") + tries(20, "[2001:db8::2]:1"); n != 10 {
 			t.Errorf("%d guesses from one network were looked at, want 10", n)
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // virtual time
 		if n := tries(10, "192.0.2.1:1"); n != 1 {
 			t.Errorf("%d guesses were looked at a second later, want 1", n)
 		}
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // virtual time
 		if status := try("192.0.2.1:1", theToken); status != 200 {
 			t.Errorf("a minute later: %d", status)
 		}

@@ -261,8 +261,7 @@ func (w *writer) structure(of reflect.Type) object {
 }
 
 func (w *writer) fields(of reflect.Type, properties object, required *[]any) {
-	for i := range of.NumField() {
-		f := of.Field(i)
+	for f := range of.Fields() {
 		if f.Anonymous {
 			w.fields(f.Type, properties, required)
 			continue
@@ -445,8 +444,8 @@ func fill(v reflect.Value) {
 			v.Set(reflect.ValueOf(time.Unix(1_800_000_000, 0).UTC()))
 			return
 		}
-		for i := range v.NumField() {
-			fill(v.Field(i))
+		for _, f := range v.Fields() {
+			fill(f)
 		}
 	}
 }
