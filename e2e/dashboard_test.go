@@ -332,7 +332,7 @@ func TestDashboardTakesNothingOfAStrangersForMarkup(t *testing.T) {
 
 func TestDashboardStaysSmallAndSmoothWithThousandsOfConnections(t *testing.T) {
 	const many = 5000
-	p := start(t, "serve", "-c", config(t, "", `limits: {max_connections: 6000}`))
+	p := start(t, "serve", "-c", config(t, "overload: {mode: off}", `limits: {max_connections: 6000}`))
 	for range many {
 		c, err := net.Dial("tcp", p.address())
 		if err != nil {
