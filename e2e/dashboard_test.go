@@ -3,10 +3,14 @@ package e2e
 import (
 	"bytes"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"image/png"
 	"io"
 	"net"
+	"os"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -185,8 +189,8 @@ func TestDashboardClosesAConnectionByTheKeyboardAlone(t *testing.T) {
 	d.press(kb.Enter)
 	d.tabTo("#ask-yes")
 	d.press(kb.Enter)
-	if _, err := victim.Read(make([]byte, 1)); err == nil {
-		t.Error("it can still be read from")
+	if _, err := victim.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("it is not closed: %v; the dialog says %q", err, d.text("#ask-problem"))
 	}
 	eventually(t, "it is not in the table", func() bool { return d.text(button) == "" })
 	if err := echoesOn(other); err != nil {
@@ -194,6 +198,41 @@ func TestDashboardClosesAConnectionByTheKeyboardAlone(t *testing.T) {
 	}
 	eventually(t, "it has been killed", func() bool { return p.scrape().closed("killed") == 1 })
 	agrees(d, p)
+}
+
+func TestDashboardTellsTheStoryOfAConnectionThatEndedBadly(t *testing.T) {
+	p, d := lookedAt(t)
+	well, err := tls.Dial("tcp", p.addressOf(1), &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // whose certificate it is does not matter
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer well.Close()
+	if err := echoesOn(well); err != nil {
+		t.Fatal(err)
+	}
+	garbage := dial(t, p.addressOf(1))
+	send(t, garbage, "this is no TLS\n")
+	_, _ = io.Copy(io.Discard, garbage)
+	const found = `[...document.querySelectorAll("#events details")].find((e) => e.textContent.includes(%q))`
+	this := fmt.Sprintf(found, garbage.LocalAddr())
+	eventually(t, "it is in the flight recorder", func() bool { return evaluate[bool](d, this+` !== undefined`) })
+	d.tabTo("#events summary")
+	d.press(kb.Enter)
+	var facts []string
+	eventually(t, "its story is told", func() bool {
+		facts = evaluate[[]string](d, `[...(`+this+`?.querySelectorAll(".story dd, .fall .word") ?? [])].map((e) => e.textContent)`)
+		return len(facts) > 0
+	})
+	for _, want := range []string{garbage.LocalAddr().String(), "tls_failed", "handshake"} {
+		if !slices.Contains(facts, want) {
+			t.Errorf("its story does not say %q: %q", want, facts)
+		}
+	}
+	d.do(chromedp.SendKeys(chromedp.CSS("#by-word"), "no such word"))
+	eventually(t, "events are chosen by words", func() bool { return d.text("#events") == "" && d.text("#events-empty") == "No event is like this." })
+	eventually(t, "how long handshakes took is shown", func() bool {
+		return regexp.MustCompile(`handshake[\d.]+ [mµ]s`).MatchString(d.text("#phases tbody"))
+	})
 }
 
 func TestDashboardCanBeReadByEverybody(t *testing.T) {

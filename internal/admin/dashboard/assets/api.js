@@ -7,14 +7,14 @@ export class Refusal extends Error {
   }
 }
 
-const patience = 5000; // milliseconds for an answer
+const patience = 10_000; // milliseconds for an answer
 const again = 2000; // milliseconds until a stream that was refused is asked for anew
 
-// ask does as fetch does, for an answer in JSON. If levee wants a token, the browser asks its user.
-export async function ask(path, options = {}) {
+// ask does as fetch does, for an answer in JSON or in text. If levee wants a token, the browser asks its user.
+export async function ask(path, options = {}, as = "json") {
   const answer = await fetch(path, { signal: AbortSignal.timeout(patience), ...options });
   if (!answer.ok) throw new Refusal(answer.status, await why(answer));
-  return answer.status === 204 ? null : answer.json();
+  return answer.status === 204 ? null : answer[as]();
 }
 
 async function why(answer) {
@@ -26,7 +26,7 @@ async function why(answer) {
 }
 
 // poll asks again and again, period milliseconds after the answer. What it returns asks at once.
-export function poll(path, period, told, failed = () => {}) {
+export function poll(path, period, told, failed = () => {}, as = "json") {
   let timer = 0;
   let turn = 0; // an answer to a question that has been put anew is not wanted
   const put = async () => {
@@ -36,7 +36,7 @@ export function poll(path, period, told, failed = () => {}) {
     let answer;
     let problem;
     try {
-      if (where) answer = await ask(where);
+      if (where) answer = await ask(where, {}, as);
     } catch (error) {
       problem = error;
     }

@@ -177,9 +177,10 @@ export class Table {
   }
 
   async #close() {
+    const { connection } = this.#asked;
     $("ask-yes").disabled = true;
     try {
-      await ask(`api/v1/connections/${this.#asked.connection.id}`, { method: "DELETE" });
+      await ask(`api/v1/connections/${connection.id}`, { method: "DELETE" });
       $("ask-close").close();
       this.#look();
     } catch (problem) {
@@ -194,8 +195,8 @@ export class Table {
 
   // return has the focus where it was, or near it if the row is gone.
   #return() {
+    if ($("ask-close").open) return; // it was asked about another meanwhile
     const button = this.#asked?.button;
-    this.#asked = null;
     if (button?.isConnected) button.focus();
     else $("connections-scroll").focus();
   }

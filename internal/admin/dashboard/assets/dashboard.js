@@ -4,7 +4,7 @@ import { listen, poll } from "./api.js";
 import { Charts } from "./charts.js";
 import { Table } from "./connections.js";
 import { $, el, style, write } from "./elements.js";
-import { Ends, Listeners, showBans, showLimits, showLoad, showOverload, showPhases, showProcess, Upstreams } from "./panels.js";
+import { Ends, Listeners, Phases, showBans, showLimits, showLoad, showOverload, showProcess, Upstreams } from "./panels.js";
 import { Meter } from "./rates.js";
 import { Recorder } from "./recorder.js";
 import { bytes, clock, count, since, spent, sum } from "./words.js";
@@ -13,6 +13,7 @@ const second = 1000;
 
 const charts = new Charts();
 const ends = new Ends();
+const phases = new Phases();
 const listeners = new Listeners();
 const upstreams = new Upstreams();
 const table = new Table();
@@ -51,6 +52,7 @@ poll("api/v1/overload", second, (told) => {
 });
 poll("api/v1/limits", 2 * second, showLimits);
 poll("api/v1/bans", 5 * second, showBans);
+poll("metrics", 5 * second, (text, now) => phases.show(text, now), undefined, "text");
 listen("api/v1/events?after=0", (text) => recorder.tell(text), (n) => recorder.miss(n));
 
 // begin forgets what was told of another process: this one counts from zero.
@@ -58,6 +60,7 @@ function begin(told) {
   if (told.version !== status.version) notice("version", "warn", "levee is another one now.", "Load this page again, so that it fits.");
   totals.clear();
   ends.clear();
+  phases.clear();
   drainedFrom = 0;
 }
 
@@ -74,7 +77,7 @@ function showStatus(now) {
     $(id).title = `${count(n)} bytes`;
   }
   ends.show(t, now);
-  showPhases(recorder.look());
+  recorder.look();
   showLoad(inputs, process);
   showProcess(status, totals.rate("cpu", process.cpu, now));
 

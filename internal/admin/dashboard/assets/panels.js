@@ -56,17 +56,47 @@ function quantity(cell, n, say = count) {
   cell.classList.toggle("zero", !(n > 0));
 }
 
-// Phases shows how long the parts of a connection's life took in those that have ended of late.
-const shown = ["proxy_header", "sniff", "handshake", "route", "dial", "first_byte"];
+const phases = ["proxy_header", "sniff", "handshake", "route", "dial", "first_byte"]; // not those that last as somebody pleases
+const bucket = /^levee_phase_duration_seconds_bucket\{phase="(\w+)",le="([^"]+)"\} (\S+)$/gm;
 
-export function showPhases(stories) {
-  const times = new Map(shown.map((name) => [name, []]));
-  for (const story of stories) for (const p of story.phases ?? []) times.get(p.phase)?.push(p.took);
-  const rows = [...times].filter(([, t]) => t.length).map(([name, t]) => {
-    t.sort((a, b) => a - b);
-    const at = (q) => t[Math.min(t.length - 1, Math.ceil(q * t.length) - 1)];
-    return { name, p50: at(0.5), p95: at(0.95), p99: at(0.99) };
-  });
+// Phases shows how long the parts of a connection's life take, out of the histogram that the metrics have.
+export class Phases {
+  #past = new Past();
+
+  show(metrics, now) {
+    const all = {};
+    for (const [, phase, le, n] of metrics.matchAll(bucket)) all[`${phase} ${le}`] = Number(n);
+    this.#past.tell(all, now);
+    let counts = this.#past.lately(all);
+    const lately = phases.some((phase) => counts[`${phase} +Inf`] > 0);
+    if (!lately) counts = all;
+    const rows = phases.map((name) => ({ name, buckets: bucketsOf(name, counts) })).filter((r) => r.buckets.at(-1)?.n > 0);
+    for (const r of rows) for (const q of [50, 95, 99]) r[`p${q}`] = quantile(r.buckets, q / 100);
+    showPhases(rows);
+    write($("phases-note"), rows.length ? (lately ? `the last ${spent(this.#past.since(now))}` : "since the start") : "");
+  }
+
+  clear() {
+    this.#past.clear();
+  }
+}
+
+function bucketsOf(phase, counts) {
+  return Object.entries(counts).filter(([name]) => name.startsWith(`${phase} `))
+    .map(([name, n]) => ({ le: name.endsWith("+Inf") ? Infinity : Number(name.split(" ")[1]), n }))
+    .sort((a, b) => a.le - b.le);
+}
+
+// quantile finds the bucket that has it, and takes the times in there to be spread evenly, as Prometheus does.
+function quantile(buckets, q) {
+  const rank = q * buckets.at(-1).n;
+  const i = buckets.findIndex((b) => b.n >= rank);
+  const [from, before] = i > 0 ? [buckets[i - 1].le, buckets[i - 1].n] : [0, 0];
+  const { le, n } = buckets[i];
+  return le === Infinity ? from : from + ((le - from) * (rank - before)) / Math.max(1, n - before);
+}
+
+function showPhases(rows) {
   fill($("phases").tBodies[0], rows, (r) => r.name, () => {
     const row = cells(["word", "n", "n", "n", "wide"]);
     row.bar = bar();
@@ -84,8 +114,6 @@ export function showPhases(stories) {
   });
   show($("phases"), rows.length > 0);
   show($("phases-empty"), rows.length === 0);
-  write($("phases-empty"), stories.length ? "None of those that ended went through a phase that takes time." : "Nothing has ended yet.");
-  write($("phases-note"), rows.length ? `of the last ${count(stories.length)} that ended` : "");
 }
 
 // scale is where on a track a time is: 10 µs at its beginning, 10 s at its end, by orders of magnitude.

@@ -1,4 +1,4 @@
-// The flight recorder: what happened, and the story of each connection that ended.
+// The flight recorder: what happened, and the stories of connections that ended badly.
 
 import { $, bar, el, extend, fill, show, write } from "./elements.js";
 import { bytes, count, took } from "./words.js";
@@ -6,12 +6,11 @@ import { bytes, count, took } from "./words.js";
 const kept = 500; // events
 const listed = 60; // of them in the page at once
 
-const tones = { refused: "warn", ban: "warn", breaker: "warn", health: "warn", overload: "warn", drain: "warn", panic: "bad" };
+const tones = { refused: "warn", ban: "warn", breaker: "warn", health: "warn", overload: "warn", drain: "warn", accept: "bad", panic: "bad" };
 
 export class Recorder {
   #told = []; // as levee wrote them, not yet read: there may be thousands between two looks
   #events = []; // the oldest first
-  #stories = []; // of those that ended
   #last = 0; // id
   #run = 0; // which process of those that this page has seen
   #lost = 0; // events that came faster than they could be told
@@ -32,7 +31,7 @@ export class Recorder {
     if (this.#told.length > 2 * kept) this.#lost += this.#told.splice(0, this.#told.length - kept).length;
   }
 
-  // look takes in what was told since, and returns the stories of late.
+  // look takes in what was told since.
   look() {
     const fresh = this.#told.splice(0).map((text) => JSON.parse(text));
     if (fresh.length) {
@@ -42,11 +41,9 @@ export class Recorder {
         event.key = `${this.#run}/${event.id}`;
       }
       this.#events = [...this.#events, ...fresh].slice(-kept);
-      this.#stories = this.#events.map((e) => e.story).filter(Boolean);
       this.#offer();
       this.#list();
     }
-    return this.#stories;
   }
 
   #offer() {
@@ -81,7 +78,7 @@ function item(event) {
   const when = new Date(event.time);
   const line = [
     el("time", { dateTime: event.time, title: when.toLocaleString() }, time.format(when)),
-    el("span", { class: `tag ${event.kind === "health" && /\b(well|healthy)\b/.test(event.text) ? "good" : tones[event.kind] ?? ""}` }, event.kind),
+    el("span", { class: `tag ${event.kind === "health" && event.text.endsWith(" is up") ? "good" : tones[event.kind] ?? ""}` }, event.kind),
     el("span", { class: "text" }, event.text),
     el("span", { class: "word" }, event.reason ?? ""),
   ];
