@@ -29,15 +29,6 @@ upstreams:
 `
 }
 
-// greeted is a connection that has been served.
-func greeted(t *testing.T, address string) net.Conn {
-	t.Helper()
-	c := dial(t, address)
-	send(t, c, "hi")
-	expect(t, c, "hi")
-	return c
-}
-
 // serving waits until so many connections are served.
 func serving(t *testing.T, r *run, n int) {
 	t.Helper()
@@ -129,7 +120,7 @@ func TestConnsShowsThoseThatAreAskedFor(t *testing.T) {
 	r := start(t, app.Env{}, "serve", "-c", write(t, "levee.yaml", plain))
 	var ours []net.Conn
 	for i := range 3 {
-		c := greeted(t, r.address())
+		c := greeted(t, r.address(), "hi")
 		for range i {
 			send(t, c, "more")
 			expect(t, c, "more")
@@ -190,7 +181,7 @@ func TestConnsGoesThroughAllPages(t *testing.T) {
 
 func TestKillEndsTheConnectionThatIsNamed(t *testing.T) {
 	r := start(t, app.Env{}, "serve", "-c", write(t, "levee.yaml", plain))
-	first, second := greeted(t, r.address()), greeted(t, r.address())
+	first, second := greeted(t, r.address(), "hi"), greeted(t, r.address(), "hi")
 	_, stdout, _ := result(t, app.Env{}, "conns", "--json", "--sort", "id", "--admin", r.adminAddress())
 	var page admin.Connections
 	if err := json.Unmarshal([]byte(stdout), &page); err != nil || len(page.Connections) != 2 {
@@ -214,7 +205,7 @@ func TestKillAsksBeforeItEndsMany(t *testing.T) {
 	r := start(t, app.Env{}, "serve", "-c", write(t, "levee.yaml", plain))
 	var ours []net.Conn
 	for range 3 {
-		ours = append(ours, greeted(t, r.address()))
+		ours = append(ours, greeted(t, r.address(), "hi"))
 	}
 	for said, want := range map[string]string{
 		"":        "\nlevee: kill: nobody answered, and nothing was done; say --yes\n",
@@ -235,7 +226,7 @@ func TestKillAsksBeforeItEndsMany(t *testing.T) {
 	for _, c := range ours {
 		ended(t, c)
 	}
-	c := greeted(t, r.address())
+	c := greeted(t, r.address(), "hi")
 	code, stdout, _ = result(t, app.Env{}, "kill", "--client", "127.0.0.1", "--yes", "--json", "--admin", r.adminAddress())
 	var told admin.Ended
 	if err := json.Unmarshal([]byte(stdout), &told); code != 0 || err != nil || told.Ended != 1 {
@@ -247,7 +238,7 @@ func TestKillAsksBeforeItEndsMany(t *testing.T) {
 func TestServersAreShownDrainedAndUndrained(t *testing.T) {
 	server := echoing(t)
 	r := start(t, app.Env{}, "serve", "-c", write(t, "levee.yaml", behind(server)))
-	greeted(t, r.address())
+	greeted(t, r.address(), "hi")
 	run := func(want string, args ...string) {
 		t.Helper()
 		code, stdout, stderr := result(t, app.Env{}, append(args, "--admin", r.adminAddress())...)
@@ -300,7 +291,7 @@ func TestDrainWaitsForTheEnd(t *testing.T) {
 
 func TestTopForScripts(t *testing.T) {
 	r := start(t, app.Env{}, "serve", "-c", write(t, "levee.yaml", plain))
-	c := greeted(t, r.address())
+	c := greeted(t, r.address(), "hi")
 	code, stdout, stderr := result(t, app.Env{}, "top", "--once", "--admin", r.adminAddress())
 	for _, want := range []string{", serving, up ", "\noverload     none", "\nLISTENER ", "\nmain ", c.LocalAddr().String()} {
 		if !strings.Contains(stdout, want) {

@@ -171,11 +171,16 @@ func (m *model) keyFiltering(k tea.KeyPressMsg) tea.Cmd {
 		m.mode, m.query, m.note = browsing, q, ""
 		return m.restart()
 	default:
-		if text := k.Key().Text; len(m.typed)+len(text) <= longestTyped {
-			m.typed += Plain(text)
-		}
+		m.write(k.Key().Text)
 	}
 	return nil
+}
+
+// write adds to what is typed, as long as there is room.
+func (m *model) write(text string) {
+	if text = Plain(text); len(m.typed)+len(text) <= longestTyped {
+		m.typed += text
+	}
 }
 
 // keyConfirming does it for a yes alone: any other key may have been meant for something else.

@@ -91,15 +91,15 @@ type model struct {
 	paused bool
 
 	// What has been seen.
-	now     time.Time
-	last    seen // the last that was answered
-	gone    error
-	since   time.Time // when it went
-	speeds  *speeds   // nil until there were two looks
-	counted time.Time // when the connections that show were
-	flows   map[uint64]flow
-	fresh   history // new connections
-	moved   history // bytes
+	now    time.Time
+	last   seen // the last that was answered
+	gone   error
+	since  time.Time // when it went
+	base   base      // what speeds are counted from
+	speeds *speeds   // nil until there were two looks
+	flows  map[uint64]flow
+	fresh  history // new connections
+	moved  history // bytes
 
 	asking bool // a look is under way
 	hurry  bool // another is to follow it at once
@@ -116,7 +116,10 @@ type model struct {
 	noted  time.Time
 }
 
-const noteTime = 8 * time.Second // to read it
+const (
+	noteTime   = 8 * time.Second // to read it
+	remembered = 5               // looks without a connection, until it is forgotten how much of it had moved
+)
 
 func newModel(ctx context.Context, levee Levee, t Terminal) *model {
 	return &model{
@@ -155,7 +158,7 @@ func (m *model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		return m, m.look()
 	case tea.PasteMsg:
 		if m.mode == filtering {
-			m.typed += Plain(msg.Content)
+			m.write(msg.Content)
 		}
 	case tea.KeyPressMsg:
 		return m, m.key(msg)
@@ -231,7 +234,7 @@ func (m *model) take(s *seen) tea.Cmd {
 		m.back()
 		return m.look()
 	}
-	m.last, m.counted = *s, s.at
+	m.last = *s
 	m.settle()
 	return m.next()
 }
@@ -245,32 +248,42 @@ func (m *model) next() tea.Cmd {
 	return m.later(m.every, m.moment)
 }
 
-// measure compares an answer to the one before it.
+// A base is a look that later ones are compared to.
+type base struct {
+	at     time.Time
+	status admin.Status
+}
+
+// measure compares an answer to one before it. Looks in quick succession, as keys bring them about, are too near to each
+// other for that.
 func (m *model) measure(s *seen) {
-	was, is := &m.last.snapshot, &s.snapshot
-	d := s.at.Sub(m.last.at)
-	v, ok := between(&was.Status, &is.Status, d)
+	is := &s.snapshot
+	d := s.at.Sub(m.base.at)
+	v, ok := between(&m.base.status, &is.Status, d)
 	if !ok {
 		m.speeds, m.flows, m.fresh, m.moved = nil, nil, nil, nil
-		return
+		m.base = base{s.at, is.Status}
 	}
-	m.speeds = &v
-	m.fresh.add(v.accepted)
-	m.moved.add(v.in + v.out)
+	if ok && d >= m.every/2 {
+		m.speeds = &v
+		m.fresh.add(v.accepted)
+		m.moved.add(v.in + v.out)
+		m.base = base{s.at, is.Status}
+	}
 	if s.question.page != connectionsPage || s.refused != nil {
 		return
 	}
-	moved := make(map[uint64]int64, len(was.Connections.Connections))
-	for _, c := range was.Connections.Connections {
-		moved[c.ID] = c.In + c.Out
-	}
-	d = s.at.Sub(m.counted) // not those of another page, which was asked for in between
-	m.flows = make(map[uint64]flow, len(is.Connections.Connections))
-	for _, c := range is.Connections.Connections {
-		if before, known := moved[c.ID]; known && d > 0 {
-			m.flows[c.ID] = flow{rate: max(0, float64(c.In+c.Out-before)/d.Seconds()), known: true}
+	flows := make(map[uint64]flow, len(is.Connections.Connections))
+	for id, f := range m.flows {
+		if s.at.Sub(f.at) < remembered*m.every { // it may be back on the page by the next look
+			flows[id] = f
 		}
 	}
+	for i := range is.Connections.Connections {
+		c := &is.Connections.Connections[i]
+		flows[c.ID] = m.flows[c.ID].next(c, s.at, m.every/2)
+	}
+	m.flows = flows
 }
 
 // rows is how many there are in the table.

@@ -116,10 +116,24 @@ func (g *grid) write(out io.Writer) {
 	}
 }
 
-// A flow is how fast a connection's bytes move, as far as it has been seen twice.
+// A flow is how fast a connection's bytes move, in both directions together.
 type flow struct {
-	rate  float64 // bytes a second, both directions
+	at    time.Time // when it was counted last
+	moved int64     // bytes, then
+	rate  float64   // bytes a second, as far as it is known
 	known bool
+}
+
+// next is the flow as of another look; one that is too near says nothing new.
+func (f flow) next(c *admin.Connection, at time.Time, near time.Duration) flow {
+	moved, d := c.In+c.Out, at.Sub(f.at)
+	switch {
+	case f.at.IsZero():
+		return flow{at: at, moved: moved}
+	case d <= 0 || d < near:
+		return f
+	}
+	return flow{at: at, moved: moved, rate: max(0, float64(moved-f.moved)/d.Seconds()), known: true}
 }
 
 func connectionColumns(now time.Time, flows map[uint64]flow) []column[admin.Connection] {

@@ -10,6 +10,7 @@ import (
 )
 
 const (
+	mostAsked  = 1000
 	around     = 10 // lines: a line about the state and five below it, pages, titles, what is to be said, keys
 	widestView = 60 // cells of a sparkline
 	wordsRoom  = 50 // cells that what stands before it has at least
@@ -33,15 +34,14 @@ func styled(style, text string) string {
 	return style + text + plain
 }
 
-// room is how many rows the table has.
-func (m *model) room() int { return max(1, m.height-around) }
+// room is how many rows the table has, and no more than a levee tells of at once.
+func (m *model) room() int { return max(1, min(m.height-around, mostAsked)) }
 
 // View draws the screen.
 func (m *model) View() tea.View {
 	v := tea.NewView(m.draw())
 	v.AltScreen = true
 	v.DisableBracketedPasteMode = m.mode != filtering
-	v.WindowTitle = "levee top " + Plain(m.address)
 	return v
 }
 
