@@ -183,7 +183,7 @@ func (up upstreamKind) delayed() upstreamKind {
 	up.start = func(t testing.TB) (net.Listener, dialer) {
 		l, dial := start(t)
 		return l, func(ctx context.Context) (net.Conn, error) {
-			time.Sleep(dialDelay) // real: what is measured is the real clock
+			<-time.After(dialDelay)
 			return dial(ctx)
 		}
 	}
@@ -218,14 +218,14 @@ func TestAStoryKnowsItsProxyHeaderAndDoesNotMixPhases(t *testing.T) {
 		l := leveetest.Listen()
 		serve(t, srv, l)
 		raw := dial(t, l)
-		time.Sleep(time.Second) // virtual time, as all here
+		time.Sleep(time.Second) // virtual time
 		io.WriteString(raw, "PROXY TCP4 192.0.2.1 192.0.2.2 1001 443\r\n")
-		time.Sleep(2 * time.Second)
+		time.Sleep(2 * time.Second) // virtual time
 		c := tls.Client(raw, ca.ClientConfig("localhost"))
 		if err := exchange(c, "hello\n"); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(4 * time.Second)
+		time.Sleep(4 * time.Second) // virtual time
 		c.Close()
 		got := <-stories
 		if !slices.Equal(phasesOf(got.Moments, time.Hour), []string{"proxy_header", "sniff", "handshake", "route", "first_byte", "flow"}) {
@@ -403,7 +403,7 @@ func TestStatsTellWhenALoopIsLate(t *testing.T) {
 	const busy = 30 * time.Millisecond
 	s := engines[0].serve(t, &levee.Server{StepBudget: -1, Handler: &lines{commands: map[string]command{
 		"burn": func(_ *levee.Conn, _ string, out []byte) ([]byte, error) {
-			time.Sleep(busy)
+			<-time.After(busy)
 			return append(out, "done\n"...), nil
 		},
 	}}})

@@ -30,7 +30,7 @@ func TestAnAccessLogsLineTellsTheStory(t *testing.T) {
 		client := dial(t, l)
 		io.ReadAll(client)
 		client.Close()
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // virtual time
 		entries := out.take(t)
 		if len(entries) != 1 {
 			t.Fatalf("%d lines", len(entries))
@@ -68,13 +68,13 @@ func TestASampledAccessLogSaysHowManyItHasLeftOut(t *testing.T) {
 		for range 100 {
 			io.WriteString(dial(t, l), "b")
 		}
-		time.Sleep(10 * time.Millisecond) // a connection takes a moment to leave
+		time.Sleep(10 * time.Millisecond) // virtual time
 		for range 30 {
 			io.WriteString(dial(t, l), "e") // what is not usual has a share of its own
 		}
-		time.Sleep(2 * time.Second)
+		time.Sleep(2 * time.Second) // virtual time
 		io.WriteString(dial(t, l), "b")
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // virtual time
 		var usual, others int
 		var leftOut float64
 		for _, line := range out.take(t) {
@@ -100,7 +100,7 @@ func TestAnAccessLogOfAllLeavesNothingOut(t *testing.T) {
 		for range 200 {
 			io.WriteString(dial(t, l), "b")
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // virtual time
 		if got := out.take(t); len(got) != 200 || log.LeftOut() != 0 {
 			t.Errorf("%d lines, %d left out", len(got), log.LeftOut())
 		}

@@ -33,7 +33,7 @@ func TestWhatEndsBadlyIsRememberedWithItsStory(t *testing.T) {
 		})
 		l := serve(t, &levee.Server{Name: "main", Handler: failing, Logger: discard, Trace: r.Trace()})
 		client := dial(t, l)
-		time.Sleep(4 * time.Second)
+		time.Sleep(4 * time.Second) // virtual time
 		events := r.Events(0)
 		if len(events) != 1 {
 			t.Fatalf("%v", kinds(events))
@@ -61,8 +61,8 @@ func TestOrdinaryEndsAreNotRecorded(t *testing.T) {
 		l := serve(t, srv)
 		io.WriteString(dial(t, l), "b")
 		dial(t, l).Close()
-		dial(t, l) // idle
-		time.Sleep(time.Minute)
+		dial(t, l)              // idle
+		time.Sleep(time.Minute) // virtual time
 		if got := r.Events(0); len(got) != 0 || srv.Stats().Accepted != 3 {
 			t.Errorf("%v of %d", kinds(got), srv.Stats().Accepted)
 		}
@@ -93,9 +93,9 @@ func TestAFloodByStrangersPushesNothingElseOut(t *testing.T) {
 			for range 30 {
 				dial(t, l)
 			}
-			time.Sleep(time.Second)
+			time.Sleep(time.Second) // virtual time
 		}
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // virtual time
 		events := r.Events(0)
 		if len(events) != 21 || events[0].Reason != levee.HandlerError {
 			t.Fatalf("%v", kinds(events))
@@ -136,7 +136,7 @@ func TestRefusalsAreOneEventASecond(t *testing.T) {
 			for range 500 {
 				dial(t, l)
 			}
-			time.Sleep(2 * time.Second)
+			time.Sleep(2 * time.Second) // virtual time
 		}
 		got := r.Events(0)
 		if len(got) != 2 || got[0].Kind != telemetry.KindRefused || got[0].Reason != levee.Denied ||
@@ -152,7 +152,7 @@ func TestPanicsAndFailedAcceptsAreRecorded(t *testing.T) {
 		l := serve(t, &levee.Server{Handler: moody, Logger: discard, Trace: r.Trace()})
 		l.FailAccepts(syscall.EMFILE)
 		io.WriteString(dial(t, l), "p")
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) // virtual time
 		want := []string{"accept none", "panic handler_panic", "closed handler_panic"}
 		if got := kinds(r.Events(0)); fmt.Sprint(got) != fmt.Sprint(want) {
 			t.Errorf("%v, want %v", got, want)

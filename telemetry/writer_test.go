@@ -173,7 +173,7 @@ func TestALogFileThatWasMovedAwayIsOpenedAnew(t *testing.T) {
 		for !stop.Load() {
 			fmt.Fprintln(w, "a line")
 			written.Add(1)
-			time.Sleep(20 * time.Microsecond)
+			runtime.Gosched()
 		}
 	})
 	for i := range 20 {

@@ -69,6 +69,7 @@ func TestAScraperThatLeavesIsNoError(t *testing.T) {
 	answered := make(chan struct{})
 	web := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer close(answered)
+		context.AfterFunc(r.Context(), func() { close(c.goOn) }) // once it has been noticed
 		s.scrapes().ServeHTTP(w, r)
 	}))
 	defer web.Close()
@@ -80,8 +81,6 @@ func TestAScraperThatLeavesIsNoError(t *testing.T) {
 	<-c.begun
 	conn.(*net.TCPConn).SetLinger(0)
 	conn.Close()
-	time.Sleep(50 * time.Millisecond) // real: the kernel has to tell of the reset
-	close(c.goOn)
 	select {
 	case <-answered:
 	case <-time.After(20 * time.Second):

@@ -16,7 +16,7 @@ import (
 // terminal, JSON elsewhere. In JSON a duration is a number of seconds, as in the
 // metrics.
 func newLogger(env Env, format config.LogFormat, level slog.Leveler) *slog.Logger {
-	var out io.Writer = env.Stderr
+	out := env.Stderr
 	if env.logs != nil {
 		out = env.logs
 	}

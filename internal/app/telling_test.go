@@ -143,7 +143,7 @@ func TestTheGuideHasEveryWord(t *testing.T) {
 // accessLines returns a text's lines of an access log, once there are so many.
 func accessLines(t *testing.T, text func() string, many int) (lines []map[string]any) {
 	t.Helper()
-	for late := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+	for late := time.Now().Add(patience); ; <-time.After(5 * time.Millisecond) { // nothing tells of a file's next line
 		lines = nil
 		for line := range strings.Lines(text()) {
 			var entry map[string]any
