@@ -23,7 +23,7 @@ type generation struct {
 	since  time.Time
 	cfg    *config.Config
 
-	servers  []*levee.Server // what that of each listener is to be like, in the configuration's order
+	servers  []*levee.Server // what that of each listener is to be like, in the configuration's order; see front.every for those that serve
 	secured  []*security     // the same
 	backends []*backend      // one for each upstream, in the configuration's order
 	limits   *limiting

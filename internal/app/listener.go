@@ -236,7 +236,6 @@ func (g *generation) carryOut(o *opening) (gone []<-chan struct{}) {
 			} else {
 				gone = append(gone, past)
 			}
-			g.servers[i] = l.server
 		}
 		configured[l] = true
 		g.listenOn(l, o.open[i])
