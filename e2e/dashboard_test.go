@@ -285,6 +285,11 @@ func TestDashboardCanBeReadByEverybody(t *testing.T) {
 			if wide := evaluate[int64](d, `document.documentElement.scrollWidth`); wide > size[0] {
 				t.Errorf("on a screen of %d the page is %d wide", size[0], wide)
 			}
+			out := evaluate[[]string](d, `[...document.querySelectorAll(".panel > table")].filter((e) =>
+				e.getBoundingClientRect().right > e.parentElement.getBoundingClientRect().right).map((e) => e.id)`)
+			if len(out) > 0 {
+				t.Errorf("on a screen of %d what stands out of its panel is %q", size[0], out)
+			}
 		}
 	})
 }

@@ -64,7 +64,7 @@ function chart(name, series, words) {
   const plot = new uPlot({
     width: box.clientWidth || 300,
     height: box.clientHeight || 128,
-    padding: [8, 8, 0, 0],
+    padding: [8, 22, 0, 0],
     legend: { show: false },
     cursor: { y: false, drag: { x: false, y: false }, sync: { key: "levee" }, points: { size: 7 } },
     scales: { x: { time: true }, y: { range: (_, __, most) => [0, ceiling(most)] } },

@@ -35,7 +35,7 @@ export class Ends {
     show($("ends"), rows.length > 0);
     show($("ends-empty"), rows.length === 0);
     const more = rows.length > most ? `${rows.length - most} more reasons; ` : "";
-    write($("ends-note"), rows.length ? `${more}lately: the last ${spent(this.#past.since(now))}` : "");
+    write($("ends-note"), rows.length ? `${more}lately: ${spent(this.#past.since(now))}` : "");
   }
 
   clear() {
