@@ -157,12 +157,26 @@ func (r *run) log() []map[string]any {
 	return lines
 }
 
+// says waits until it stands on standard error, and returns all that does.
+func (r *run) says(text string) string {
+	r.t.Helper()
+	for late := time.Now().Add(patience); time.Now().Before(late); <-time.After(time.Millisecond) {
+		if all := r.stderr.String(); strings.Contains(all, text) {
+			return all
+		}
+	}
+	r.t.Fatalf("%q does not stand in\n%s", text, &r.stderr)
+	return ""
+}
+
 // logged returns the first log line with the message.
 func (r *run) logged(message string) map[string]any {
 	r.t.Helper()
-	for _, line := range r.log() {
-		if line["msg"] == message {
-			return line
+	for late := time.Now().Add(patience); time.Now().Before(late); <-time.After(time.Millisecond) { // lines are written a moment later
+		for _, line := range r.log() {
+			if line["msg"] == message {
+				return line
+			}
 		}
 	}
 	r.t.Fatalf("no line says %q in\n%s", message, &r.stderr)

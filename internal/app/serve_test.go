@@ -340,13 +340,13 @@ func TestLogsAreJSONForProgramsAndTextForPeople(t *testing.T) {
 
 	r = start(t, app.Env{Terminal: true}, "--listen", "127.0.0.1:0", "--admin", "off")
 	r.address()
-	if text := r.stderr.String(); !strings.Contains(text, "\x1b[") || !strings.Contains(text, " "+wall+"\n") {
+	if text := r.says(wall); !strings.Contains(text, "\x1b[") || !strings.Contains(text, " "+wall+"\n") {
 		t.Errorf("not for people:\n%s", text)
 	}
 	t.Setenv("NO_COLOR", "1")
 	r = start(t, app.Env{Terminal: true}, "--listen", "127.0.0.1:0", "--admin", "off")
 	r.address()
-	if text := r.stderr.String(); strings.Contains(text, "\x1b") || !strings.Contains(text, " INF "+wall+"\n") {
+	if text := r.says(wall); strings.Contains(text, "\x1b") || !strings.Contains(text, " INF "+wall+"\n") {
 		t.Errorf("coloured in spite of NO_COLOR:\n%s", text)
 	}
 }
