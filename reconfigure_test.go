@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -247,7 +248,7 @@ func TestMoreHandshakesAreLetInAtOnce(t *testing.T) {
 			receive(t, inside)
 		}
 		for s.Stats().HandshakesWaiting+len(inside) == 0 { // until those who wait do
-			time.Sleep(time.Millisecond)
+			runtime.Gosched()
 		}
 		if len(inside) > 0 {
 			t.Errorf("more than %d came in", want)
@@ -255,7 +256,7 @@ func TestMoreHandshakesAreLetInAtOnce(t *testing.T) {
 	}
 	within(1)
 	for s.Stats().HandshakesWaiting < 3 {
-		time.Sleep(time.Millisecond)
+		runtime.Gosched()
 	}
 	reconfigure(t, s.Server, &levee.Server{Handler: echoing, TLSConfig: config, MaxHandshakes: 2, Logger: s.Logger})
 	within(1)
@@ -341,7 +342,7 @@ func TestNobodyIsLostWhileAServerIsReconfigured(t *testing.T) {
 	var last <-chan struct{}
 	for i := range 300 {
 		last = reconfigure(t, s.Server, &levee.Server{Handler: handlers[i%3], MaxConns: 2 + i%7, Logger: s.Logger})
-		time.Sleep(time.Millisecond / 2)
+		<-time.After(time.Millisecond / 2) // for some to come by them
 	}
 	close(stop)
 	clients.Wait()
@@ -420,7 +421,9 @@ func TestASocketPassesToAnotherServer(t *testing.T) {
 			}
 		})
 	}
-	time.Sleep(20 * time.Millisecond)
+	for s.Stats().Accepted == 0 {
+		runtime.Gosched()
+	}
 	f, err := l.(interface{ File() (*os.File, error) }).File()
 	if err != nil {
 		t.Fatal(err)

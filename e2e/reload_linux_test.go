@@ -50,7 +50,7 @@ func (s *exchange) run(stop <-chan struct{}) {
 		s.there.Write(out)
 		s.back.Write(in)
 		s.bytes += int64(len(out))
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 	}
 }
 
@@ -155,7 +155,7 @@ listeners:
 			p.signal(syscall.SIGHUP)
 			generation++
 			p.find(&p.stderr, fmt.Sprintf(`"msg":"reloaded","what":"configuration","generation":%d\b`, generation))
-			time.Sleep(time.Until(next))
+			<-time.After(time.Until(next))
 		}
 	}
 	stop, quiet := make(chan struct{}), make(chan struct{})
@@ -186,7 +186,7 @@ listeners:
 					t.Error(err)
 				}
 				met.Add(1)
-				time.Sleep(time.Millisecond)
+				<-time.After(time.Millisecond)
 			}
 		})
 	}
@@ -208,7 +208,7 @@ listeners:
 		}
 		return strings.Join(over, "; ")
 	}
-	for late := time.Now().Add(patience); more() != ""; time.Sleep(50 * time.Millisecond) {
+	for late := time.Now().Add(patience); more() != ""; <-time.After(50 * time.Millisecond) {
 		if time.Now().After(late) {
 			t.Error(more())
 			break

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -468,7 +469,7 @@ func TestServersOfOneNameAreOneAndWhatIsCountedDoesNotBecomeLess(t *testing.T) {
 			c.Close()
 		}
 		for s.Stats().Accepted < int64(n) {
-			time.Sleep(time.Millisecond)
+			runtime.Gosched()
 		}
 		return s
 	}

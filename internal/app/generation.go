@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -82,15 +83,15 @@ func keep[T any](g *generation, key string, make func(p *part) (T, error)) (T, e
 
 // contentsOf stands for what files hold, where a part reads them when it is made and not again.
 func contentsOf(files ...string) string {
-	sums := ""
+	var sums strings.Builder
 	for _, file := range files {
 		if file == "" {
 			continue
 		}
 		content, err := watch.ReadFile(file, maxRoots)
-		sums += fmt.Sprintf(" %x %t", sha256.Sum256(content), err == nil)
+		fmt.Fprintf(&sums, " %x %t", sha256.Sum256(content), err == nil)
 	}
-	return sums
+	return sums.String()
 }
 
 // contentsFor is contentsOf for all such files of a configuration.
@@ -186,15 +187,6 @@ func (g *generation) begin() {
 		}
 	}
 	beginning.Wait()
-}
-
-// abandon ends what only this generation has, which does not come into force.
-func (g *generation) abandon() {
-	for _, p := range g.parts {
-		if p.users == 0 {
-			p.end()
-		}
-	}
 }
 
 // reread has the files read again of parts that were there before, all at the same time, as some may be

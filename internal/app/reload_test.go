@@ -296,7 +296,7 @@ func TestAListenerThatIsRenamedKeepsItsSocket(t *testing.T) {
 	})
 	for _, to := range []string{"other", "main", "another"} {
 		h.becomes(strings.Replace(one(address, toEcho), "main", to, 1))
-		time.Sleep(20 * time.Millisecond)
+		<-time.After(20 * time.Millisecond) // for some to come by that name
 	}
 	close(stop)
 	dialling.Wait()
@@ -558,7 +558,7 @@ func TestAWatchedFileIsTakenOverWhenItIsWhole(t *testing.T) {
 		if _, err := f.WriteString(whole[min(20*part, len(whole)):min(20*part+20, len(whole))]); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(30 * time.Millisecond)
+		<-time.After(30 * time.Millisecond)
 	}
 	f.Close()
 	h.find(&h.stderr, `"what":"configuration","generation":2`)
@@ -616,7 +616,7 @@ func TestManyReloadsLeaveNothingBehind(t *testing.T) {
 	reload(50)
 	send(t, c, "hi")
 	expect(t, c, "hi")
-	for late := time.Now().Add(patience); goroutines() > before+5; time.Sleep(10 * time.Millisecond) {
+	for late := time.Now().Add(patience); goroutines() > before+5; runtime.Gosched() {
 		if time.Now().After(late) {
 			t.Fatalf("%d goroutines, and %d before", goroutines(), before)
 		}
