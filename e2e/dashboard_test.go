@@ -367,8 +367,9 @@ func TestDashboardTakesNothingOfAStrangersForMarkup(t *testing.T) {
 	eventually(t, "it is in the table", func() bool {
 		return evaluate[int](d, `document.querySelectorAll("#connections-table tbody tr").length`) == 1
 	})
-	row := d.text("#connections-table tbody")
-	t.Logf("the row is %q", row)
+	if row := d.text("#connections-table tbody"); !strings.Contains(row, name) {
+		t.Errorf("the name is not shown as it is: %q", row)
+	}
 	if n := evaluate[int](d, `document.querySelectorAll("main img").length`); n != 0 || strings.Contains(evaluate[string](d, `document.title`), "owned") {
 		t.Errorf("it became %d pictures", n)
 	}
