@@ -56,10 +56,9 @@ type Conn struct {
 	local, peer net.Addr                       // of the socket
 	client      atomic.Pointer[netip.AddrPort] // who the PROXY header says; nil without one
 
-	mu      sync.Mutex
-	request *request                // to leave; nil for most
-	cancel  context.CancelCauseFunc // of the context that handlers see; nil if there is none
-	extra   *extra                  // nil for most
+	mu     sync.Mutex
+	cancel context.CancelCauseFunc // of the context that handlers see; nil if there is none
+	extra  *extra                  // nil for most
 
 	life life
 }
@@ -69,6 +68,7 @@ type extra struct {
 	// parent is what a PROXY header has said of the connection's trace.
 	parent *TraceParent
 
+	request  *request    // to leave; nil for most
 	pass     Pass        // of the server's Gate; nil without one
 	lifetime *time.Timer // ends it
 	atEnd    []func()
@@ -94,20 +94,36 @@ type request struct {
 }
 
 func (c *Conn) requestLocked() *request {
-	if c.request == nil {
-		c.request = new(request)
+	extra := c.extraLocked()
+	if extra.request == nil {
+		extra.request = new(request)
 	}
-	return c.request
+	return extra.request
+}
+
+// requestedLocked returns what asks the connection to leave, or may come to; nil if nothing does.
+func (c *Conn) requestedLocked() *request {
+	if c.extra == nil {
+		return nil
+	}
+	return c.extra.request
+}
+
+// isAskedLocked reports whether the connection was asked to leave.
+func (c *Conn) isAskedLocked() bool {
+	r := c.requestedLocked()
+	return r != nil && r.reason != ReasonNone
 }
 
 // asked returns why the connection was asked to leave, or ReasonNone.
 func (c *Conn) asked() (CloseReason, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.request == nil {
+	r := c.requestedLocked()
+	if r == nil {
 		return ReasonNone, nil
 	}
-	return c.request.reason, c.request.cause
+	return r.reason, r.cause
 }
 
 // lastID makes ids unique in the process, over all servers: an operator names a
@@ -488,7 +504,7 @@ func (c *Conn) ask(reason CloseReason, cause error) (tell bool) {
 }
 
 func (c *Conn) tellDraining() {
-	defer c.request.telling.Done()
+	defer c.extra.request.telling.Done() // where it was asked, a moment ago
 	c.server.guard(c, func() { c.server.trace().Draining(c) })
 }
 

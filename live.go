@@ -82,7 +82,7 @@ func (c *Conn) introduceDraining() {
 	}
 	c.mu.Lock()
 	c.introduced = true
-	asked := c.request != nil && c.request.reason != ReasonNone
+	asked := c.isAskedLocked()
 	c.mu.Unlock()
 	if asked {
 		hook(c)
@@ -94,7 +94,7 @@ func (c *Conn) introduceDraining() {
 func (c *Conn) takeLeave(end End) {
 	c.mu.Lock()
 	c.introduced = false
-	r := c.request
+	r := c.requestedLocked()
 	c.mu.Unlock()
 	if r != nil {
 		r.telling.Wait()

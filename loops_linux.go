@@ -307,7 +307,7 @@ func (c *Conn) loopHasItLocked() {
 	switch {
 	case c.over():
 		c.looped.kill()
-	case c.request != nil && c.request.reason != ReasonNone:
+	case c.isAskedLocked():
 		c.looped.askToLeave()
 	}
 }

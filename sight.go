@@ -54,7 +54,7 @@ type movedConn struct {
 func (c *Conn) sight(onLoops []movedConn) Sight {
 	c.mu.Lock()
 	onLoop, stream := c.onLoop, c.stream.Load()
-	draining := c.request != nil && c.request.reason != ReasonNone
+	draining := c.isAskedLocked()
 	c.mu.Unlock()
 	seen := Sight{Conn: c, Arriving: c.Moments().Routed == 0, Draining: draining, Held: c.holdsIn(onLoop, stream)}
 	moved, known := time.Duration(0), false

@@ -223,8 +223,8 @@ func (c *Conn) Moments() Moments {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if r := c.request; r != nil && r.reason != ReasonNone {
-		m.Draining = max(time.Microsecond, r.at)
+	if c.isAskedLocked() {
+		m.Draining = max(time.Microsecond, c.extra.request.at)
 	}
 	return m
 }
