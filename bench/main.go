@@ -4,7 +4,8 @@
 // machine: make bench.
 //
 // There are three suites: servers that echo, proxies with a backend behind them, and
-// such proxies that end TLS. In two more levee is measured against itself without its limits.
+// such proxies that end TLS. In four more levee is measured against itself: without its
+// limits, and with an access log and spans.
 //
 // Server and load are pinned to a core each, so that neither takes from the other; a
 // backend is part of the load.
@@ -93,6 +94,9 @@ func run(o options) (missed bool, err error) {
 		return false, b.flood(ctx)
 	}
 	if b.suites, err = choose(suites, o.only, o.peers); err != nil {
+		return false, err
+	}
+	if b.collector, err = collect(ctx); err != nil {
 		return false, err
 	}
 	for _, s := range b.suites {

@@ -19,6 +19,7 @@ import (
 type bench struct {
 	options
 	suites    []*suite
+	collector string // of spans; its address
 	cores     cores
 	machine   machine
 	began     time.Time

@@ -18,7 +18,7 @@ import (
 //
 // In a command and a configuration stand $program, its executable; $config, the file
 // with the configuration; $listen, where it listens, if it inherits that; $backend, the
-// address of what is behind it; and for TLS $certificate, $key and $bundle, which is both,
+// address of what is behind it; $log, a file for its log; $collector, the address of who takes spans; and for TLS $certificate, $key and $bundle, which is both,
 // the files.
 type peer struct {
 	key        string

@@ -21,17 +21,18 @@ import (
 // A process is a server that runs, and what is behind it.
 type process struct {
 	server
-	running *exec.Cmd
-	log     *os.File // its standard error
-	address string
-	scrape  string // the URL of its metrics, if it has any
-	backend *process
+	running   *exec.Cmd
+	log       *os.File // its standard error
+	address   string
+	scrape    string // the URL of its metrics, if it has any
+	backend   *process
+	collector string // where its spans go
 }
 
 // serve starts the server for a work, with what is behind it, and waits until a
 // message has come back.
 func (b *bench) serve(ctx context.Context, s *suite, it server, w work) (*process, error) {
-	p := &process{server: it}
+	p := &process{server: it, collector: b.collector}
 	if w.kind.isBulk() && p.bulkConfig != "" {
 		p.config = p.bulkConfig
 	}
@@ -134,13 +135,14 @@ func (p *process) startWithSocket(ctx context.Context, core int) error {
 
 // prepare writes the configuration and makes the command.
 func (p *process) prepare(ctx context.Context, core int) error {
-	meaning := map[string]string{"program": p.program, "config": p.program + ".conf", "listen": p.address}
+	meaning := map[string]string{"program": p.program, "config": p.program + ".conf", "log": p.program + ".log", "listen": p.address, "collector": p.collector}
 	for name, file := range secrets {
 		meaning[name] = filepath.Join(filepath.Dir(p.program), file)
 	}
 	if p.backend != nil {
 		meaning["backend"] = p.backend.address
 	}
+	_ = os.Remove(meaning["log"]) // of the run before, if there is one
 	expand := func(text string) string { return os.Expand(text, func(name string) string { return meaning[name] }) }
 	if p.config != "" {
 		if err := os.WriteFile(meaning["config"], []byte(expand(p.config)), 0o600); err != nil {

@@ -36,7 +36,7 @@ func TestAServerIsToldWhereThingsAre(t *testing.T) {
 
 // TestEveryNameInAConfigurationHasAMeaning: one without would vanish in silence.
 func TestEveryNameInAConfigurationHasAMeaning(t *testing.T) {
-	known := append([]string{"program", "config", "listen", "backend"}, slices.Collect(maps.Keys(secrets))...)
+	known := append([]string{"program", "config", "log", "listen", "backend", "collector"}, slices.Collect(maps.Keys(secrets))...)
 	for _, s := range suites {
 		for _, p := range s.peers {
 			os.Expand(p.command+"\n"+p.config+"\n"+p.bulkConfig, func(name string) string {

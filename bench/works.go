@@ -27,7 +27,7 @@ type suite struct {
 	behind  map[string]server // the backends that were built, by key
 }
 
-var suites = []suite{echoes, proxies, terminations, limitedEcho, limitedProxy}
+var suites = []suite{echoes, proxies, terminations, limitedEcho, limitedProxy, toldEcho, toldProxy}
 
 // A work is what the servers are asked to do. Its key is its own in all suites.
 type work struct {
