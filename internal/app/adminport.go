@@ -3,6 +3,8 @@ package app
 import (
 	"fmt"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/levee-net/levee/certs"
 	"github.com/levee-net/levee/internal/admin"
 	"github.com/levee-net/levee/internal/config"
@@ -11,7 +13,7 @@ import (
 // adminServer makes what answers operators, with what it lets them in by.
 func (f *front) adminServer(cfg *config.Admin) (*admin.Server, error) {
 	s := &admin.Server{Metrics: f.registry, Log: f.log, API: f.api(), Hosts: config.Texts(cfg.Hosts)}
-	f.registry.MustRegister(s)
+	f.registry.MustRegister(s, readiness(s))
 	if cfg.TokenFile != "" {
 		s.Token = &admin.Token{
 			File:    cfg.TokenFile,
@@ -29,6 +31,14 @@ func (f *front) adminServer(cfg *config.Admin) (*admin.Server, error) {
 		}
 	}
 	return s, nil
+}
+
+// readiness says in the metrics what /readyz says: who drains for too long is found by it.
+func readiness(s *admin.Server) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "levee_ready",
+		Help: "Whether newcomers are welcome, as /readyz says: 1, or 0 during the start and while draining.",
+	}, func() float64 { return oneIf(s.Ready()) })
 }
 
 func (f *front) adminProblem(err error) {

@@ -464,12 +464,16 @@ func TestBeforeItDrainsItIsNotReadyButStillAccepts(t *testing.T) {
 	config := plain + "drain: {pre_stop: 1h}\n"
 	r := start(t, app.Env{}, "serve", "-c", write(t, "levee.yaml", config))
 	ready, address := r.admin("/readyz"), r.address()
-	if status, _ := get(t, ready); status != 200 {
+	inMetrics := func(value string) bool {
+		_, body := get(t, strings.Replace(ready, "readyz", "metrics", 1))
+		return strings.Contains(body, "\nlevee_ready "+value+"\n")
+	}
+	if status, _ := get(t, ready); status != 200 || !inMetrics("1") {
 		t.Fatalf("not ready at first: %d", status)
 	}
 	r.signals <- syscall.SIGTERM
 	r.find(&r.stderr, `"not ready any more, still accepting","pre_stop":3600`)
-	if status, body := get(t, ready); status != 503 || body != "not ready\n" {
+	if status, body := get(t, ready); status != 503 || body != "not ready\n" || !inMetrics("0") {
 		t.Errorf("%d %q, want 503", status, body)
 	}
 	if status, _ := get(t, strings.Replace(ready, "readyz", "livez", 1)); status != 200 {
