@@ -253,19 +253,16 @@ func (f *front) wait(ctx context.Context) error {
 // drain lets the connections finish. Another signal ends it at once.
 func (f *front) drain() error {
 	began := time.Now()
-	f.reloading.Lock() // a reload that is under way ends first
-	f.ending = true
-	close(f.ended)
-	f.reloading.Unlock()
 	f.told.record.draining(f.now.Load().cfg.Drain.Timeout)
 	f.state.drains(began, f.patience())
 	if f.admin != nil {
 		f.admin.SetReady(false)
 	}
-	cfg := &f.now.Load().cfg.Drain
 	done := make(chan struct{})
 	defer close(done)
 	hurry := f.hurry(done)
+	f.endReloads()
+	cfg := &f.now.Load().cfg.Drain
 	if pause := cfg.PreStop; pause > 0 {
 		f.log.Info("not ready any more, still accepting", "pre_stop", pause)
 		select {
@@ -292,6 +289,14 @@ func (f *front) drain() error {
 	}
 	f.log.Info("drained", "took", took)
 	return nil
+}
+
+// endReloads has no generation come any more. One that is about to, does so first.
+func (f *front) endReloads() {
+	f.reloading.Lock()
+	defer f.reloading.Unlock()
+	f.ending = true
+	close(f.ended)
 }
 
 // hurry returns a channel that is closed at the next signal to stop.

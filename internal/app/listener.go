@@ -21,8 +21,8 @@ type listener struct {
 	name    string
 	server  *levee.Server
 	born    int       // the number of the generation that it began with
-	sockets []*socket // guarded by front.reloading
-	closing []*socket // nobody new is accepted there; the same
+	sockets []*socket // written under front.reloading and front.mu, read under either: who looks on waits for no reload
+	closing []*socket // nobody new is accepted there; guarded by front.reloading
 	rules   atomic.Pointer[rules]
 	leaving atomic.Bool   // it is configured no more
 	gone    chan struct{} // closed when it has been removed and its connections have gone
@@ -282,7 +282,19 @@ func (f *front) listenOn(l *listener, open []*socket) {
 			}
 		})
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	l.sockets = open
+}
+
+// addressesOf returns where a listener listens.
+func (f *front) addressesOf(l *listener) (addresses []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range l.sockets {
+		addresses = append(addresses, s.Addr().String())
+	}
+	return addresses
 }
 
 // fails ends the front. The first failure is enough.

@@ -2,10 +2,15 @@ package app
 
 import (
 	"context"
+	"log/slog"
+	"runtime"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/levee-net/levee"
+	"github.com/levee-net/levee/internal/admin"
+	"github.com/levee-net/levee/internal/config"
 	"github.com/levee-net/levee/internal/handlers"
 	"github.com/levee-net/levee/leveetest"
 )
@@ -35,4 +40,43 @@ func TestAConnectionIsOfTheConfigurationThatLetItIn(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A reload may wait for a name server, or for Redis, for seconds.
+func TestNobodyWhoLooksOnWaitsForAReload(t *testing.T) {
+	door := leveetest.Listen()
+	f := &front{
+		log: slog.New(slog.DiscardHandler), told: new(telling), ended: make(chan struct{}), admin: new(admin.Server),
+		listeners: []*listener{{name: "main", server: &levee.Server{Handler: handlers.Echo}, sockets: []*socket{{Listener: door}}}},
+	}
+	f.state.begin()
+	f.reloads = &reloads{front: f}
+	f.now.Store(&generation{front: f, number: 1, cfg: new(config.Config)})
+	f.admin.SetReady(true)
+
+	f.reloading.Lock() // one is under way
+	seen, drained := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(seen)
+		if all := f.toldListeners().Listeners; len(all) != 1 || len(all[0].Addresses) != 1 || all[0].Addresses[0] != door.Addr().String() {
+			t.Errorf("%+v", all)
+		}
+		if s := f.status(); !s.Ready || s.Drain != nil {
+			t.Errorf("%+v", s)
+		}
+		go func() {
+			defer close(drained)
+			_ = f.drain()
+		}()
+		for f.status().Ready || f.status().Drain == nil {
+			runtime.Gosched()
+		}
+	}()
+	select {
+	case <-seen:
+	case <-time.After(10 * time.Second):
+		t.Error("they wait")
+	}
+	f.reloading.Unlock()
+	<-drained
 }

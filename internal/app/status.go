@@ -90,24 +90,19 @@ func valueOf(family *dto.MetricFamily) float64 {
 
 // toldListeners are the listeners with their counts, those that are leaving too.
 func (f *front) toldListeners() admin.Listeners {
-	f.reloading.Lock()
-	defer f.reloading.Unlock()
 	all, now := admin.Listeners{Listeners: []admin.Listener{}}, f.now.Load()
 	for _, of := range f.every() {
 		stats := of.server.Stats()
 		totals := admin.Totals{Closed: make(map[string]int64), Refused: make(map[string]int64)}
 		addTo(&totals, stats)
 		l := admin.Listener{
-			Name: of.name, TLS: now.modeOf(of.name), State: stateServing, Generation: now.number,
+			Name: of.name, Addresses: f.addressesOf(of), TLS: now.modeOf(of.name), State: stateServing, Generation: now.number,
 			Active: stats.Active, Max: stats.MaxConns, Arriving: stats.Arriving, Accepted: stats.Accepted,
 			Closed: totals.Closed, Refused: totals.Refused, In: stats.Read, Out: stats.Written, Panics: stats.Panics,
 			QueueLength: stats.QueueLength, QueueLimit: stats.QueueLimit,
 		}
 		if stats.Draining || of.leaving.Load() {
 			l.State = stateDraining
-		}
-		for _, socket := range of.sockets {
-			l.Addresses = append(l.Addresses, socket.Addr().String())
 		}
 		all.Listeners = append(all.Listeners, l)
 	}
