@@ -3,7 +3,6 @@ package app
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/tls"
 	"fmt"
 	"maps"
 	"slices"
@@ -263,11 +262,4 @@ func (p *part) end() {
 			p.over()
 		}
 	})
-}
-
-// knownBy notes by which terms a configuration of TLS ends it, while there may be connections that it
-// was used for.
-func (f *front) knownBy(config *tls.Config, identity string) (forget func()) {
-	f.endings.Store(config, identity)
-	return func() { f.endings.Delete(config) }
 }

@@ -148,7 +148,9 @@ func (s *securing) make(cfg config.TLS, where, name string) (*terms, error) {
 		if t.issuer != nil && cfg.ACME.By(config.ChallengeTLSALPN) {
 			made = t.issuer.Answering(made)
 		}
-		p.lasts, p.over = true, s.knownBy(made, name)
+		p.lasts = true
+		p.run = func(context.Context, *sync.WaitGroup) { s.endings.Store(made, name) } // and not before: it may never come into force
+		p.over = func() { s.endings.Delete(made) }
 		return made, nil
 	})
 	if err != nil {
