@@ -329,7 +329,8 @@ func TestPhasesAreRecordedEachByItsName(t *testing.T) {
 		l := serve(t, srv)
 		dial(t, l)                         // silent: no handshake begins
 		dial(t, l).Write([]byte{22, 3, 1}) // a handshake that never ends
-		time.Sleep(time.Minute)            // virtual time
+
+		time.Sleep(time.Minute) // virtual time
 		for phase, want := range map[string]uint64{"route": 1, "handshake": 1, "dial": 0, "first_byte": 0, "drain": 0, "sniff": 0, "proxy_header": 0} {
 			h := phaseHistogram(t, registry, phase)
 			if h.GetSampleCount() != want || math.Abs(h.GetSampleSum()-7*float64(want)) > 0.01 {

@@ -256,7 +256,7 @@ type slowCipher struct {
 }
 
 func (c *slowCipher) Open(in []byte, end bool, out []byte) (plain, reply []byte, err error) {
-	time.Sleep(time.Duration(len(in)) * c.each)
+	time.Sleep(time.Duration(len(in)) * c.each) //nolint:forbidigo // it is what is slow, and nobody waits by it
 	select {
 	case <-c.most:
 	default:
