@@ -26,9 +26,9 @@ type Metrics struct {
 	// may be nil, and must not be changed once Trace has been called.
 	TraceID func(c *levee.Conn) string
 
-	durations   prometheus.Histogram
-	handshakes  prometheus.Histogram
-	phases      [256]prometheus.Observer // by phase; the last nil ones are of none
+	durations   *histogram
+	handshakes  *histogram
+	phases      [256]*histogram // by phase; nil ones are of none
 	roundTrips  prometheus.Histogram
 	retransmits prometheus.Histogram
 	looks       atomic.Int64 // of the kernel, since the last scrape
@@ -38,9 +38,9 @@ type Metrics struct {
 	past    map[string]levee.Stats // of those that are watched no more, while there is one of the name
 }
 
-// histogram is the options of one that is classic and native at once: a scraper takes what it
-// knows.
-func histogram(name, help string, buckets ...float64) prometheus.HistogramOpts {
+// sampled is the options of a histogram that few connections are in. It is classic and native at once, as
+// the others are.
+func sampled(name, help string, buckets ...float64) prometheus.HistogramOpts {
 	return prometheus.HistogramOpts{
 		Name: name, Help: help, Buckets: buckets,
 		NativeHistogramBucketFactor:     1.1,
@@ -51,36 +51,38 @@ func histogram(name, help string, buckets ...float64) prometheus.HistogramOpts {
 
 // NewMetrics registers the metrics. It panics if registry has them already.
 func NewMetrics(registry prometheus.Registerer) *Metrics {
+	const ms, s = time.Millisecond, time.Second
 	m := &Metrics{
-		durations: prometheus.NewHistogram(histogram("levee_connection_duration_seconds",
-			"Time from accept to close of the connections that have ended.",
-			.001, .01, .1, 1, 10, 60, 600, 3600, 86400)),
-		handshakes: prometheus.NewHistogram(histogram("levee_handshake_duration_seconds",
-			"Time that TLS handshakes took, failed ones included.",
-			.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10)),
-		roundTrips: prometheus.NewHistogram(histogram("levee_tcp_round_trip_seconds",
+		durations: newHistogram("levee_connection_duration_seconds",
+			"Time from accept to close of the connections that have ended.", nil,
+			ms, 10*ms, 100*ms, s, 10*s, 60*s, 600*s, 3600*s, 86400*s),
+		handshakes: newHistogram("levee_handshake_duration_seconds",
+			"Time that TLS handshakes took, failed ones included.", nil,
+			ms/2, ms, 5*ms/2, 5*ms, 10*ms, 25*ms, 50*ms, 100*ms, 250*ms, 500*ms, s, 5*s/2, 5*s, 10*s),
+		roundTrips: prometheus.NewHistogram(sampled("levee_tcp_round_trip_seconds",
 			"Round-trip time to clients, smoothed, as the kernel had it at the end of connections: of the first 500 between two scrapes, and of those that ended badly.",
 			.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1)),
-		retransmits: prometheus.NewHistogram(histogram("levee_tcp_retransmits",
+		retransmits: prometheus.NewHistogram(sampled("levee_tcp_retransmits",
 			"Segments that the kernel had to send to a client again, in all of a connection's life: of the same connections.",
 			0, 1, 2, 5, 10, 50, 250, 1000)),
 	}
-	phases := prometheus.NewHistogramVec(histogram("levee_phase_duration_seconds",
-		"Time that connections spent in a phase of their life that is over.",
-		.0001, .0005, .001, .005, .01, .05, .1, .5, 1, 5, 10, 60), []string{"phase"})
 	for _, p := range levee.Phases() {
-		if p != levee.PhaseFlow { // which is what is left of the duration
-			m.phases[p] = phases.WithLabelValues(p.String())
+		if p == levee.PhaseFlow { // which is what is left of the duration
+			continue
 		}
+		m.phases[p] = newHistogram("levee_phase_duration_seconds",
+			"Time that connections spent in a phase of their life that is over.", prometheus.Labels{"phase": p.String()},
+			ms/10, ms/2, ms, 5*ms, 10*ms, 50*ms, 100*ms, 500*ms, s, 5*s, 10*s, 60*s)
+		registry.MustRegister(m.phases[p])
 	}
-	registry.MustRegister(m.durations, m.handshakes, phases, m.roundTrips, m.retransmits, buildInfo(), (*counts)(m))
+	registry.MustRegister(m.durations, m.handshakes, m.roundTrips, m.retransmits, buildInfo(), (*counts)(m))
 	return m
 }
 
 // Trace returns the hooks that record times.
 func (m *Metrics) Trace() *levee.Trace {
 	return &levee.Trace{
-		Handshake: func(_ *levee.Conn, took time.Duration, _ error) { m.handshakes.Observe(took.Seconds()) },
+		Handshake: func(_ *levee.Conn, took time.Duration, _ error) { m.handshakes.observe(took) },
 		Closed:    m.closed,
 		Sample:    func(*levee.Conn) bool { return m.looks.Load() < looksPerScrape && m.looks.Add(1) <= looksPerScrape },
 	}
@@ -91,12 +93,12 @@ func (m *Metrics) Trace() *levee.Trace {
 const looksPerScrape = 500
 
 func (m *Metrics) closed(c *levee.Conn, end levee.End) {
-	m.observeDuration(c, end.Duration.Seconds())
+	m.observeDuration(c, end.Duration)
 	moments := c.Moments()
 	var room [8]levee.Span
 	for _, s := range moments.Spans(room[:0], end.Duration) {
 		if phase := m.phases[s.Phase]; phase != nil {
-			phase.Observe(s.Took.Seconds())
+			phase.observe(s.Took)
 		}
 	}
 	if end.TCP != nil {
@@ -105,17 +107,17 @@ func (m *Metrics) closed(c *levee.Conn, end levee.End) {
 	}
 }
 
-func (m *Metrics) observeDuration(c *levee.Conn, seconds float64) {
+func (m *Metrics) observeDuration(c *levee.Conn, d time.Duration) {
 	if m.TraceID != nil {
 		if id := m.TraceID(c); id != "" && len(id) <= longestTraceID {
-			m.durations.(prometheus.ExemplarObserver).ObserveWithExemplar(seconds, prometheus.Labels{"trace_id": id})
+			m.durations.observeTrace(d, id)
 			return
 		}
 	}
-	m.durations.Observe(seconds)
+	m.durations.observe(d)
 }
 
-// longestTraceID is what an exemplar takes beside its label's name, or it would panic.
+// longestTraceID is what an exemplar has room for beside its label's name.
 const longestTraceID = prometheus.ExemplarMaxRunes - len("trace_id")
 
 // Watch adds a server to those whose counts a scrape shows. Those of the same Name are
@@ -174,7 +176,6 @@ func sum(a, b levee.Stats) levee.Stats {
 	a.QueueLength += b.QueueLength
 	a.QueueLimit += b.QueueLimit
 	if a.Draining && !b.Draining && b.MaxConns != 0 { // 0 is of what is past
-
 		a.MaxConns, a.Pressure, a.Draining = b.MaxConns, b.Pressure, false
 	}
 	return a
