@@ -28,6 +28,10 @@ type Server struct {
 	// real handler within the arrival deadline. It must not be nil.
 	Handler Handler
 
+	// Route is what [Conn.Route] returns for a connection that no Router has called
+	// [Conn.SetRoute] for. It may be empty.
+	Route string
+
 	// TLSConfig makes every connection begin with a TLS handshake, within the
 	// arrival deadline. It needs a certificate, by whichever of its fields.
 	TLSConfig *tls.Config

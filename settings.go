@@ -17,6 +17,7 @@ import (
 type settings struct {
 	generation uint64 // from 1
 	handler    Handler
+	route      string
 	stepper    Stepper // the handler, if that is one and connections need no arrival
 	joiner     Joiner  // the same
 	gate       Gate
@@ -34,6 +35,7 @@ func (s *Server) newSettings(generation uint64) *settings {
 	t := &settings{
 		generation: generation,
 		handler:    s.Handler,
+		route:      s.Route,
 		gate:       s.Gate,
 		tls:        s.TLSConfig,
 		plaintext:  s.AllowPlaintext,
@@ -85,7 +87,7 @@ func (s *Server) holdSettings() *settings {
 }
 
 // Reconfigure has the server serve the connections to come by the fields of another, which
-// is itself not used for anything: Handler, Gate, TLSConfig, AllowPlaintext, ProxyFrom,
+// is itself not used for anything: Handler, Route, Gate, TLSConfig, AllowPlaintext, ProxyFrom,
 // MaxConns, MaxArrivals, MaxHandshakes and all durations but StepBudget. They
 // are in force when it returns, all at once: no connection is served by some of the old and
 // some of the new. The connections that are there are not touched, and go on by what let

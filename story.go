@@ -13,7 +13,7 @@ import (
 type Story struct {
 	Moments
 
-	// Route is the name that [Conn.SetRoute] was given.
+	// Route is as [Conn.Route] has it.
 	Route string
 
 	// Upstream and Server are those of the [Target] that the connection was last dialled to, and
@@ -255,8 +255,13 @@ func (c *Conn) Target() *Target { return c.life.target.Load() }
 // calls all that come later "other". So they are safe as a metric label.
 func (c *Conn) SetRoute(name string) { c.life.route.Store(c.server.routes.number(name)) }
 
-// Route returns the name that SetRoute was given, or "".
-func (c *Conn) Route() string { return c.server.routes.name(c.life.route.Load()) }
+// Route returns the name that SetRoute was given, or else the server's.
+func (c *Conn) Route() string {
+	if n := c.life.route.Load(); n > 0 {
+		return c.server.routes.name(n)
+	}
+	return c.set.route
+}
 
 // routeNames numbers the names of routes: a connection has no room for a string. The zero
 // value is ready.
@@ -303,9 +308,6 @@ func (r *routeNames) addLocked(name string) uint32 {
 }
 
 func (r *routeNames) name(n uint32) string {
-	if n == 0 {
-		return ""
-	}
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.names[n-1]

@@ -237,6 +237,22 @@ func TestAStoryKnowsItsProxyHeaderAndDoesNotMixPhases(t *testing.T) {
 	})
 }
 
+func TestAConnectionIsOfTheRouteThatLetItIn(t *testing.T) {
+	srv := &levee.Server{Handler: &lines{}, Route: "old"}
+	first := levee.BetweenEngines(srv)
+	if _, err := srv.Reconfigure(&levee.Server{Handler: &lines{}, Route: "new"}); err != nil {
+		t.Fatal(err)
+	}
+	second := levee.BetweenEngines(srv)
+	if a, b := first.Route(), second.Route(); a != "old" || b != "new" {
+		t.Errorf("%q and %q", a, b)
+	}
+	second.SetRoute("a router's")
+	if got := second.Story().Route; got != "a router's" {
+		t.Errorf("a router says %q", got)
+	}
+}
+
 func TestNamesOfRoutesAreBounded(t *testing.T) {
 	srv := &levee.Server{}
 	c := levee.BetweenEngines(srv)

@@ -90,7 +90,7 @@ func assemble(cfg *config.Config, env Env) (*front, error) {
 	}
 	f.outs = newEvictor(f)
 	f.connections.TraceID = f.tracing.TraceID
-	f.trace = levee.Traces(f.connections.Trace(), telemetry.Log(f.log), f.told.trace(), f.soleRouteTrace(), f.policyTrace(), f.limitTrace(), f.tracing.hooks())
+	f.trace = levee.Traces(f.connections.Trace(), telemetry.Log(f.log), f.told.trace(), f.policyTrace(), f.limitTrace(), f.tracing.hooks())
 	f.web = webHandlers{
 		hello:     httpserve.Handler(f.httpServer(handlers.Hello)),
 		challenge: httpserve.Handler(f.httpServer(http.HandlerFunc(f.answerChallenge))),

@@ -32,8 +32,6 @@ type generation struct {
 	policies []*policy
 	expiries []listenerExpiries
 
-	soleRoutes map[string]string // names of routes by listener, where there is one and no router
-
 	contents string // stands for that of files which are read only when a part is made
 
 	before  *generation // which it takes parts over from; nil once it is in force
@@ -112,7 +110,7 @@ func contentsFor(cfg *config.Config) (all string) {
 // build makes all that a configuration needs and that is not there, and changes nothing of what
 // is. Its errors carry their exit code.
 func (f *front) build(cfg *config.Config, before *generation) (*generation, error) {
-	g := &generation{front: f, number: 1, cfg: cfg, before: before, parts: make(map[string]*part), soleRoutes: make(map[string]string), contents: contentsFor(cfg)}
+	g := &generation{front: f, number: 1, cfg: cfg, before: before, parts: make(map[string]*part), contents: contentsFor(cfg)}
 	if before != nil {
 		g.number = before.number + 1
 	}
@@ -136,9 +134,6 @@ func (f *front) build(cfg *config.Config, before *generation) (*generation, erro
 	shares := shareConns(cfg.Listeners, cfg.Limits.MaxConnections)
 	for i := range cfg.Listeners {
 		g.servers = append(g.servers, g.server(i, shares[i]))
-		if l := &cfg.Listeners[i]; needsNoRouter(l, g.secured[i]) {
-			g.soleRoutes[l.Name] = routeName(l, 0)
-		}
 	}
 	g.relief = g.relieve()
 	return g, nil
@@ -167,6 +162,9 @@ func (g *generation) server(i, maxConns int) *levee.Server {
 		DrainTimeout:       g.cfg.Drain.Timeout,
 		Trace:              g.trace,
 		Logger:             g.log,
+	}
+	if needsNoRouter(l, secured) {
+		server.Route = routeName(l, 0)
 	}
 	endTLS(server, l, secured)
 	return server

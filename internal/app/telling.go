@@ -78,15 +78,6 @@ func (t *telling) close() {
 	}
 }
 
-// soleRouteTrace has the connections of a listener that needs no router say by which route they came.
-func (f *front) soleRouteTrace() *levee.Trace {
-	return &levee.Trace{Accepted: func(c *levee.Conn) {
-		if name := f.now.Load().soleRoutes[c.Server().Name]; name != "" {
-			c.SetRoute(name)
-		}
-	}}
-}
-
 // logMetrics tells at each scrape what logs have left out.
 type logMetrics struct {
 	logs    *telemetry.Writer
