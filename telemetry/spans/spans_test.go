@@ -274,12 +274,16 @@ func TestAJoinedConnectionWithTLSTellsOfItsUpstream(t *testing.T) {
 
 func TestEveryTryToDialIsASpan(t *testing.T) {
 	j := &joins{address: "127.0.0.1:1"}
-	r := newRig(t, &levee.Server{Handler: j}, 1)
+	var r *rig
+	ready := make(chan struct{})
 	j.dialled = func(c *levee.Conn, began time.Time, err error) {
+		<-ready
 		for _, server := range []string{j.address, "db-2.example.com:5432", "db-3", "unix:/run/db.sock"} {
 			r.tracer.Dialed(c, spans.Dial{Server: server, Began: began, Took: time.Microsecond, Err: err, Kind: "refused"})
 		}
 	}
+	r = newRig(t, &levee.Server{Handler: j}, 1)
+	close(ready)
 	_, _ = io.ReadAll(r.dial(t))
 	l := r.story(t)
 	l.phases("route", "dial", "connect")
