@@ -56,7 +56,7 @@ func (c *Conn) sight(onLoops []movedConn) Sight {
 	onLoop, stream := c.onLoop, c.stream.Load()
 	draining := c.isAskedLocked()
 	c.mu.Unlock()
-	seen := Sight{Conn: c, Arriving: c.Moments().Routed == 0, Draining: draining, Held: c.holdsIn(onLoop, stream)}
+	seen := Sight{Conn: c, Arriving: c.life.at[routed].Load() == 0, Draining: draining, Held: c.holdsIn(onLoop, stream)}
 	moved, known := time.Duration(0), false
 	switch {
 	case onLoop:
