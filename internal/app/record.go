@@ -135,9 +135,9 @@ func storyOf(c *telemetry.Ended) *admin.Story {
 func phaseIn(c *telemetry.Ended) string {
 	switch m := &c.Story.Moments; {
 	case m.Draining > 0:
-		return "draining"
+		return phaseDraining
 	case m.Routed > 0:
-		return "serving"
+		return phaseServing
 	}
-	return "arriving"
+	return phaseArriving
 }

@@ -70,23 +70,20 @@ With --wait this ends when it has ended, which it must within that time and a li
 				return err
 			}
 			defer there.close()
-			if _, err := there.ask(ctx, http.MethodPost, api+"drain", nil, nil); err != nil {
-				return err
-			}
-			s, err := there.drainBegun(ctx)
+			var s admin.Status
+			text, err := there.ask(ctx, http.MethodPost, api+"drain", nil, &s)
 			switch {
-			case err == nil && c.Bool("json"):
-				err = writeJSON(env, s)
-			case err == nil:
-				text := "it drains"
+			case err != nil:
+				return err
+			case c.Bool("json"):
+				_, err = env.Stdout.Write(text)
+			default:
+				said := "it drains"
 				if d := s.Drain; d != nil {
 					left := max(0, time.Until(d.Until)).Round(time.Second)
-					text += fmt.Sprintf(": %s left, cut in %s", counted(int(d.Left), "connection", "connections"), shortDuration(left))
+					said += fmt.Sprintf(": %s left, cut in %s", counted(int(d.Left), "connection", "connections"), shortDuration(left))
 				}
-				_, err = fmt.Fprintln(env.Stdout, text)
-			case isGone(err): // there was nothing to wait for
-				_, err = fmt.Fprintln(env.Stdout, "it has ended")
-				return err
+				_, err = fmt.Fprintln(env.Stdout, said)
 			}
 			if err != nil || !c.Bool("wait") {
 				return err
@@ -94,19 +91,6 @@ With --wait this ends when it has ended, which it must within that time and a li
 			return there.awaitEnd(ctx, env)
 		},
 	}
-}
-
-// drainBegun returns the status once it shows the drain, or after a while anyway.
-func (r *reached) drainBegun(ctx context.Context) (s admin.Status, err error) {
-	for range 10 {
-		if s, err = r.Status(ctx); err != nil || s.Drain != nil {
-			return s, err
-		}
-		if !pause(ctx, 50*time.Millisecond) {
-			break
-		}
-	}
-	return s, err
 }
 
 // awaitEnd returns when no levee answers any more.
