@@ -18,7 +18,7 @@ FUZZTIME ?= 30s
 MODULES := $(sort $(patsubst %/go.mod,%,$(shell find . -name go.mod -not -path '*/.*' -not -path '*/testdata/*')))
 LIBRARY := $(filter-out ./tools ./e2e,$(MODULES))
 
-# One step after the other; what goes side by side is written out in `test`.
+# One step after the other: side by side they would take the processors from tests that measure time.
 .NOTPARALLEL:
 
 # The pinned tools win over whatever else is installed.
@@ -29,8 +29,7 @@ STEP := @scripts/step
 ##@ Every day
 
 .PHONY: test
-test: debian-packages ## everything a change must pass; `make -k test` goes on after a failure
-	@MAKE="$(MAKE)" scripts/side-by-side "tools format tidy vet lint deadcode vulnerabilities" "unit e2e"
+test: debian-packages tools format tidy vet lint deadcode vulnerabilities unit e2e ## everything a change must pass; `make -k test` goes on after a failure
 
 .PHONY: fmt
 fmt: $(TOOLS_STAMP) ## rewrite the Go files the way gofumpt wants them
@@ -116,13 +115,13 @@ vulnerabilities: $(TOOLS_STAMP) ## govulncheck; skipped with a reason when its d
 unit: ## tests, examples and fuzz seeds, in random order, under the race detector
 	$(STEP) $@-unraced go test -shuffle=on -timeout=9m $(UNRACED)
 	$(STEP) $@ scripts/in-each "$(LIBRARY)" \
-		go test -race -shuffle=on -timeout=9m -vet=off -exec "$(CURDIR)/scripts/in-shares" ./...
+		go test -race -shuffle=on -timeout=9m -vet=off ./...
 
 # -count=1 because what these tests look at (a binary, other servers) is invisible to go test's cache. Those that may run in
 # parallel mostly wait, so more of them than there are processors.
 .PHONY: e2e
 e2e: ## the binary against real clients and servers
-	$(STEP) $@ scripts/in-each ./e2e go test -count=1 -parallel=4 -timeout=9m -vet=off ./...
+	$(STEP) $@ scripts/in-each ./e2e go test -count=1 -parallel=4 -timeout=12m -vet=off ./...
 
 ##@ What the steps need
 
