@@ -234,17 +234,21 @@ func (g *generation) tellWhatNeedsARestart() {
 	for _, s := range []struct {
 		key     string
 		changed bool
-		pos     config.Position
+		pos     config.Position // zero is the whole file
 	}{
 		{"admin.listen", old.Admin.Listen.String() != now.Admin.Listen.String(), now.Admin.Listen.Pos},
+		{"admin.token_file", old.Admin.TokenFile != now.Admin.TokenFile, now.Admin.TokenPos},
+		{"admin.tls", config.Said(&old.Admin.TLS) != config.Said(&now.Admin.TLS), now.Admin.TLS.Pos},
+		{"admin.hosts", !slices.Equal(config.Texts(old.Admin.Hosts), config.Texts(now.Admin.Hosts)), config.Position{}},
 		{"redis", config.Said(&old.Redis) != config.Said(&now.Redis), now.Redis.Pos},
-		{"telemetry.logs.format", old.Telemetry.Logs.Format != now.Telemetry.Logs.Format, config.Position{File: g.reloads.file}},
-		{"telemetry.logs.access", old.Telemetry.Logs.Access != now.Telemetry.Logs.Access || old.Telemetry.Logs.AccessFile != now.Telemetry.Logs.AccessFile, config.Position{File: g.reloads.file}},
+		{"telemetry.logs.format", old.Telemetry.Logs.Format != now.Telemetry.Logs.Format, config.Position{}},
+		{"telemetry.logs.access", old.Telemetry.Logs.Access != now.Telemetry.Logs.Access || old.Telemetry.Logs.AccessFile != now.Telemetry.Logs.AccessFile, config.Position{}},
 		{"telemetry.traces", config.Said(&old.Telemetry.Traces) != config.Said(&now.Telemetry.Traces), now.Telemetry.Traces.Pos},
 		{"overload.memory_limit", old.Overload.MemoryLimit != now.Overload.MemoryLimit, now.Overload.Pos},
 	} {
 		if s.changed {
-			g.log.Warn("needs a restart to come into force", "setting", s.key, "where", s.pos.String())
+			where := cmp.Or(s.pos, config.Position{File: g.reloads.file})
+			g.log.Warn("needs a restart to come into force", "setting", s.key, "where", where.String())
 		}
 	}
 }

@@ -533,9 +533,10 @@ func TestTLSComesAndGoesAndSessionsAreResumed(t *testing.T) {
 func TestWhatNeedsARestartIsSaid(t *testing.T) {
 	h := openHouse(t, one(loopback, toEcho))
 	admin := h.admin("/livez")
-	h.raw("version: 1\nadmin: {listen: 127.0.0.1:1}\ntelemetry: {logs: {level: debug, format: text}}\noverload: {memory_limit: off}\n" + one(loopback, toSink))
+	h.raw("version: 1\nadmin: {listen: 127.0.0.1:1, token_file: t, hosts: [a.example], tls: {cert: c.pem, key: k.pem}}\ntelemetry: {logs: {level: debug, format: text}}\noverload: {memory_limit: off}\n" + one(loopback, toSink))
 	for setting, where := range map[string]string{
-		"admin.listen": `levee\.yaml:2:`, "telemetry.logs.format": `levee\.yaml`, "overload.memory_limit": `levee\.yaml:4:`,
+		"admin.listen": `levee\.yaml:2:`, "admin.token_file": `levee\.yaml:2:`, "admin.hosts": `levee\.yaml`, "admin.tls": `levee\.yaml:2:`,
+		"telemetry.logs.format": `levee\.yaml`, "overload.memory_limit": `levee\.yaml:4:`,
 	} {
 		h.find(&h.stderr, `"level":"WARN","msg":"needs a restart to come into force","setting":"`+setting+`","where":"[^"]*`+where)
 	}
