@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -165,11 +166,11 @@ func ask(ctx context.Context, c *cli.Command, method, path string, body []byte, 
 // understand reads an answer, or makes an error of it.
 func understand(answer *http.Response, address config.Address, text []byte, into any) error {
 	if answer.StatusCode >= http.StatusBadRequest {
-		var told struct{ Error string }
+		var told objection
 		if err := json.Unmarshal(text, &told); err != nil || told.Error == "" {
 			return exit(exitNotStart, fmt.Errorf("%s does not answer as levee does (%s); its admin address is said with --admin", address, answer.Status))
 		}
-		return exit(exitUsage, errors.New(top.Plain(told.Error)))
+		return exit(exitUsage, told.problems())
 	}
 	if into == nil {
 		return nil
@@ -178,6 +179,18 @@ func understand(answer *http.Response, address config.Address, text []byte, into
 		return exit(exitNotStart, fmt.Errorf("%s does not answer as levee does: %w", address, err))
 	}
 	return nil
+}
+
+// An objection is how levee's API says why not.
+type objection struct{ Error string }
+
+// problems are those that it tells of, each on a line of its own.
+func (o *objection) problems() error {
+	var problems []error
+	for line := range strings.Lines(o.Error) {
+		problems = append(problems, errors.New(top.Plain(strings.TrimSuffix(line, "\n"))))
+	}
+	return errors.Join(problems...)
 }
 
 // show writes an answer as it came, or as a table.

@@ -52,7 +52,7 @@ const (
 func (r record) reloaded(changed bool, generation int, err error) {
 	switch {
 	case err != nil:
-		r.add(kindReload, "not reloaded; what was in force before is kept: %v", err)
+		r.add(kindReload, "not reloaded; what was in force before is kept: %s", inOneLine(err))
 	case changed:
 		r.add(kindReload, "generation %d of the configuration is in force", generation)
 	default:

@@ -21,7 +21,7 @@ func TestWhatHappensIsRecordedByItsKind(t *testing.T) {
 	r := newRecord()
 	r.reloaded(false, 1, nil)
 	r.reloaded(true, 2, nil)
-	r.reloaded(false, 2, errors.New("a.pem: no such file"))
+	r.reloaded(false, 2, errors.New("a.pem: no such file\nb.pem: no such file"))
 	r.banned(3, "enforce")
 	r.bannedByHand("192.0.2.0/24", 10*time.Minute, "too loud")
 	r.unbanned("192.0.2.0/24")
@@ -36,7 +36,7 @@ func TestWhatHappensIsRecordedByItsKind(t *testing.T) {
 	want := []string{
 		"reload: certificates, client policies, tickets and lists are read again",
 		"reload: generation 2 of the configuration is in force",
-		"reload: not reloaded; what was in force before is kept: a.pem: no such file",
+		"reload: not reloaded; what was in force before is kept: a.pem: no such file (and 1 more)",
 		"ban: 3 clients banned that were refused again and again (enforce)",
 		"ban: 192.0.2.0/24 banned for 10m: too loud",
 		"ban: 192.0.2.0/24 is not banned any more",

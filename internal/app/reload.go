@@ -220,12 +220,17 @@ func (r *reloads) note(err error) {
 		r.taken++
 		return
 	}
+	r.problem, r.failed = inOneLine(err), time.Now()
+	r.failing++
+}
+
+// inOneLine tells the first of several errors.
+func inOneLine(err error) string {
 	first, rest, more := strings.Cut(err.Error(), "\n")
 	if more {
 		first += fmt.Sprintf(" (and %d more)", 1+strings.Count(rest, "\n"))
 	}
-	r.problem, r.failed = first, time.Now()
-	r.failing++
+	return first
 }
 
 // tellWhatNeedsARestart warns of what has changed in the file and cannot change in a process.

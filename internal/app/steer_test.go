@@ -268,9 +268,9 @@ func TestReloadSaysWhatCameOfIt(t *testing.T) {
 	if code != 0 || stdout != "generation 7 is in force\n" || stderr != "" {
 		t.Errorf("%d %q %q", code, stdout, stderr)
 	}
-	there = answering(t, map[string]any{"POST /api/v1/reload": errors.New("levee.yaml:3:1: routes: \x07 is missing")})
+	there = answering(t, map[string]any{"POST /api/v1/reload": errors.New("levee.yaml:3:1: routes: \x07 is missing\nlevee.yaml:4:1: more")})
 	code, stdout, stderr = result(t, app.Env{}, "reload", "--json", "--admin", there)
-	if code != 2 || stdout != "" || stderr != "levee: levee.yaml:3:1: routes: ? is missing\n" {
+	if code != 2 || stdout != "" || stderr != "levee: levee.yaml:3:1: routes: ? is missing\nlevee: levee.yaml:4:1: more\n" {
 		t.Errorf("%d %q %q", code, stdout, stderr)
 	}
 }
