@@ -1,6 +1,7 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -167,8 +168,14 @@ func ask(ctx context.Context, c *cli.Command, method, path string, body []byte, 
 func understand(answer *http.Response, address config.Address, text []byte, into any) error {
 	if answer.StatusCode >= http.StatusBadRequest {
 		var told objection
-		if err := json.Unmarshal(text, &told); err != nil || told.Error == "" {
+		err := json.Unmarshal(text, &told)
+		switch {
+		case bytes.HasPrefix(text, []byte("Client sent an HTTP request to an HTTPS server")): // as net/http says it
+			return exit(exitUsage, fmt.Errorf("%s speaks TLS; say whose certificate it has with --ca", address))
+		case err != nil || told.Error == "":
 			return exit(exitNotStart, fmt.Errorf("%s does not answer as levee does (%s); its admin address is said with --admin", address, answer.Status))
+		case answer.StatusCode == http.StatusUnauthorized:
+			return exit(exitUsage, fmt.Errorf("%w; name the file that has it with --token-file", told.problems()))
 		}
 		return exit(exitUsage, told.problems())
 	}

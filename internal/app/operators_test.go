@@ -369,7 +369,7 @@ func TestCommandsComeInWithAToken(t *testing.T) {
 	token := write(t, "token", operatorsToken+"\n")
 	r := start(t, app.Env{}, "serve", "-c", guarded(t, "{listen: 127.0.0.1:0, token_file: "+token+"}"))
 	address := strings.TrimPrefix(r.admin(""), "http://")
-	if code, _, stderr := result(t, app.Env{}, "bans", "--admin", address); code != 2 || !strings.Contains(stderr, "this needs the token") {
+	if code, _, stderr := result(t, app.Env{}, "bans", "--admin", address); code != 2 || !strings.Contains(stderr, "this needs the token") || !strings.Contains(stderr, "--token-file") {
 		t.Errorf("%d %q", code, stderr)
 	}
 	if code, stdout, stderr := result(t, app.Env{}, "bans", "--admin", address, "--token-file", token); code != 0 || stdout != "nobody is banned\n" {
@@ -421,7 +421,7 @@ func TestCommandsComeInOverTLSWithACertificate(t *testing.T) {
 		"needs a client certificate": {"--ca", authority},
 		"no levee answers":           {"--ca", authority, "--cert", theirs, "--key", theirKey},
 		"certificate signed by":      {"--ca", write(t, "strange.pem", string(strange.PEM()))},
-		"does not answer as levee":   {},
+		"speaks TLS; say whose":      {},
 		"--cert and --key":           {"--ca", authority, "--cert", mine},
 		"--ca":                       {"--cert", mine, "--key", myKey},
 	} {
