@@ -310,6 +310,7 @@ func (f *front) hurry(done <-chan struct{}) <-chan struct{} {
 					close(hurry)
 					return
 				}
+				f.reloads.ask()
 			case <-done:
 				return
 			}

@@ -282,3 +282,23 @@ func TestWhatLogsHaveDroppedIsAMetric(t *testing.T) {
 		}
 	}
 }
+
+func TestTheAccessLogIsOpenedAnewWhileLeveeDrains(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "access.log")
+	r := start(t, app.Env{}, "serve", "-c", write(t, "levee.yaml", strings.Replace(plain, "listeners:", "telemetry: {logs: {access: all, access_file: "+log+"}}\nlisteners:", 1)))
+	c := dial(t, r.address())
+	send(t, c, "GET / HTTP/1.1\r\nHo")
+	serving(t, r, 1)
+	r.signals <- syscall.SIGTERM
+	r.find(&r.stderr, `"msg":"draining"`)
+	if err := os.Rename(log, log+".1"); err != nil {
+		t.Fatal(err)
+	}
+	r.signals <- syscall.SIGHUP
+	r.find(&r.stderr, `"msg":"not reloaded; the access log's file is opened anew","err":"levee is draining"`)
+	c.Close()
+	r.wait()
+	if line, err := os.ReadFile(log); err != nil || !strings.Contains(string(line), `"listener":"main"`) {
+		t.Errorf("%q %v", line, err)
+	}
+}
