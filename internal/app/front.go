@@ -53,6 +53,7 @@ type front struct {
 	reloads   *reloads
 	reloading sync.Mutex // by whoever makes a generation, or ends one
 	now       atomic.Pointer[generation]
+	steering  sync.Mutex    // of servers by an operator, while the generation stays the same
 	ending    bool          // no generation comes any more; guarded by reloading
 	ended     chan struct{} // closed then
 

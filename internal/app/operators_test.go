@@ -298,6 +298,27 @@ func TestAServerIsDrainedAndGetsConnectionsAgain(t *testing.T) {
 	}
 }
 
+func TestAServerStaysDrainedWhenItsUpstreamChanges(t *testing.T) {
+	const before = "upstreams:\n  - {name: db, servers: [{address: 127.0.0.1:1, name: db-1}, {address: 127.0.0.1:2, name: db-2}], health: {interval: off}}\n"
+	routes := one(loopback, "    routes: [{upstream: db}]\n")
+	h := openHouse(t, routes+before)
+	h.address()
+	if status := h.asking("POST", "/api/v1/upstreams/db/servers/db-2/drain", nil); status != 204 {
+		t.Fatal(status)
+	}
+	h.becomes(routes + strings.Replace(before, "db-1}", "db-1}, {address: 127.0.0.1:3, name: db-3}", 1))
+	var all admin.Upstreams
+	h.asking("GET", "/api/v1/upstreams", &all)
+	for _, s := range all.Upstreams[0].Servers {
+		if s.Drained != (s.Name == "db-2") {
+			t.Errorf("%s is drained: %t", s.Name, s.Drained)
+		}
+	}
+	if n := len(all.Upstreams[0].Servers); n != 3 {
+		t.Errorf("%d servers", n)
+	}
+}
+
 func TestAnOperatorBeginsTheEndAsSIGTERMDoes(t *testing.T) {
 	r := start(t, app.Env{}, "serve", "-c", twoListeners(t))
 	at := r.addresses(2)

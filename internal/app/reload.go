@@ -185,7 +185,12 @@ func (g *generation) enter(o *opening, before *generation) {
 		commit()
 	}
 	g.commits = nil
+	g.steering.Lock()
+	if before != nil {
+		g.stayDrained(before)
+	}
 	g.now.Store(g)
+	g.steering.Unlock()
 	g.level.Set(g.cfg.Telemetry.Logs.Level)
 	gone := g.carryOut(o)
 	g.pressed()

@@ -155,6 +155,8 @@ func (f *front) toldConfig() admin.Config {
 
 // drainServer has a server get no new connections, or get them again.
 func (f *front) drainServer(name, server string, drained bool) (found bool) {
+	f.steering.Lock()
+	defer f.steering.Unlock()
 	backends := f.now.Load().backends
 	i := slices.IndexFunc(backends, func(b *backend) bool { return b.cfg.Name == name })
 	if i < 0 {
@@ -170,6 +172,21 @@ func (f *front) drainServer(name, server string, drained bool) (found bool) {
 		b.log.Warn(map[bool]string{true: "server drained", false: "server gets connections again"}[drained], "server", server, "by", "an operator")
 	}
 	return found
+}
+
+// stayDrained has servers that an operator has drained stay so where their upstream is made anew.
+func (g *generation) stayDrained(before *generation) {
+	for _, old := range before.backends {
+		i := slices.IndexFunc(g.backends, func(b *backend) bool { return b.cfg.Name == old.cfg.Name })
+		if i < 0 || g.backends[i] == old {
+			continue
+		}
+		for _, s := range old.pool.Stats().Servers {
+			if s.Drained && !s.Left && g.backends[i].pool.Drain(s.Name) {
+				old.log.Warn("server stays drained", "server", s.Name, "by", "an operator")
+			}
+		}
+	}
 }
 
 // patience is how long a drain takes at most.
