@@ -231,12 +231,22 @@ func (w *wire) readLast(p []byte) (n int, err error) {
 // asked by waiting: an expired deadline would not look at all.
 const brief = time.Millisecond
 
-func (w *wire) readBriefly(p []byte) (int, error) {
-	_ = w.raw.SetReadDeadline(time.Now().Add(brief))
-	n, err := w.raw.Read(p)
-	_ = w.armRead()
-	if n == 0 && isTimeout(err) {
-		err = errWouldBlock
+// mostLooks bounds how often is looked again because the deadline may have been over before the look began,
+// as on a machine that has more to do than it can: each time there is twice as long.
+const mostLooks = 8
+
+func (w *wire) readBriefly(p []byte) (n int, err error) {
+	for looks, wait := 1, brief; ; looks, wait = looks+1, 2*wait {
+		until := time.Now().Add(wait)
+		_ = w.raw.SetReadDeadline(until)
+		n, err = w.raw.Read(p)
+		if n > 0 || !isTimeout(err) {
+			break
+		}
+		if err = errWouldBlock; time.Since(until) < brief || looks == mostLooks { // a look ends with its deadline
+			break
+		}
 	}
+	_ = w.armRead()
 	return n, err
 }
