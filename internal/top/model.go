@@ -3,6 +3,7 @@ package top
 import (
 	"context"
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -79,6 +80,7 @@ type model struct {
 	every   time.Duration
 	chars   charset
 	clock   func() time.Time
+	crash   error // why it ended, if it was a panic
 	later   func(time.Duration, tea.Msg) tea.Cmd
 
 	width, height int
@@ -150,6 +152,9 @@ func (m *model) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		}
 	case seen:
 		return m, m.take(&msg)
+	case crashed:
+		m.crash = msg.err
+		return m, tea.Quit
 	case done:
 		m.say(msg.text)
 		if msg.err != nil {
@@ -191,7 +196,7 @@ func (m *model) question() question {
 // ask returns what asks, elsewhere.
 func (m *model) ask() tea.Cmd {
 	q, ctx, levee, clock := m.question(), m.ctx, m.levee, m.clock
-	return func() tea.Msg {
+	return guarded(func() tea.Msg {
 		s := seen{question: q}
 		s.snapshot.Status, s.gone = levee.Status(ctx)
 		s.at = clock()
@@ -210,6 +215,21 @@ func (m *model) ask() tea.Cmd {
 			s.snapshot.Listeners, s.refused = levee.Listeners(ctx)
 		}
 		return s
+	})
+}
+
+// crashed ends top, with the terminal as it was.
+type crashed struct{ err error }
+
+// guarded has a panic in a command end top in good order: what bubbletea does then, it does beside its reader.
+func guarded(ask tea.Cmd) tea.Cmd {
+	return func() (msg tea.Msg) {
+		defer func() {
+			if v := recover(); v != nil {
+				msg = crashed{fmt.Errorf("top: panic: %v\n%s", v, debug.Stack())}
+			}
+		}()
+		return ask()
 	}
 }
 
@@ -358,10 +378,10 @@ func (m *model) restart() tea.Cmd {
 // do has something done, elsewhere.
 func (m *model) do(i intent) tea.Cmd {
 	ctx := m.ctx
-	return func() tea.Msg {
+	return guarded(func() tea.Msg {
 		text, err := i.do(ctx)
 		return done{text, err}
-	}
+	})
 }
 
 func (m *model) confirm(i intent) { m.mode, m.intent = confirming, i }

@@ -66,7 +66,7 @@ func Run(ctx context.Context, levee Levee, t Terminal) error {
 	stop := context.AfterFunc(ctx, program.Quit)
 	defer stop()
 	_, err := program.Run()
-	return err
+	return errors.Join(err, m.crash)
 }
 
 // again writes a table for each look, below each other.
