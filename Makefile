@@ -117,11 +117,10 @@ unit: ## tests, examples and fuzz seeds, in random order, under the race detecto
 	$(STEP) $@ scripts/in-each "$(LIBRARY)" \
 		go test -race -shuffle=on -timeout=9m -vet=off ./...
 
-# -count=1 because what these tests look at (a binary, other servers) is invisible to go test's cache. Those that may run in
-# parallel mostly wait, so more of them than there are processors.
+# -count=1 because what these tests look at (a binary, other servers) is invisible to go test's cache.
 .PHONY: e2e
 e2e: ## the binary against real clients and servers
-	$(STEP) $@ scripts/in-each ./e2e go test -count=1 -parallel=4 -timeout=12m -vet=off ./...
+	$(STEP) $@ scripts/in-each ./e2e go test -count=1 -timeout=12m -vet=off ./...
 
 ##@ What the steps need
 

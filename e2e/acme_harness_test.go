@@ -282,9 +282,7 @@ func (l *load) fail(err error) {
 }
 
 func (l *load) come(ctx context.Context, f *front, config *tls.Config) {
-	pause := time.NewTicker(5 * time.Millisecond) // the machine is for other tests, too
-	defer pause.Stop()
-	for ; ctx.Err() == nil; <-pause.C {
+	for ctx.Err() == nil {
 		c, err := f.connect(config)
 		if err != nil {
 			l.fail(err)

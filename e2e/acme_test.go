@@ -19,7 +19,6 @@ import (
 
 // The authority looks for its answers on the very port that is under load.
 func TestACMEIssuesByTLSALPNWhileItServes(t *testing.T) {
-	t.Parallel()
 	a := newPebble(t, nil).run(t)
 	s := a.source(t, "db.example.com", "Mail.Example.com.")
 	f := serveEcho(t, a.tlsPort, s)
@@ -42,7 +41,6 @@ func TestACMEIssuesByTLSALPNWhileItServes(t *testing.T) {
 }
 
 func TestACMEIssuesByHTTPWhileItServes(t *testing.T) {
-	t.Parallel()
 	a := newPebble(t, nil).run(t)
 	s := a.source(t, "db.example.com")
 	s.Challenges = []acme.Challenge{acme.HTTP01}
@@ -76,7 +74,6 @@ func serveHTTP(t *testing.T, port string, s *acme.Source) {
 }
 
 func TestACMEIssuesAWildcardByDNS(t *testing.T) {
-	t.Parallel()
 	a := newPebble(t, nil).run(t)
 	s := a.source(t, "*.example.com")
 	s.DNS, s.Resolvers = a.zone, []string{a.zone.address}
@@ -96,7 +93,6 @@ func TestACMEIssuesAWildcardByDNS(t *testing.T) {
 }
 
 func TestACMERenewsWithoutLosingAConnection(t *testing.T) {
-	t.Parallel()
 	a := newPebble(t, map[string]any{"profiles": map[string]any{"default": map[string]any{"validityPeriod": 20}}}).run(t)
 	s := a.source(t, "db.example.com")
 	changed := make(chan struct{}, 8)
@@ -130,7 +126,6 @@ func TestACMERenewsWithoutLosingAConnection(t *testing.T) {
 
 // Only one of the machines is where the authority comes to, whichever has ordered.
 func TestACMEMachinesThatShareRedisOrderOnce(t *testing.T) {
-	t.Parallel()
 	need(t, "redis-server")
 	address := redis(t)
 	a := newPebble(t, nil).run(t)
@@ -181,7 +176,6 @@ func TestACMEMachinesThatShareRedisOrderOnce(t *testing.T) {
 }
 
 func TestACMEMachinesThatShareRedisRenewOnce(t *testing.T) {
-	t.Parallel()
 	need(t, "redis-server")
 	address := redis(t)
 	a := newPebble(t, map[string]any{"profiles": map[string]any{"default": map[string]any{"validityPeriod": 20}}}).run(t)
@@ -227,7 +221,6 @@ func TestACMEMachinesThatShareRedisRenewOnce(t *testing.T) {
 }
 
 func TestACMEAnAuthorityThatIsAwayIsToldTriedAgainAndStopsNothing(t *testing.T) {
-	t.Parallel()
 	a := newPebble(t, nil) // not running yet
 	s := a.source(t, "db.example.com")
 	told := make(chan error, 100)
@@ -261,7 +254,6 @@ func TestACMEAnAuthorityThatIsAwayIsToldTriedAgainAndStopsNothing(t *testing.T) 
 }
 
 func TestACMECertificatesAndAccountOutliveARestart(t *testing.T) {
-	t.Parallel()
 	a := newPebble(t, nil).run(t)
 	s := a.source(t, "db.example.com")
 	folder := s.Folder
@@ -314,7 +306,6 @@ func private(t *testing.T, folder string) {
 }
 
 func TestACMEStrangersNeverSetAnOrderGoing(t *testing.T) {
-	t.Parallel()
 	a := newPebble(t, nil).run(t)
 	s := a.source(t, "db.example.com")
 	f := serveEcho(t, a.tlsPort, s)
@@ -340,7 +331,6 @@ func TestACMEStrangersNeverSetAnOrderGoing(t *testing.T) {
 }
 
 func TestACMEAccountsAreBoundToExternalOnes(t *testing.T) {
-	t.Parallel()
 	const key = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
 	a := newPebble(t, map[string]any{"externalAccountBindingRequired": true, "externalAccountMACKeys": map[string]string{"kid-1": key}}).run(t)
 	s := a.source(t, "db.example.com")
@@ -362,7 +352,6 @@ func TestACMEAccountsAreBoundToExternalOnes(t *testing.T) {
 }
 
 func TestACMERunEndsInTheMiddleOfAnOrder(t *testing.T) {
-	t.Parallel()
 	hole, err := net.Listen("tcp", "127.0.0.1:0") // accepts and says nothing
 	if err != nil {
 		t.Fatal(err)

@@ -33,7 +33,6 @@ func (p psql) run(t *testing.T, database string, statements ...string) string {
 }
 
 func TestPostgreSQLIsTheSameThroughIt(t *testing.T) {
-	t.Parallel()
 	need(t, "pgbench")
 	directly := psql{address: newCluster(t).start()}
 	p := before(t, directly.address)

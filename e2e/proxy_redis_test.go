@@ -21,7 +21,6 @@ func ask(t *testing.T, address string, args ...string) string {
 }
 
 func TestRedisIsTheSameThroughIt(t *testing.T) {
-	t.Parallel()
 	need(t, "redis-cli")
 	need(t, "redis-benchmark")
 	directly := redis(t, "--enable-debug-command", "local")
