@@ -258,7 +258,7 @@ func TestThreeTimesWhatCanBeServedCostsNoGoodput(t *testing.T) {
 	if least := sized(t, "part of the peak", 0.6, 0.9); goodput < least*peak { // in seconds a peak is not known any better
 		t.Errorf("%.0f a second are served, of a peak of %.0f", goodput, peak)
 	}
-	if took, most := quantile(o.refused, 0.9), sized(t, "what a refusal may take", time.Second, 50*time.Millisecond)+p99(lag.served); took > most {
+	if took, most := quantile(o.refused, 0.9), sized(t, "what a refusal may take", 5*time.Second, 50*time.Millisecond)+p99(lag.served); took > most {
 		t.Errorf("nine of ten refusals take up to %v, above %v", took, most)
 	}
 	eventuallyWell(t, over, come)
