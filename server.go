@@ -270,29 +270,21 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 // who wait in its queue, and close it. The connections go on, and so do the server's other
 // listeners. A call of Serve returns nil when that has become of all of its listeners. It
 // reports whether the listener was one of the server's.
-func (s *Server) StopListening(l net.Listener) bool {
-	s.init()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for d := range s.doors {
-		if d.listener == l {
-			d.stopLocked()
-			return true
-		}
-	}
-	return false
-}
+func (s *Server) StopListening(l net.Listener) bool { return s.stopDoor(l, false) }
 
 // HandOver has the server accept no more on a listener that Serve was given, and close it, but leaves
 // those who wait in the socket's queue to somebody else who accepts from it: another process, or another
 // server (see [FileListener]). Else it is as [Server.StopListening].
-func (s *Server) HandOver(l net.Listener) bool {
+func (s *Server) HandOver(l net.Listener) bool { return s.stopDoor(l, true) }
+
+// stopDoor has no more accepted on a listener, and reports whether it is one of the server's.
+func (s *Server) stopDoor(l net.Listener, handedOver bool) bool {
 	s.init()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for d := range s.doors {
 		if d.listener == l {
-			d.handedOver = true
+			d.handedOver = d.handedOver || handedOver
 			d.stopLocked()
 			return true
 		}
