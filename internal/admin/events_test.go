@@ -278,7 +278,7 @@ func TestAFeedIsForSeveralGoroutines(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if recent := feed.Recent(); len(recent) != 50 || recent[0].ID != 3951 || recent[49].ID != 4000 || recent[0].Time.IsZero() {
+	if recent, _, _ := feed.After(0, 50); len(recent) != 50 || recent[0].ID != 3951 || recent[49].ID != 4000 || recent[0].Time.IsZero() {
 		t.Errorf("%d are remembered, %v to %v", len(recent), recent[0], recent[len(recent)-1])
 	}
 }

@@ -47,12 +47,6 @@ func (f *Feed) keep() uint64 {
 	return uint64(f.Keep)
 }
 
-// Recent returns the events that are remembered, the oldest first.
-func (f *Feed) Recent() []Event {
-	events, _, _ := f.After(0, int(f.keep())) //nolint:gosec // an int it was
-	return events
-}
-
 // Last returns the number of the last event, 0 if there has been none.
 func (f *Feed) Last() uint64 {
 	f.mu.Lock()
