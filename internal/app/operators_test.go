@@ -72,20 +72,7 @@ func greeted(t *testing.T, address, text string) net.Conn {
 // twoListeners is a configuration with an upstream.
 func twoListeners(t *testing.T) string {
 	t.Helper()
-	behind, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { behind.Close() })
-	go func() { // ends with the listener
-		for {
-			c, err := behind.Accept()
-			if err != nil {
-				return
-			}
-			go func() { defer c.Close(); _, _ = io.Copy(c, c) }() // ends with the connection
-		}
-	}()
+	behind := upstreamThat(t, func(c net.Conn) { _, _ = io.Copy(c, c) })
 	return write(t, "levee.yaml", `version: 1
 admin: {listen: 127.0.0.1:0}
 redis: {address: 127.0.0.1:1, password: of-the-redis}
@@ -97,7 +84,7 @@ listeners:
     listen: ["127.0.0.1:0"]
     routes: [{upstream: db}]
 upstreams:
-  - {name: db, servers: [{address: "`+behind.Addr().String()+`", name: db1}], health: {interval: off}}
+  - {name: db, servers: [{address: "`+behind+`", name: db1}], health: {interval: off}}
 `)
 }
 

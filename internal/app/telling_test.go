@@ -24,23 +24,7 @@ import (
 // told is a configuration with an upstream, and more to be added to logs.
 func told(t *testing.T, logs string) string {
 	t.Helper()
-	behind, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { behind.Close() })
-	go func() { // ends with the listener
-		for {
-			c, err := behind.Accept()
-			if err != nil {
-				return
-			}
-			go func() { // ends with its client
-				defer c.Close()
-				_, _ = io.Copy(c, c)
-			}()
-		}
-	}()
+	behind := upstreamThat(t, func(c net.Conn) { _, _ = io.Copy(c, c) })
 	return write(t, "levee.yaml", fmt.Sprintf(`version: 1
 admin: {listen: "127.0.0.1:0"}
 telemetry: {logs: {%s}}
@@ -48,7 +32,7 @@ listeners:
   - {name: main, listen: ["127.0.0.1:0"], routes: [{name: all, upstream: db}]}
 upstreams:
   - {name: db, servers: [{address: %q, name: db-1}], health: {interval: off}}
-`, logs, behind.Addr()))
+`, logs, behind))
 }
 
 // echoOnce has one connection served.
