@@ -83,7 +83,7 @@ type Server struct {
 	// MaxHandshakes is how many TLS handshakes may be computed at the same time. The
 	// others wait, within ArrivalTimeout: a flood of them leaves the processors to
 	// the connections that are there. One that waits for its client does not count.
-	// Zero means GOMAXPROCS.
+	// Zero means one less than GOMAXPROCS, but at least one: it is left to the connections that are there.
 	MaxHandshakes int
 
 	// IdleTimeout is how long a connection may go without a byte in either

@@ -159,5 +159,6 @@ func (s *Server) Generation() uint64 {
 // see [Server.Generation].
 func (c *Conn) Generation() uint64 { return c.set.generation }
 
-// maxHandshakes is MaxHandshakes with its default.
-func (s *Server) maxHandshakes() int { return cmp.Or(s.MaxHandshakes, runtime.GOMAXPROCS(0)) }
+// maxHandshakes is MaxHandshakes with its default. Where they had all processors, whoever waits for one
+// would wait behind all those whose hellos have come: at a flood, for a tenth of a second.
+func (s *Server) maxHandshakes() int { return cmp.Or(s.MaxHandshakes, max(1, runtime.GOMAXPROCS(0)-1)) }

@@ -130,7 +130,7 @@ func (b *Bans) check(ps *Problems, path string) {
 type Limits struct {
 	Pos                 Position
 	MaxConnections      int // 0 is derived from the open-files limit
-	Handshakes          int // 0 is one for each processor; negative is any number
+	Handshakes          int // 0 is one for each processor but one; negative is any number
 	Arriving            int // 0 is 16,384; negative is any number
 	Mode                LimitMode
 	Rate                Rate
@@ -153,7 +153,7 @@ func (l *Limits) keys() []key {
 		{
 			"handshakes", optional,
 			integer{p: &l.Handshakes, min: 0, max: 1_000_000, off: true},
-			"How many TLS handshakes may be computed at the same time; the others wait, within timeouts.arrival. 0 is one for each processor, off any number.",
+			"How many TLS handshakes may be computed at the same time; the others wait, within timeouts.arrival. 0 is one for each processor but one, which is left to the connections that are there; off any number.",
 		},
 		{
 			"arriving", optional,
