@@ -44,7 +44,8 @@ type rest struct {
 	cause   Cause                        // of the end, while the goodbye lasts
 	refusal error                        // why the connection ends once it has
 	dropped int                          // bytes that came during the goodbye
-	release func(fd int, in, out []byte) // who gets the connection when its call is over
+	pack    func(*Snapshot) // who gets the connection when its call is over
+	packed  *packed         // nil unless it is
 }
 
 // owes reports whether bytes wait for the peer.
@@ -112,7 +113,7 @@ const (
 	told    // its peer's end of stream has been passed on to it
 	broken  // its socket has failed
 	sealed  // the owner is a Sealer
-	gone    // closed, or released
+	gone    // closed, or packed
 )
 
 func (c *Conn) is(s state) bool { return c.state&s != 0 }
@@ -161,12 +162,3 @@ type View struct {
 // Inspect calls f with the connection's state, on its loop, unless it has ended. f
 // must be quick, and must not panic.
 func (c *Conn) Inspect(f func(View)) { c.loop.post(message{op: opInspect, conn: c, inspect: f}) }
-
-// Release takes the connection out of the reactor and calls f with its socket and
-// the bytes that wait: those received and not consumed, and those for the peer. It
-// waits for a call that is under way, and for every Control: the last one that is
-// under way calls f, and the loop if there is none. Either f is called or End is. f
-// must be quick, and must not panic; what it is given is its own.
-func (c *Conn) Release(f func(fd int, in, out []byte)) {
-	c.loop.post(message{op: opRelease, conn: c, release: f})
-}

@@ -9,7 +9,7 @@ import "golang.org/x/sys/unix"
 const shut = 1 << 31
 
 // Control calls f with the socket, and reports whether it has: if not, the
-// connection is closed or released. The socket is neither while f runs. Control may
+// connection has ended, or has been discarded. The socket is not closed while f runs. Control may
 // be called from any goroutine once Adopt has returned, and in Step. It waits for
 // nobody, and nobody waits for it: if the connection ends meanwhile, End may be
 // called, and the last Control closes the socket. So f had better be quick. It must
@@ -42,7 +42,7 @@ func (c *Conn) closing() {
 	}
 }
 
-// giveUp parts with the socket, or leaves that to the last one who is using it. The
+// giveUp closes the socket, or leaves that to the last one who is using it. The
 // connection must have been forgotten, as the socket's number may be another's at
 // once.
 func (c *Conn) giveUp() {
@@ -51,12 +51,4 @@ func (c *Conn) giveUp() {
 	}
 }
 
-// part closes the socket, or hands it over.
-func (c *Conn) part() {
-	if r := c.rest; r != nil {
-		c.rest = nil
-		r.release(int(c.fd), r.in, r.out)
-		return
-	}
-	_ = unix.Close(int(c.fd))
-}
+func (c *Conn) part() { _ = unix.Close(int(c.fd)) }

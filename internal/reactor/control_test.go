@@ -100,44 +100,36 @@ func TestAControlThatPanicsIsOver(t *testing.T) {
 	expectEnd(t, peer, nil)
 }
 
-func TestASocketIsReleasedByTheLastControlThatUsesIt(t *testing.T) {
+func TestASocketIsDiscardedByTheLastControlThatUsesIt(t *testing.T) {
 	r := start(t, reactor.Options{Loops: 1})
 	_, other := serve(t, r, reactor.Limits{}, echo)
-	o, peer := serve(t, r, reactor.Limits{}, records(1))
-	peer.Write([]byte{9, 9, 'x'})
-	eventually(t, "a message has begun", func() bool { return o.view(t).In == 3 })
-	inside, gate := make(chan struct{}), make(chan struct{})
-	var using atomic.Bool
-	go o.Control(func(int) { // ends when the test lets it
-		using.Store(true)
-		close(inside)
-		<-gate
-		using.Store(false)
-	})
-	<-inside
+	fd, peer := tcp(t)
+	o, want := adopt(t, r, fd, reactor.Limits{}, echo), inode(t, fd)
 	o.elsewhere.Store(true)
-	released := make(chan int, 1)
-	o.Release(func(fd int, in, out []byte) {
-		if using.Load() {
-			t.Error("released while it is in use")
-		}
-		if string(in) != "\x09\x09x" || len(out) > 0 {
-			t.Errorf("released with %q and %q", in, out)
-		}
-		released <- fd
-	})
-	eventually(t, "nobody else gets the socket", func() bool { return !o.Control(func(int) {}) })
-	exchange(t, other, "hello") // the loop does not wait
+	packUp(t, &o.Conn)
+	inside, gate, over := make(chan struct{}), make(chan struct{}), make(chan bool)
+	go func() { // ends when the test lets it
+		over <- o.Control(func(fd int) {
+			close(inside)
+			<-gate
+			if inode(t, fd) != want {
+				t.Error("another socket")
+			}
+		})
+	}()
+	receive(t, inside, "the socket of a connection that is packed")
+	o.Discard()
+	if o.Control(func(int) { t.Error("called") }) {
+		t.Error("a socket, though it was discarded")
+	}
+	exchange(t, other, "hello") // nobody waits
 	o.Kill()
 	o.Leave()
-	if len(released) > 0 {
-		t.Error("released while it is in use")
-	}
 	close(gate)
-	fd := receive(t, released, "the socket")
-	unix.Write(fd, []byte("still here"))
-	expect(t, peer, "still here")
-	must(t, unix.Close(fd))
+	if !<-over {
+		t.Error("it has been in use, and was not")
+	}
+	expectEnd(t, peer, nil)
 }
 
 func TestControlNeverSeesASocketThatHasTheNumberNow(t *testing.T) {
@@ -162,7 +154,7 @@ func TestControlNeverSeesASocketThatHasTheNumberNow(t *testing.T) {
 }
 
 // useUntilTheEnd has several goroutines use a connection's socket while it is
-// killed, or released, and returns how often they have.
+// killed, or discarded, and returns how often they have.
 func useUntilTheEnd(t *testing.T, r *reactor.Reactor, fd int, kill bool) int64 {
 	o, want := newOwner(t, echo), inode(t, fd)
 	if err := r.Adopt(&o.Conn, fd, nil, o, &reactor.Limits{}); err != nil {
@@ -195,18 +187,8 @@ func useUntilTheEnd(t *testing.T, r *reactor.Reactor, fd int, kill bool) int64 {
 		o.Kill()
 		<-o.ended
 	} else {
-		released := make(chan int, 1)
-		o.Release(func(fd int, _, _ []byte) {
-			if inside.Load() > 0 {
-				t.Error("released while it is in use")
-			}
-			released <- fd
-		})
-		fd := <-released
-		if inode(t, fd) != want {
-			t.Error("another socket was released")
-		}
-		unix.Close(fd)
+		packUp(t, &o.Conn)
+		o.Discard()
 	}
 	users.Wait()
 	return calls.Load()

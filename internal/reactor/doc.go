@@ -14,6 +14,6 @@
 // goroutine in Go's own netpoller, in which its epoll instance is registered. So a
 // loop that has been idle for a moment occupies neither a thread nor a processor.
 //
-// Connections can be paused, inspected and released alive, with all that is under
-// way on them: what stands on levee's connections as data stands on that.
+// Connections can be paused, inspected and packed alive, with all that is under way on
+// them, and go on in another process: what stands on levee's connections as data stands on that.
 package reactor

@@ -265,7 +265,7 @@ func TestAGoodbyeIsBounded(t *testing.T) {
 		o.Leave()
 		o.Pause()
 		o.Resume()
-		o.Release(func(int, []byte, []byte) { t.Error("released") })
+		refusesToBePacked(t, &o.Conn)
 		o.Kill()
 		o.endsAs(t, reactor.Refused)
 	})

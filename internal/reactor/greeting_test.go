@@ -110,22 +110,18 @@ func TestASlowGreetingIsACallAsAnyOther(t *testing.T) {
 		o.Resume()
 		expect(t, peer, "x")
 	})
-	t.Run("Release", func(t *testing.T) {
+	t.Run("Pack", func(t *testing.T) {
 		o, peer, gate := held(t, r, says("hi"))
 		peer.Write([]byte("x"))
-		o.elsewhere.Store(true)
-		released := make(chan int, 1)
-		o.Release(func(fd int, in, out []byte) {
-			if len(in)+len(out) > 0 {
-				t.Errorf("released with %q and %q", in, out)
-			}
-			released <- fd
-		})
+		came := pack(&o.Conn)
 		o.view(t)
 		close(gate)
-		fd := receive(t, released, "the socket")
+		s := receive(t, came, "the connection")
+		if s == nil || len(s.Near.In)+len(s.Near.Out) > 0 {
+			t.Errorf("packed as %+v", s)
+		}
 		expect(t, peer, "hi")
-		adopt(t, r, fd, reactor.Limits{}, echo)
+		o.moveTo(t, r, s, reactor.Limits{}, echo).Unpack()
 		expect(t, peer, "x")
 	})
 }

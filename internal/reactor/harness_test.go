@@ -117,6 +117,12 @@ func (o *owner) End(cause reactor.Cause, err error) {
 func start(t testing.TB, options reactor.Options) *reactor.Reactor {
 	t.Helper()
 	leveetest.CheckLeaks(t)
+	return startAnother(t, options)
+}
+
+// startAnother is start for a second one, which the first one's check for leaks is for as well.
+func startAnother(t testing.TB, options reactor.Options) *reactor.Reactor {
+	t.Helper()
 	r, err := reactor.New(options)
 	if err != nil {
 		t.Fatal(err)
@@ -184,6 +190,11 @@ func adoptWith(t testing.TB, r *reactor.Reactor, fd int, first []byte, limits re
 func (o *owner) adopt(t testing.TB, r *reactor.Reactor, fd int, first []byte, limits reactor.Limits) {
 	t.Helper()
 	must(t, r.Adopt(&o.Conn, fd, first, o, &limits))
+	o.endsWithTest(t)
+}
+
+// endsWithTest has the connection end, unless it goes on elsewhere.
+func (o *owner) endsWithTest(t testing.TB) {
 	t.Cleanup(func() {
 		if !o.elsewhere.Load() {
 			o.Kill()

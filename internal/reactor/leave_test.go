@@ -3,13 +3,9 @@
 package reactor_test
 
 import (
-	"crypto/sha256"
 	"errors"
-	"io"
 	"net"
-	"runtime"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -104,7 +100,7 @@ func TestKillClosesAtOnceOrAfterTheCallThatIsUnderWay(t *testing.T) {
 	o.endsAs(t, reactor.Killed)
 	o.Leave() // nobody is there any more
 	o.Inspect(func(reactor.View) { t.Error("inspected after its end") })
-	o.Release(func(int, []byte, []byte) { t.Error("released after its end") })
+	refusesToBePacked(t, &o.Conn)
 
 	gate := make(chan struct{})
 	o, peer = serve(t, r, reactor.Limits{}, waits(gate))
@@ -120,110 +116,6 @@ func TestKillClosesAtOnceOrAfterTheCallThatIsUnderWay(t *testing.T) {
 	}
 	close(gate)
 	o.endsAs(t, reactor.Killed)
-}
-
-func TestAReleasedConnectionGoesOnElsewhereToTheByte(t *testing.T) {
-	r := start(t, reactor.Options{})
-	for name, s := range map[string]step{
-		"records": records(2),
-		"slow": func(in, out []byte) (int, []byte, error) {
-			began := time.Now()
-			for time.Since(began) < 3*time.Millisecond {
-				runtime.Gosched()
-			}
-			return records(20)(in, out)
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			fd, peer := tcp(t)
-			o := adopt(t, r, fd, reactor.Limits{}, s)
-			const size = 3 << 20
-			sent := make(chan [32]byte, 1)
-			go func() { sent <- sendStream(peer, size) }() // ends with the stream, or the peer's deadline
-			received := sha256.New()
-			var got atomic.Int64
-			all := make(chan error, 1)
-			go func() { // ends with the stream, or the peer's deadline
-				_, err := io.Copy(io.MultiWriter(received, (*counter)(&got)), peer)
-				all <- err
-			}()
-			for i := int64(1); i <= 10; i++ { // from loop to loop, in mid-stream
-				eventually(t, "it flows", func() bool { return got.Load() > i*size/64 })
-				o = readopt(t, r, o, s)
-			}
-			must(t, receive(t, all, "all"))
-			if want := receive(t, sent, "the sum"); [32]byte(received.Sum(nil)) != want {
-				t.Errorf("%d bytes came back, and not those that were sent", got.Load())
-			}
-			o.endsAs(t, reactor.EOF)
-		})
-	}
-}
-
-type counter atomic.Int64
-
-func (c *counter) Write(p []byte) (int, error) {
-	(*atomic.Int64)(c).Add(int64(len(p)))
-	return len(p), nil
-}
-
-// sendStream sends so many bytes in records, and returns their sum.
-func sendStream(peer *net.TCPConn, size int) [32]byte {
-	sum := sha256.New()
-	for i := 0; size > 0; i++ {
-		p := record(make([]byte, 1+i%2000))
-		p[len(p)-1]++
-		sum.Write(p)
-		peer.Write(p)
-		size -= len(p)
-	}
-	peer.CloseWrite()
-	return [32]byte(sum.Sum(nil))
-}
-
-// readopt releases a connection, writes what waits for the peer, and adopts it
-// again.
-func readopt(t *testing.T, r *reactor.Reactor, o *owner, s step) *owner {
-	t.Helper()
-	type released struct {
-		fd      int
-		in, out []byte
-	}
-	came := make(chan released, 1)
-	o.elsewhere.Store(true)
-	o.Release(func(fd int, in, out []byte) { came <- released{fd, in, out} })
-	c := receive(t, came, "the connection")
-	must(t, unix.SetNonblock(c.fd, false))
-	for len(c.out) > 0 {
-		n, err := unix.Write(c.fd, c.out)
-		must(t, err)
-		c.out = c.out[n:]
-	}
-	must(t, unix.SetNonblock(c.fd, true))
-	return adoptWith(t, r, c.fd, c.in, reactor.Limits{}, s)
-}
-
-func TestReleaseWaitsForTheCallThatIsUnderWay(t *testing.T) {
-	r := start(t, reactor.Options{Loops: 1})
-	gate := make(chan struct{})
-	o, peer := serve(t, r, reactor.Limits{}, func(in, out []byte) (int, []byte, error) {
-		<-gate
-		return 1, append(out, 'r'), nil
-	})
-	peer.Write([]byte("abc"))
-	eventually(t, "it is away", func() bool { return o.view(t).Away })
-	rest := make(chan string, 1)
-	o.elsewhere.Store(true)
-	o.Release(func(fd int, in, out []byte) {
-		rest <- string(in) + "|" + string(out)
-		unix.Close(fd)
-	})
-	o.view(t)
-	close(gate)
-	if got := receive(t, rest, "the rest"); got != "bc|" {
-		t.Errorf("the rest is %q", got)
-	}
-	expectEnd(t, peer, []byte("r"))
 }
 
 func TestSocketsThatNumbersAreReusedForGetNobodyElsesEvents(t *testing.T) {

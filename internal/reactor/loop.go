@@ -348,7 +348,7 @@ func (l *loop) resumeMessage(c *Conn) {
 // look sees whether a connection's time is over.
 func (l *loop) look(c *Conn) bool {
 	if c.is(gone) {
-		return true // and what it leaves may be another goroutine's
+		return true
 	}
 	if c.peer != nil {
 		return l.lookAtPair(c)
@@ -575,8 +575,17 @@ func (l *loop) flush(c *Conn) bool {
 	if c.is(refused) {
 		return l.refuse(c, c.rest.refusal)
 	}
-	in, shown := c.rest.in, c.rest.shown
-	c.dropRest()
+	return l.proceed(c)
+}
+
+// proceed goes on with a connection for whose peer nothing waits.
+func (l *loop) proceed(c *Conn) bool {
+	var in []byte
+	shown := false
+	if c.rest != nil {
+		in, shown = c.rest.in, c.rest.shown
+		c.dropRest()
+	}
 	if len(in) == 0 || shown { // then it waits for more
 		return l.keep(c, in, shown) && l.pump(c)
 	}

@@ -23,7 +23,8 @@ const (
 	opPause
 	opResume
 	opInspect
-	opRelease
+	opPack
+	opUnpack
 	opAll
 	opStop
 )
@@ -35,7 +36,7 @@ type message struct {
 	first   []byte
 	back    *back
 	inspect func(View)
-	release func(fd int, in, out []byte)
+	pack    func(*Snapshot)
 	all     func(*loop)
 }
 
@@ -156,6 +157,13 @@ func (l *loop) obey(m message) bool {
 	case opJoin:
 		return l.enterPair(c, m.first)
 	}
+	if m.op == opPack && !l.has(c) {
+		m.pack(nil)
+		return true
+	}
+	if p := c.packed(); p != nil {
+		return l.obeyPacked(c, p, m)
+	}
 	if !l.has(c) {
 		return true
 	}
@@ -177,8 +185,8 @@ func (l *loop) obey(m message) bool {
 		return l.resume(c)
 	case opInspect:
 		m.inspect(l.view(c))
-	case opRelease:
-		l.letGo(c, m.release)
+	case opPack:
+		l.pack(c, m.pack)
 	}
 	return true
 }
@@ -220,17 +228,6 @@ func (l *loop) kill(c *Conn) bool {
 	return l.end(c, Killed, nil)
 }
 
-func (l *loop) letGo(c *Conn, f func(fd int, in, out []byte)) {
-	switch {
-	case c.is(away):
-		c.needRest().release = f // when the call is over
-	case c.is(refused|parting) || c.peer != nil:
-		// it is as good as over, or cannot be had alone: End will be called
-	default:
-		l.release(c, f)
-	}
-}
-
 // takeBack goes on with a connection whose call is over.
 func (l *loop) takeBack(c *Conn, b *back) bool {
 	c.clear(away)
@@ -240,6 +237,10 @@ func (l *loop) takeBack(c *Conn, b *back) bool {
 		c.messageOver()
 	}
 	l.judge(c, b.took < l.reactor.budget)
+	packer := c.takePacker()
+	if packer != nil {
+		defer func() { packer(nil) }() // unless it has been packed
+	}
 	if c.is(killed) {
 		return l.end(c, Killed, nil)
 	}
@@ -249,9 +250,12 @@ func (l *loop) takeBack(c *Conn, b *back) bool {
 	switch {
 	case c.is(gone | parting | refused):
 		return true
-	case c.rest != nil && c.rest.release != nil:
-		c.rest.in = b.rest
-		l.release(c, c.rest.release)
+	case packer != nil && c.mayMove():
+		if !l.keep(c, b.rest, b.n == 0) {
+			return false
+		}
+		l.pack(c, packer)
+		packer = func(*Snapshot) {}
 		return true
 	case len(b.rest) > 0 && b.n > 0 && !c.owes() && c.is(slow):
 		l.lend(c, b.rest, 0)
@@ -305,11 +309,4 @@ func (l *loop) view(c *Conn) View {
 		v.In, v.Out = len(c.rest.in), len(c.rest.out)
 	}
 	return v
-}
-
-func (l *loop) release(c *Conn, f func(fd int, in, out []byte)) {
-	c.needRest().release = f
-	_ = l.poller.remove(int(c.fd))
-	l.forget(c)
-	c.giveUp()
 }

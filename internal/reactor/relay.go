@@ -47,7 +47,7 @@ const (
 // that is called, but for those of a Sealer. Both sockets are closed then.
 // Limits.WriteStall, Idle and HalfClosed hold for the pair; MaxMessage means nothing, and
 // Uneven is for both. Leave, Kill and the others are for the near connection, and go for
-// both; a pair cannot be released.
+// both.
 func (r *Reactor) Join(near, far *Conn, nearFD, farFD int, first []byte, owner Owner, limits *Limits) error {
 	turn := r.turn.Add(1)
 	l := r.loops[turn%uint32(len(r.loops))] //nolint:gosec // there are not so many

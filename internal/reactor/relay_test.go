@@ -53,10 +53,7 @@ func joinAs(t testing.TB, r *reactor.Reactor, limits reactor.Limits, first strin
 		return 0, nil, io.EOF
 	}), near: near, far: far}
 	must(t, r.Join(&j.Conn, &j.farConn, nearFD, farFD, []byte(first), made(j), &limits))
-	t.Cleanup(func() {
-		j.Kill()
-		receive(t, j.over, "the end of a pair that was killed")
-	})
+	j.endsWithTest(t)
 	return j
 }
 
@@ -273,17 +270,6 @@ func TestAPairThatIsKilledIsResetUnlessItRests(t *testing.T) {
 	<-time.After(5500 * time.Millisecond)
 	ends(waiting, syscall.ECONNRESET, syscall.ECONNRESET)
 	ends(resting, nil, nil)
-}
-
-func TestAPairIsNotReleased(t *testing.T) {
-	r := start(t, reactor.Options{})
-	j := join(t, r, reactor.Limits{}, "")
-	j.Release(func(int, []byte, []byte) { t.Error("released") })
-	j.view(t)
-	j.near.Write([]byte("joined"))
-	expect(t, j.far, "joined")
-	j.Kill()
-	j.endsAs(t, reactor.Killed)
 }
 
 func TestAPairHoldsNoMoreThanARead(t *testing.T) {
