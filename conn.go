@@ -68,9 +68,11 @@ type extra struct {
 	// parent is what a PROXY header has said of the connection's trace.
 	parent *TraceParent
 
-	request  *request    // to leave; nil for most
-	pass     Pass        // of the server's Gate; nil without one
-	lifetime *time.Timer // ends it
+	request  *request      // to leave; nil for most
+	pass     Pass          // of the server's Gate; nil without one
+	lifetime *time.Timer   // ends it
+	expires  time.Duration // clock when that does
+	mover    *mover        // of one whose handler is sequential code; nil unless it may move
 	atEnd    []func()
 	tcp      *TCPInfo // of its last moment, if the Trace wanted to know
 }

@@ -134,7 +134,7 @@ func (s *Server) closeIfGoneLocked() {
 
 // desertedLocked reports whether nobody is left and nobody can come.
 func (s *Server) desertedLocked() bool {
-	return s.state != serving && s.acceptors == 0 && len(s.conns) == 0 && s.leaving == 0
+	return s.state != serving && s.acceptors == 0 && len(s.conns) == 0 && len(s.coming) == 0 && s.leaving == 0
 }
 
 // abandon stops waiting for handlers that do not return though their connection

@@ -27,7 +27,8 @@ type Pass interface {
 	Reach(c *Conn, at Stage) *Refusal
 
 	// Leave gives back what the connection holds. It is called once, also for a
-	// connection that Reach has refused, when its socket has been closed. It must not
+	// connection that Reach has refused, when its socket has been closed; and with ReasonNone when
+	// the connection has moved to another process, whose [Readmitter] holds for it by now. It must not
 	// block: event loops call it.
 	Leave(c *Conn, end End)
 }

@@ -65,6 +65,14 @@ func (h *held) put(b *block, n int) {
 	h.some.Store(true)
 }
 
+// fill holds bytes that another process has read ahead. Nothing may be held before.
+func (h *held) fill(b []byte) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.buf = b
+	h.some.Store(len(b) > 0)
+}
+
 // peek returns the next n bytes without taking them; it reads as often as it
 // must. On an error it returns what there is, and the error.
 func (h *held) peek(n int, read func([]byte) (int, error)) ([]byte, error) {

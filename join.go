@@ -56,13 +56,14 @@ type Upstream struct {
 	Conn net.Conn
 
 	// Ended is called once, when Conn has been closed, before [Trace.Closed]. It may be
-	// nil. It must be quick, and must not panic.
+	// nil. It must be quick, and must not panic. It is called as well when the connection has moved to
+	// another process, which has it joined by now: with ReasonNone.
 	Ended func(UpstreamEnd)
 }
 
 // UpstreamEnd is how the connection to an upstream ended.
 type UpstreamEnd struct {
-	Reason         CloseReason // the client's, too
+	Reason         CloseReason // the client's, too; ReasonNone if it has not ended, but moved
 	Err            error       // what the network, or TLS, said of it; nil if all went well
 	ClientFirst    bool        // the client had ended its stream, or reset it, before the upstream did either
 	Sent, Received int64       // bytes to and from the upstream

@@ -29,6 +29,9 @@ func (c *Conn) joinTo(j Joiner) (moved bool, err error) {
 	if !ok {
 		return false, err
 	}
+	if _, ok := j.(Rejoiner); ok {
+		c.looped.state.Or(rejoins)
+	}
 	if c.joinOnLoop(u) {
 		return true, nil
 	}

@@ -14,7 +14,10 @@ import (
 
 // live is a connection's life in a goroutine: arrive, be served, leave. One that can
 // be served by an event loop goes there after its arrival.
-func (c *Conn) live() {
+func (c *Conn) live() { c.liveBy(c.run) }
+
+// liveBy is a life that is whatever run makes of it, and what comes of that.
+func (c *Conn) liveBy(run func() (moved bool, err error)) {
 	var err error
 	returned, moved := false, false
 	defer func() { // a defer of its own: Goexit in Panicked ends the other
@@ -27,7 +30,7 @@ func (c *Conn) live() {
 			err = c.caught(recover())
 		}
 	}()
-	moved, err = c.run()
+	moved, err = run()
 	returned = true
 }
 
@@ -99,8 +102,11 @@ func (c *Conn) takeLeave(end End) {
 	if r != nil {
 		r.telling.Wait()
 	}
-	if hook := c.server.trace().Closed; hook != nil {
-		c.server.guard(c, func() { hook(c, end) })
+	switch hooks := c.server.trace(); {
+	case end.Reason == ReasonNone && hooks.Moved != nil:
+		c.server.guard(c, func() { hooks.Moved(c) })
+	case end.Reason != ReasonNone && hooks.Closed != nil:
+		c.server.guard(c, func() { hooks.Closed(c, end) })
 	}
 }
 
@@ -112,13 +118,18 @@ func (c *Conn) limitLifetime() {
 		return
 	}
 	lifetime += time.Duration((2*rand.Float64() - 1) * float64(lifetime) / 10) //nolint:gosec // spreads load, keeps no secret
+	c.limitLifetimeTo(lifetime)
+}
+
+// limitLifetimeTo is limitLifetime for so long, from now on.
+func (c *Conn) limitLifetimeTo(left time.Duration) {
 	expired := func() {
 		c.askToLeave(LifetimeExpired, nil)
 		if grace := c.set.limits.drain; grace >= 0 {
 			c.startTimer(grace, func() { _ = c.cut(LifetimeExpired, nil) })
 		}
 	}
-	c.startTimer(lifetime, expired)
+	c.startTimer(left, expired)
 }
 
 func (c *Conn) startTimer(d time.Duration, f func()) {
@@ -127,7 +138,8 @@ func (c *Conn) startTimer(d time.Duration, f func()) {
 	if c.end.Load() != nil {
 		return // too late to limit anything
 	}
-	c.extraLocked().lifetime = time.AfterFunc(d, f) // stopped by depart
+	x := c.extraLocked()
+	x.lifetime, x.expires = time.AfterFunc(d, f), c.server.clock()+d // stopped by depart
 }
 
 // caught turns a recovered panic into the connection's end. A value of nil is
@@ -190,6 +202,9 @@ func (s *Server) reportPanic(c *Conn, value any, stack []byte) {
 // leave closes the connection, gives back all that it holds and says why it
 // ended. It is the last thing its goroutine does.
 func (c *Conn) leave(err error) {
+	if c.leavesElsewhere() {
+		return
+	}
 	s := c.stream.Load()
 	if s == nil {
 		c.leaveBare(err)
@@ -300,15 +315,18 @@ func (s *stream) sayGoodbye() {
 // depart takes the connection, whose socket is closed, out of the server's counts,
 // and tells the Trace.
 func (c *Conn) depart(reason CloseReason, err error) {
+	c.departAs(End{Reason: reason, Err: err, TCP: c.lastLook()})
+}
+
+func (c *Conn) departAs(end End) {
 	c.mu.Lock()
 	if c.extra != nil && c.extra.lifetime != nil {
 		c.extra.lifetime.Stop()
 	}
 	c.mu.Unlock()
 	s := c.server
-	end := End{Reason: reason, Err: err, Duration: s.clock() - c.accepted}
+	end.Duration = s.clock() - c.accepted
 	end.Read, end.Written = c.Traffic()
-	end.TCP = c.lastLook()
 	s.mu.Lock()
 	delete(s.conns, c.id)
 	s.left.add(end)

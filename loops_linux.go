@@ -225,6 +225,7 @@ const (
 	fresh      = 1 << iota // the Trace has not been told of it
 	closedByUs             // Conn.Close has been called
 	unserved               // it has not been sent anything
+	rejoins                // what has joined it is a Rejoiner
 )
 
 func (l *looped) traffic() (read, written int64) { return l.Traffic() }

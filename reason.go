@@ -20,7 +20,7 @@ type CloseReason uint8
 
 // The reasons, in the order in which a connection may meet them.
 const (
-	// ReasonNone is the zero value: the connection has not ended.
+	// ReasonNone is the zero value: the connection has not ended. It may have moved to another process.
 	ReasonNone CloseReason = iota
 
 	// Limited: it was one too many, or came too soon, for a limit of the Server.Gate's.
@@ -166,7 +166,7 @@ var refusals = [...]CloseReason{Limited, Denied, Overloaded}
 func (r CloseReason) isRefusal() bool { return slices.Contains(refusals[:], r) }
 
 // A CloseError is what I/O on a connection returns, and what the cause of its
-// context is, once levee has ended it. It matches net.ErrClosed, and
+// context is, once levee has ended it, or with ReasonNone has moved it to another process. It matches net.ErrClosed, and
 // os.ErrDeadlineExceeded when the reason is one of time, and whatever cause
 // [Conn.Kill] was given.
 type CloseError struct {
@@ -176,6 +176,9 @@ type CloseError struct {
 
 // Error returns a sentence such as "connection ended: idle_timeout".
 func (e *CloseError) Error() string {
+	if e.Reason == ReasonNone {
+		return "connection moved to another process"
+	}
 	if e.Cause != nil {
 		return "connection ended: " + e.Reason.String() + ": " + e.Cause.Error()
 	}

@@ -17,8 +17,8 @@ func (c *Conn) Pass() Pass {
 	return c.extra.pass
 }
 
-// AtEnd has f called once, after the connection has ended and its socket has been closed:
-// to give back what a [Router] has taken for it. If that has been, it is called at once.
+// AtEnd has f called once, after the connection has ended and its socket has been closed, or it has moved
+// to another process: to give back what a [Router] has taken for it. If that has been, it is called at once.
 // Those that are called later are called first.
 func (c *Conn) AtEnd(f func()) {
 	c.mu.Lock()

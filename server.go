@@ -165,6 +165,8 @@ type Server struct {
 	acceptors int
 	stopping  chan struct{} // closed when accepting is to stop
 	conns     map[uint64]*Conn
+	coming    map[uint64]struct{} // ids of those that were adopted and have not begun
+	base      context.Context     // of Serve: the parent of those of connections that were adopted; nil before
 	lag       lagWindow
 	left      tally // of the connections that have ended
 	leaving   int   // ended, but their Closed hook is still running
@@ -321,6 +323,7 @@ func (s *Server) start(ctx context.Context, listeners []net.Listener, call *serv
 	if s.state != serving {
 		return ErrServerClosed
 	}
+	s.base = base
 	call.doors = len(doors)
 	for _, door := range doors {
 		l := door.listener
@@ -363,6 +366,7 @@ func (s *Server) init() {
 		s.stopping = make(chan struct{})
 		s.doors = make(map[*door]struct{})
 		s.conns = make(map[uint64]*Conn)
+		s.coming = make(map[uint64]struct{})
 	})
 }
 

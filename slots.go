@@ -29,6 +29,13 @@ func (s *slots) takeLocked() bool {
 	return true
 }
 
+// seize takes a slot even if there is none.
+func (s *slots) seize() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.taken++
+}
+
 // await takes a slot and returns nil, or else a channel that is closed when there is one and
 // it has been taken.
 func (s *slots) await() (taken chan struct{}) {

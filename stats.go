@@ -2,12 +2,14 @@ package levee
 
 import "time"
 
-// Stats are a server's counts at one instant. They are taken together:
-// Accepted is always Active plus the sum of Closed.
+// Stats are a server's counts at one instant. They are taken together: Accepted and Adopted are
+// always Active plus Moved plus the sum of Closed.
 type Stats struct {
 	Accepted int64                 // connections accepted since the start, without those turned away at the door
-	Active   int64                 // of these, open now
-	Closed   map[CloseReason]int64 // of these, ended, by reason; every reason is present
+	Adopted  int64                 // connections that have come from another process; see Server.Adopt
+	Active   int64                 // of both, open now
+	Moved    int64                 // of both, another process's by now; see Parcel.Moved
+	Closed   map[CloseReason]int64 // of both, ended, by reason; every reason is present
 
 	// Refused are the connections that were turned away at the door, before anything was
 	// spent on them: by Server.Gate, or for want of room. Limited, Denied and Overloaded
@@ -15,7 +17,7 @@ type Stats struct {
 	Refused map[CloseReason]int64
 
 	Arriving          int   // connections without a handler yet that have a goroutine
-	Read, Written     int64 // bytes on the wire, both of ended and of open connections
+	Read, Written     int64 // bytes on the wire, of ended and of open connections, and only while they were this process's
 	Panics            int64 // in handlers, hooks and TLS callbacks
 	AcceptErrors      int64 // failed accepts, however they failed
 	HandshakesWaiting int   // TLS handshakes that wait for one of Server.MaxHandshakes
@@ -44,7 +46,9 @@ func (s *Server) Stats() Stats {
 	set := s.inForce.Load()
 	stats := Stats{
 		Active:            int64(len(s.conns)),
-		Accepted:          int64(len(s.conns)) + s.left.total,
+		Accepted:          s.acceptedLocked(),
+		Adopted:           s.left.adopted,
+		Moved:             s.left.moved,
 		Closed:            make(map[CloseReason]int64, reasonCount),
 		Refused:           make(map[CloseReason]int64, len(refusals)),
 		Read:              s.left.read,
@@ -78,6 +82,11 @@ func (s *Server) Stats() Stats {
 	return stats
 }
 
+// acceptedLocked returns how many connections were accepted.
+func (s *Server) acceptedLocked() int64 {
+	return int64(len(s.conns)) + s.left.total + s.left.moved - s.left.adopted
+}
+
 // A Load is what a server has to do, of what can be told at once.
 type Load struct {
 	Active, MaxConns  int   // open connections, and how many may be; negative if any number
@@ -103,7 +112,7 @@ func (s *Server) Load() Load {
 		Active:            len(s.conns),
 		MaxConns:          set.limits.conns,
 		MaxArrivals:       set.limits.arrivals,
-		Accepted:          int64(len(s.conns)) + s.left.total,
+		Accepted:          s.acceptedLocked(),
 		Arriving:          int(s.arriving.Load()),
 		HandshakesWaiting: s.handshakes.queued(),
 		MaxHandshakes:     set.limits.handshakes,
@@ -126,6 +135,8 @@ func (s *Server) Load() Load {
 // tally sums up the connections that have ended, and those that never were.
 type tally struct {
 	total         int64
+	adopted       int64 // those that have come from another process
+	moved         int64 // those that have gone to one
 	closed        [reasonCount]int64
 	refused       [reasonCount]int64 // at the door
 	read, written int64
@@ -133,9 +144,14 @@ type tally struct {
 	acceptErrors  int64
 }
 
+// add counts a connection that has ended, or with ReasonNone has moved.
 func (t *tally) add(end End) {
-	t.total++
-	t.closed[end.Reason]++
+	if end.Reason == ReasonNone {
+		t.moved++
+	} else {
+		t.total++
+		t.closed[end.Reason]++
+	}
 	t.read += end.Read
 	t.written += end.Written
 }

@@ -12,7 +12,7 @@ import (
 //
 // Hooks run with no lock held, for many connections at once. They run in what serves
 // the connection: its goroutine, or on an event loop as a part of a Step, whose
-// Server.StepBudget Accepted and Serving share. But Draining runs in the goroutine
+// Server.StepBudget Accepted and Serving share. But Adopted and Moved run in the goroutine that calls Begin and Moved; Draining runs in the goroutine
 // that asks: the caller's of Drain, a timer's, or at a Shutdown one for all
 // connections; Sample in the goroutine that closes; and AcceptFailed and Refused in the acceptor's, where runtime.Goexit is not
 // allowed. They should be quick: the connection waits. A panic in one ends that
@@ -20,6 +20,10 @@ import (
 type Trace struct {
 	// Accepted is called first, before a byte has been read.
 	Accepted func(c *Conn)
+
+	// Adopted is called instead, of a connection that has come from another process: see
+	// [Adopted.Begin]. None of the hooks before Draining is called of it any more.
+	Adopted func(c *Conn)
 
 	// AcceptFailed is called when a listener's Accept returned an error that
 	// is not its end, or nearly all files are open. The next try comes after the given
@@ -61,6 +65,10 @@ type Trace struct {
 	// refused at the door; it must do nothing else than to decide.
 	Sample func(c *Conn) bool
 
+	// Moved is called last, instead of Closed, of a connection that is another process's by now: see
+	// [Parcel.Moved]. It has left the server's counts.
+	Moved func(c *Conn)
+
 	// Closed is called last, after the socket has been closed and the
 	// connection has left the server's counts.
 	Closed func(c *Conn, end End)
@@ -68,6 +76,8 @@ type Trace struct {
 
 // End is how a connection ended.
 type End struct {
+	// Reason is ReasonNone for a connection that has moved to another process, which a [Pass] is told of
+	// as well: it has not ended.
 	Reason CloseReason
 	// Err is what the handler returned, or what failed in the arrival. It may
 	// be nil, and it may hold bytes that a stranger chose: quote it.
@@ -91,6 +101,7 @@ func Traces(traces ...*Trace) *Trace {
 		}
 		joined = Trace{
 			Accepted:     both1(joined.Accepted, t.Accepted),
+			Adopted:      both1(joined.Adopted, t.Adopted),
 			AcceptFailed: both3(joined.AcceptFailed, t.AcceptFailed),
 			Refused:      both2(joined.Refused, t.Refused),
 			ProxyHeader:  both1(joined.ProxyHeader, t.ProxyHeader),
@@ -100,6 +111,7 @@ func Traces(traces ...*Trace) *Trace {
 			SlowStep:     both2(joined.SlowStep, t.SlowStep),
 			Sample:       anyOf(joined.Sample, t.Sample),
 			Panicked:     both3(joined.Panicked, t.Panicked),
+			Moved:        both1(joined.Moved, t.Moved),
 			Closed:       both2(joined.Closed, t.Closed),
 		}
 	}

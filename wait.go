@@ -12,12 +12,28 @@ import (
 // errAskedToLeave, unless the bytes have already arrived: a request that was
 // sent in time is served.
 func (w *wire) await() error {
+	err := errWanted
+	for err == errWanted {
+		if w.wanted.Load() {
+			if err := w.conn.stepAside(); err != nil {
+				return err
+			}
+		}
+		err = w.awaitUnlessWanted()
+	}
+	return err
+}
+
+func (w *wire) awaitUnlessWanted() error {
 	if held, err := w.alreadyHeld(); held {
 		return err
 	}
-	leaving := w.beginWait()
+	leaving, wanted := w.beginWait()
 	defer w.endWait()
-	if leaving {
+	switch {
+	case wanted:
+		return errWanted
+	case leaving:
 		return w.awaitNothing()
 	}
 	_, err := w.readSocket(nil)
@@ -58,21 +74,21 @@ func (w *wire) awaitNothing() error {
 	return w.ended(err)
 }
 
-// beginWait reports whether there is no time to wait. It and askToLeave each say
-// what they do before they look at what the other does, so one of them notices.
-func (w *wire) beginWait() (leaving bool) {
+// beginWait reports whether there is no time to wait, and why. It and askToLeave, or want, each
+// say what they do before they look at what the other does, so one of them notices.
+func (w *wire) beginWait() (leaving, wanted bool) {
 	w.waiting.Store(true)
-	if !w.leaving.Load() {
-		return false
+	leaving, wanted = w.leaving.Load(), w.wanted.Load()
+	if leaving || wanted {
+		w.mu.Lock() // askToLeave may be about to arm the deadline: it must not strike at the look that follows
+		defer w.mu.Unlock()
 	}
-	w.mu.Lock() // askToLeave may be about to arm the deadline: it must not strike at the look that follows
-	defer w.mu.Unlock()
-	return true
+	return leaving, wanted
 }
 
 func (w *wire) endWait() {
 	w.waiting.Store(false)
-	if w.leaving.Load() {
+	if w.leaving.Load() || w.wanted.Load() {
 		w.readArmed.Store(false) // it may have been armed to interrupt the wait
 	}
 }

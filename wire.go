@@ -43,6 +43,7 @@ type wire struct {
 
 	readArmed, writeArmed atomic.Bool
 	waiting, leaving      atomic.Bool            // in a wait that a request to leave may interrupt; asked to leave
+	wanted                atomic.Bool            // by whoever would have it move, which interrupts such a wait, too
 	screening             atomic.Bool            // a PROXY header would be an intrusion: look before the first byte is used
 	sealed                bool                   // TLS lies above: what is written are records
 	impatient             bool                   // reads return errWouldBlock instead of waiting; the reader's own
@@ -84,6 +85,9 @@ func (wouldBlock) Temporary() bool { return true }
 
 // errAskedToLeave ends a wait that a request to leave interrupted.
 var errAskedToLeave = errors.New("asked to leave")
+
+// errWanted ends a wait in which the connection might move.
+var errWanted = errors.New("wanted by another process")
 
 // Read reads held bytes first and then the socket.
 func (w *wire) Read(p []byte) (int, error) {
@@ -212,6 +216,9 @@ func (w *wire) afterRead(err error) error {
 	now := time.Now()
 	w.mu.Lock()
 	switch {
+	case w.waiting.Load() && w.wanted.Load():
+		w.mu.Unlock()
+		return errWanted
 	case w.waiting.Load() && w.leaving.Load():
 		w.mu.Unlock()
 		return errAskedToLeave
@@ -300,7 +307,7 @@ func (w *wire) armRead() error {
 func (w *wire) armReadLocked() error {
 	w.readArmed.Store(true)
 	w.hasChangedLocked()
-	if w.waiting.Load() && w.leaving.Load() {
+	if w.waiting.Load() && (w.leaving.Load() || w.wanted.Load()) {
 		return w.raw.SetReadDeadline(longAgo)
 	}
 	limit, _ := w.readLimitLocked()

@@ -39,6 +39,16 @@ func Handler(codec Codec, serve func(w *Writer, message []byte) error) levee.Ste
 	return &handler{decoder: newDecoder(codec), serve: serve}
 }
 
+// Stateless says of a handler, such as Handler returns, that it remembers nothing of a connection from one message to the
+// next, be it by [Writer.Conn]: so its connections can move to another process, as [levee.Movable] has it. A message of
+// which a part has come goes along.
+func Stateless(h levee.Stepper) levee.Movable { return &stateless{Stepper: h} }
+
+type stateless struct {
+	levee.Stepper
+	levee.Stateless
+}
+
 type handler struct {
 	decoder
 	serve func(*Writer, []byte) error

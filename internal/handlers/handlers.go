@@ -11,18 +11,21 @@ import (
 )
 
 // Echo sends back what it reads.
-var Echo levee.Handler = bytewise(func(in []byte) (reply []byte) { return in })
+var Echo levee.Handler = &bytewise{answer: func(in []byte) (reply []byte) { return in }}
 
 // Discard throws away what it reads.
-var Discard levee.Handler = bytewise(func([]byte) (reply []byte) { return nil })
+var Discard levee.Handler = &bytewise{answer: func([]byte) (reply []byte) { return nil }}
 
 // A bytewise handler is one to whom every byte is a message.
-type bytewise func(in []byte) (reply []byte)
+type bytewise struct {
+	levee.Stateless
+	answer func(in []byte) (reply []byte)
+}
 
-func (b bytewise) ServeTCP(_ context.Context, c *levee.Conn) error { return levee.ServeSteps(c, b) }
+func (b *bytewise) ServeTCP(_ context.Context, c *levee.Conn) error { return levee.ServeSteps(c, b) }
 
-func (b bytewise) Step(_ *levee.Conn, in []byte, _ int, _ []byte) (n int, reply []byte, err error) {
-	return len(in), b(in), nil
+func (b *bytewise) Step(_ *levee.Conn, in []byte, _ int, _ []byte) (n int, reply []byte, err error) {
+	return len(in), b.answer(in), nil
 }
 
 // Hello greets every HTTP request.

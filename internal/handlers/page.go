@@ -23,6 +23,7 @@ import (
 var HelloPage = new(page)
 
 type page struct {
+	levee.Stateless
 	date atomic.Pointer[date] // of the current second, as soon as somebody asks
 }
 

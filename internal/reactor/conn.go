@@ -34,16 +34,16 @@ type Conn struct {
 
 // rest are a connection's bytes that wait for something.
 type rest struct {
-	in      []byte                       // for the rest of their message
-	out     []byte                       // for the peer to take them
-	pipe    *pipe                        // in which more wait for it; nil if out does
-	began   int64                        // clock when the first byte of the message came that waits; 0 if none does
-	since   int64                        // clock when the peer last took some, or the goodbye began
-	queue   uint32                       // bytes that the kernel held for the peer when last asked
-	shown   bool                         // in has been, to a step that consumed none of it
-	cause   Cause                        // of the end, while the goodbye lasts
-	refusal error                        // why the connection ends once it has
-	dropped int                          // bytes that came during the goodbye
+	in      []byte          // for the rest of their message
+	out     []byte          // for the peer to take them
+	pipe    *pipe           // in which more wait for it; nil if out does
+	began   int64           // clock when the first byte of the message came that waits; 0 if none does
+	since   int64           // clock when the peer last took some, or the goodbye began
+	queue   uint32          // bytes that the kernel held for the peer when last asked
+	shown   bool            // in has been, to a step that consumed none of it
+	cause   Cause           // of the end, while the goodbye lasts
+	refusal error           // why the connection ends once it has
+	dropped int             // bytes that came during the goodbye
 	pack    func(*Snapshot) // who gets the connection when its call is over
 	packed  *packed         // nil unless it is
 }

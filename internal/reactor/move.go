@@ -66,6 +66,9 @@ func (c *Conn) Discard() {
 	}
 }
 
+// Owner returns what Adopt, Join or Restore was given. It may be called once that has returned.
+func (c *Conn) Owner() Owner { return c.owner }
+
 // Sockets returns the connection's, and that of the one it is joined with.
 func (c *Conn) Sockets() []int {
 	var fds []int
