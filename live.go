@@ -318,7 +318,10 @@ func (c *Conn) depart(reason CloseReason, err error) {
 	c.departAs(End{Reason: reason, Err: err, TCP: c.lastLook()})
 }
 
-func (c *Conn) departAs(end End) {
+func (c *Conn) departAs(end End) { c.bidFarewell(c.strikeOff(end)) }
+
+// strikeOff takes the connection out of the server's counts.
+func (c *Conn) strikeOff(end End) End {
 	c.mu.Lock()
 	if c.extra != nil && c.extra.lifetime != nil {
 		c.extra.lifetime.Stop()
@@ -334,7 +337,12 @@ func (c *Conn) departAs(end End) {
 	s.mu.Unlock()
 	s.slots.free()
 	endedConns.Add(1)
-	defer s.departed() // also when a hook calls runtime.Goexit
+	return end
+}
+
+// bidFarewell gives back what was taken for a connection that has been struck off, and tells the Trace.
+func (c *Conn) bidFarewell(end End) {
+	defer c.server.departed() // also when a hook calls runtime.Goexit
 	defer c.takeLeave(end)
 	c.giveBack(end)
 }

@@ -47,7 +47,7 @@ func (p *Parcel) Moved() {
 	p.end.Do(func() {
 		p.conn.end.CompareAndSwap(nil, &CloseError{})
 		p.crate.letGo()
-		if onLoop, _ := p.conn.place(); onLoop { // else its goroutine does
+		if onLoop, _ := p.conn.place(); onLoop { // else its goroutine has to depart
 			p.conn.departAs(End{})
 		}
 	})
@@ -226,6 +226,7 @@ type mover struct {
 	save  func() (state []byte, err error) // nil until the handler gives one; its goroutine's
 	saved []byte                           // by the handler of the process before
 	moved bool                             // its handler is to return, and has nothing to end; its goroutine's
+	end   End                              // what is told then; the same
 
 	mu    sync.Mutex
 	asked *packing // by whom; nil if nobody waits

@@ -222,7 +222,7 @@ func (c *Conn) stepAside() error {
 	delivered = true
 	p.deliver(one)
 	if <-crate.moved {
-		m.moved = true
+		m.moved, m.end = true, crate.end
 		return c.end.Load()
 	}
 	return nil
@@ -270,6 +270,7 @@ type nextCrate struct {
 	stream *stream
 	fd     int       // the socket's, for the other process
 	moved  chan bool // has room for the verdict
+	end    End       // once it has moved
 }
 
 func (k *nextCrate) goOn() {
@@ -282,6 +283,7 @@ func (k *nextCrate) letGo() {
 	s.conn.cancelContext(&CloseError{})
 	_ = unix.Close(k.fd)
 	_ = s.wire.raw.Close()
+	k.end = s.conn.strikeOff(End{}) // at once; the rest is for its goroutine, when the handler has returned
 	k.moved <- true
 }
 
@@ -301,6 +303,6 @@ func (c *Conn) leavesElsewhere() bool {
 		return false
 	}
 	s.release()
-	c.departAs(End{})
+	c.bidFarewell(m.end)
 	return true
 }

@@ -8,9 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -214,28 +212,36 @@ func (w *town) meet(t testing.TB) (near, far *net.TCPConn, c *levee.Conn) {
 	return near, far, w.houses[0].only()
 }
 
-// A current is bytes that go one way while a connection moves.
+// A current is bytes that flow while a connection moves.
 type current struct {
 	got  atomic.Int64
+	stop chan struct{} // closed when they may end
 	done sync.WaitGroup
 }
 
-// flow sends so many bytes and ends the stream; slowly says how the other side reads.
-func (f *current) flow(t testing.TB, from, to *net.TCPConn, size int, slowly func()) {
-	sum := make(chan [32]byte, 1)
+func newCurrent() *current { return &current{stop: make(chan struct{})} }
+
+// flow sends bytes one way and then the end of the stream; slowly is called behind each read. It returns how many there are, once
+// they are through.
+func (f *current) flow(t testing.TB, from, to *net.TCPConn, slowly func()) *int64 {
+	size, sum := new(int64), make(chan [32]byte, 1)
 	f.done.Go(func() {
 		sent, random := sha256.New(), newRandom()
-		for left := size; left > 0; {
-			b := payload(min(left, 1+random.IntN(200<<10)))
-			left -= len(b)
+		for {
+			select {
+			case <-f.stop:
+				_ = from.CloseWrite()
+				sum <- [32]byte(sent.Sum(nil))
+				return
+			default:
+			}
+			b := payload(1 + random.IntN(200<<10))
 			sent.Write(b)
 			if _, err := from.Write(b); err != nil {
 				t.Error(err)
-				break
 			}
+			*size += int64(len(b))
 		}
-		_ = from.CloseWrite()
-		sum <- [32]byte(sent.Sum(nil))
 	})
 	f.done.Go(func() {
 		got, b := sha256.New(), make([]byte, 64<<10)
@@ -253,9 +259,23 @@ func (f *current) flow(t testing.TB, from, to *net.TCPConn, size int, slowly fun
 			slowly()
 		}
 		if [32]byte(got.Sum(nil)) != <-sum {
-			t.Errorf("what came is not what was sent")
+			t.Error("what came is not what was sent")
 		}
 	})
+	return size
+}
+
+// goesOn waits until some more has come.
+func (f *current) goesOn(t testing.TB) {
+	t.Helper()
+	more := f.got.Load() + 100<<10
+	eventually(t, "it flows", func() bool { return f.got.Load() > more })
+}
+
+// end ends it.
+func (f *current) end() {
+	close(f.stop)
+	f.done.Wait()
 }
 
 func atOnce() {}
@@ -264,13 +284,11 @@ func TestAPairMovesBackAndForthInFullFlow(t *testing.T) {
 	leveetest.CheckLeaks(t)
 	w := joined(t, newServer)
 	near, far, c := w.meet(t)
-	const size, times = 32 << 20, 100
-	var f current
-	f.flow(t, near, far, size, atOnce)
-	f.flow(t, far, near, size, atOnce)
+	f := newCurrent()
+	up, down := f.flow(t, near, far, atOnce), f.flow(t, far, near, atOnce)
 	at, moves := 0, int64(0)
-	for i := range int64(times) {
-		eventually(t, "it flows", func() bool { return f.got.Load() > i*2*size/(times*5/4) })
+	for i := range 100 {
+		f.goesOn(t)
 		p := w.houses[at].pack(c)
 		if i%5 == 4 {
 			p.Unpack()
@@ -279,13 +297,13 @@ func TestAPairMovesBackAndForthInFullFlow(t *testing.T) {
 		c = w.houses[at].moveTo(w.houses[1-at], p)
 		at, moves = 1-at, moves+1
 	}
-	f.done.Wait()
+	f.end()
 	end := receive(t, w.houses[at].ends)
 	if end.Reason != levee.ClientClosed && end.Reason != levee.UpstreamClosed || end.Err != nil {
 		t.Errorf("ended as %v, %v", end.Reason, end.Err)
 	}
-	if end.Read != size || end.Written != size {
-		t.Errorf("read %d, wrote %d, want %d", end.Read, end.Written, size)
+	if end.Read != *up || end.Written != *down {
+		t.Errorf("read %d, wrote %d, want %d and %d", end.Read, end.Written, *up, *down)
 	}
 	w.houses[0].wantCounts(1, moves/2, 0, moves/2, 1)
 	w.houses[1].wantCounts(0, moves/2, 0, moves/2, 0)
@@ -297,8 +315,8 @@ func TestAPairMovesBackAndForthInFullFlow(t *testing.T) {
 			t.Errorf("server %d has %d upstream connections left", i, n)
 		}
 	}
-	if read != size || written != size { // each has counted its own
-		t.Errorf("together they read %d and wrote %d, want %d", read, written, size)
+	if read != *up || written != *down { // each has counted its own
+		t.Errorf("together they read %d and wrote %d, want %d and %d", read, written, *up, *down)
 	}
 }
 
@@ -306,19 +324,16 @@ func TestASteppedConnectionMovesBackAndForthInFullFlow(t *testing.T) {
 	leveetest.CheckLeaks(t)
 	houses := [2]*house{build(t, &levee.Server{Handler: &plainEcho{}}), build(t, &levee.Server{Handler: &plainEcho{}})}
 	client := dialTCP(t, houses[0].listener).(*net.TCPConn)
-	const size, times = 16 << 20, 100
-	c := houses[0].only()
-	var f current
-	f.flow(t, client, client, size, atOnce)
-	at := 0
-	for i := range int64(times) {
-		eventually(t, "it flows", func() bool { return f.got.Load() > i*size/(times*5/4) })
+	c, f, at := houses[0].only(), newCurrent(), 0
+	size := f.flow(t, client, client, atOnce)
+	for range 100 {
+		f.goesOn(t)
 		c = houses[at].move(houses[1-at], c)
 		at = 1 - at
 	}
-	f.done.Wait()
-	if end := receive(t, houses[at].ends); end.Reason != levee.ClientClosed || end.Read != size || end.Written != size {
-		t.Errorf("ended as %v; read %d, wrote %d", end.Reason, end.Read, end.Written)
+	f.end()
+	if end := receive(t, houses[at].ends); end.Reason != levee.ClientClosed || end.Read != *size || end.Written != *size {
+		t.Errorf("ended as %v; read %d, wrote %d of %d", end.Reason, end.Read, end.Written, *size)
 	}
 }
 
@@ -326,17 +341,16 @@ func TestBytesThatWaitForASlowReaderMoveToo(t *testing.T) {
 	leveetest.CheckLeaks(t)
 	w := joined(t, newServer)
 	near, far, c := w.meet(t)
-	const size, moves = 24 << 20, 40
 	for _, conn := range []*net.TCPConn{near, far} {
 		_ = conn.SetReadBuffer(64 << 10)
 	}
-	slowly := func() { runtime.Gosched(); time.Sleep(time.Duration(rand.IntN(6_000_000))) }
-	var f current
-	f.flow(t, near, far, size, slowly)
-	f.flow(t, far, near, size, slowly)
+	slowly := func() { time.Sleep(time.Duration(rand.IntN(3_000_000))) }
+	f := newCurrent()
+	f.flow(t, near, far, slowly)
+	f.flow(t, far, near, slowly)
 	at, waited := 0, 0
-	for i := range int64(moves) {
-		eventually(t, "it flows", func() bool { return f.got.Load() > i*2*size/60 })
+	for range 40 {
+		f.goesOn(t)
 		p := w.houses[at].pack(c)
 		if len(p.Data()) > 8<<10 {
 			waited++
@@ -348,7 +362,7 @@ func TestBytesThatWaitForASlowReaderMoveToo(t *testing.T) {
 		t.Error("nothing had to wait")
 	}
 	t.Logf("bytes waited in %d of 40 moves", waited)
-	f.done.Wait()
+	f.end()
 	receive(t, w.houses[at].ends)
 }
 
@@ -378,5 +392,3 @@ func TestAPairMovesHalfClosed(t *testing.T) {
 		}
 	}
 }
-
-var _ = strings.Contains
