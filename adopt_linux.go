@@ -215,7 +215,7 @@ func (c *Conn) restore(h Handler, r *record, sockets []int) (crate, error) {
 	defer c.mu.Unlock()
 	loops.Restore(&c.looped.Conn, nil, sockets, r.Loop, (*stepping)(c), limits)
 	c.loopHasItLocked()
-	return &loopCrate{c}, nil
+	return &loopCrate{c, r.Loop.Near.EndedFirst}, nil
 }
 
 // rejoin has a Rejoiner go on with the connection.
@@ -242,7 +242,7 @@ func (c *Conn) rejoin(h Handler, r *record, sockets []int) (crate, error) {
 	defer c.mu.Unlock()
 	loops.Restore(&c.looped.Conn, &p.far, sockets, r.Loop, p, limits)
 	c.loopHasItLocked()
-	return &loopCrate{c}, nil
+	return &loopCrate{c, r.Loop.Near.EndedFirst}, nil
 }
 
 // recall has a handler called anew for the connection.

@@ -137,7 +137,7 @@ func (c *Conn) packOnLoop(p *packing) bool {
 	return l.Pack(func(s *reactor.Snapshot) {
 		one := packed{conn: c, loop: s}
 		if s != nil {
-			one.crate = &loopCrate{conn: c}
+			one.crate = &loopCrate{c, s.Near.EndedFirst}
 		}
 		p.deliver(one)
 	})
@@ -152,7 +152,10 @@ func (c *Conn) stepper() Stepper {
 }
 
 // A loopCrate has a connection that was on an event loop, or comes to one.
-type loopCrate struct{ conn *Conn }
+type loopCrate struct {
+	conn       *Conn
+	endedFirst bool // of a pair: the client has ended its stream, and the upstream had not
+}
 
 func (k *loopCrate) goOn() { k.conn.looped.Unpack() }
 
@@ -161,7 +164,7 @@ func (k *loopCrate) letGo() {
 	c.looped.Discard()
 	if p, ok := c.looped.Owner().(*pair); ok {
 		received, sent := p.far.Traffic()
-		c.tellEnded(p.ended, UpstreamEnd{ClientFirst: c.looped.EndedFirst(), Sent: sent, Received: received})
+		c.tellEnded(p.ended, UpstreamEnd{ClientFirst: k.endedFirst, Sent: sent, Received: received})
 	}
 }
 
