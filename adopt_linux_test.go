@@ -99,6 +99,8 @@ func TestAConnectionThatMovesIsTheSameConnection(t *testing.T) {
 	send(t, far, "joined")
 	want(t, client, "joined")
 	before := houses[0].only()
+	gaveBack := make(chan struct{}, 2)
+	before.AtEnd(func() { gaveBack <- struct{}{} })
 	c := houses[0].move(houses[1], before)
 	if houses[0].Conn(before.ID()) != nil || houses[1].Conn(before.ID()) != c {
 		t.Error("it is not where it should be")
@@ -150,9 +152,10 @@ func TestAConnectionThatMovesIsTheSameConnection(t *testing.T) {
 	if end := receive(t, joiners[1].ends); end.Reason != levee.ClientClosed || end.Sent != 7 || end.Received != 12 || !end.ClientFirst {
 		t.Errorf("the second joiner was told %+v", end)
 	}
+	receive(t, gaveBack)
 	houses[0].wantCounts(1, 0, 0, 1, 0)
 	houses[1].wantCounts(0, 1, 0, 0, 1)
-	if len(houses[0].ends) > 0 {
+	if len(houses[0].ends)+len(gaveBack) > 0 {
 		t.Error("it has ended where it was")
 	}
 }

@@ -65,6 +65,14 @@
 // socket and ends the handler's context: [Conn.Kill], [Server.Close], or the
 // drain deadline.
 //
+// # Going on in another process
+//
+// A binary that is replaced need not have its connections leave. [Server.Pack] makes
+// parcels of those that can move, and [Server.Adopt] makes connections of them where
+// they have come to, byte for byte where they were: package handover does both. What can
+// move is served by an event loop, by a [Movable] or a [Rejoiner], or by code
+// that calls [Conn.MovesWith].
+//
 // # What it costs
 //
 // Deadlines, limits and counts are designed to cost next to nothing while bytes

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -69,6 +70,45 @@ func ExampleServer_Serve() {
 	// Output:
 	// Hello, stranger!
 	// <nil>
+}
+
+// A session that goes on in another process when the server's binary is replaced: what it knows of the client moves along.
+func ExampleConn_MovesWith() {
+	adding := func(_ context.Context, c *levee.Conn) error {
+		sum, _ := strconv.Atoi(string(c.Saved())) // 0 for one that has not moved
+		c.MovesWith(func() ([]byte, error) { return []byte(strconv.Itoa(sum)), nil })
+		r := bufio.NewReader(c)
+		for r.Buffered() > 0 || c.Next() { // where it may move there is nothing in r that would be left behind
+			line, err := r.ReadString('\n')
+			if err != nil {
+				return err
+			}
+			n, err := strconv.Atoi(strings.TrimSpace(line))
+			if err != nil {
+				return err
+			}
+			sum += n
+			if _, err := fmt.Fprintln(c, sum); err != nil {
+				return err
+			}
+		}
+		return nil // the client has closed, or the connection has moved, or is to leave
+	}
+	srv := &levee.Server{Handler: levee.HandlerFunc(adding)}
+	listener := leveetest.Listen()
+	go srv.Serve(context.Background(), listener)
+	defer srv.Close()
+
+	client, _ := listener.Dial(context.Background())
+	fmt.Fprint(client, "1\n2\n")
+	answers := bufio.NewScanner(client)
+	for range 2 {
+		answers.Scan()
+		fmt.Println(answers.Text())
+	}
+	// Output:
+	// 1
+	// 3
 }
 
 // Stop gracefully, but not for ever.

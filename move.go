@@ -183,7 +183,8 @@ type Readmitter interface {
 
 // MovesWith has the connection, whose handler is sequential code, move to another process when it waits in
 // Next, or is about to. Save is called then, by Next, and returns what [Conn.Saved] returns there, where the handler is called
-// anew; the bytes that were read ahead go along, but no deadline that the handler has set. An error has the connection stay. When it
+// anew; the bytes that were read ahead go along, but no deadline that the handler has set, and nothing that it has itself
+// read ahead, into a bufio.Reader: that has to be empty then. An error has the connection stay. When it
 // has moved, Next returns false, the connection is ended here by a [*CloseError] with ReasonNone, and the handler has to return.
 //
 // It is for a connection in plaintext over TCP or a Unix socket, to which nobody writes while the handler is in Next; any

@@ -341,7 +341,7 @@ func TestBytesThatWaitForASlowReaderMoveToo(t *testing.T) {
 	for _, conn := range []*net.TCPConn{near, far} {
 		_ = conn.SetReadBuffer(256 << 10)
 	}
-	slowly := func() { time.Sleep(time.Duration(rand.IntN(3_000_000))) }
+	slowly := func() { <-time.After(time.Duration(rand.IntN(3_000_000))) }
 	f := newCurrent()
 	f.flow(t, near, far, slowly)
 	f.flow(t, far, near, slowly)

@@ -322,7 +322,7 @@ func TestOneThatIsPackedIsLeftAlone(t *testing.T) {
 	peer.Write([]byte("waits"))
 	j.near.Write([]byte("waits"))
 	_, other := serve(t, r, reactor.Limits{}, echo)
-	for deadline := time.Now().Add(60 * time.Millisecond); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(60 * time.Millisecond); time.Now().Before(deadline); <-time.After(time.Millisecond) {
 		exchange(t, other, "x")
 	}
 	r.Hurry(reactor.Hurry{Idle: true, Narrow: true})
