@@ -171,7 +171,7 @@ func (k *loopCrate) letGo() {
 // packInNext has a connection delivered whose handler waits in Next, or comes to.
 func (s *stream) packInNext(p *packing) bool {
 	m := s.conn.itsMover()
-	if m == nil || s.tls != nil {
+	if m == nil || s.conn.secured.Load() {
 		return false
 	}
 	m.mu.Lock()
@@ -235,7 +235,7 @@ func (c *Conn) stepAside() error {
 func (s *stream) packNow(m *mover, one *packed) *nextCrate {
 	w := &s.wire
 	sock, ok := w.socket()
-	if !ok || s.conn.over() || w.leaving.Load() || w.shut.Load() || w.screening.Load() || w.turn.taken() || m.save == nil {
+	if !ok || s.arriving || s.conn.over() || w.leaving.Load() || w.shut.Load() || w.screening.Load() || w.turn.taken() || m.save == nil {
 		return nil
 	}
 	if held, err := w.alreadyHeld(); held && err != nil {

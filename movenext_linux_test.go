@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -248,5 +249,33 @@ func TestAHandlerInNextThatIsPackedMayBeEnded(t *testing.T) {
 			t.Errorf("ended as %v, want %v", end.Reason, reason)
 		}
 		wantEnd(t, client)
+	}
+}
+
+func TestAHandlerThatStartsTLSDoesNotMoveBeforeNorAfter(t *testing.T) {
+	leveetest.CheckLeaks(t)
+	ca, started := leveetest.NewCA(t), make(chan struct{}, 1)
+	h := build(t, &levee.Server{Handler: handle(func(_ context.Context, c *levee.Conn) error {
+		c.MovesWith(func() ([]byte, error) { return nil, nil })
+		started <- struct{}{}
+		if err := c.StartTLS(ca.ServerConfig("localhost")); err != nil {
+			return err
+		}
+		return echo(c)
+	})})
+	client := dialTCP(t, h.listener)
+	receive(t, started)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
+	defer cancel()
+	c := h.only()
+	if got := h.Pack(ctx, c); len(got) > 0 {
+		t.Error("it moves while the handshake is waited for")
+	}
+	secure := tls.Client(client, ca.ClientConfig("localhost"))
+	if err := exchange(secure, "hello"); err != nil {
+		t.Error(err)
+	}
+	if got := h.packAll(c); len(got) > 0 {
+		t.Error("it moves, though TLS is in place")
 	}
 }

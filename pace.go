@@ -165,7 +165,7 @@ const resetLook = time.Second
 func (w *wire) patience(m *meter) (limit time.Time, changed <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.unpaced || !m.out && w.waiting.Load() && (w.leaving.Load() || w.wanted.Load()) {
+	if w.unpaced || !m.out && w.isInterrupted() {
 		return limit, nil
 	}
 	if w.changed == nil {

@@ -147,7 +147,7 @@ func (s *stream) buffered() int {
 // awaitNext waits for the next request's first bytes.
 func (s *stream) awaitNext() error {
 	if s.tls == nil {
-		return s.wire.await()
+		return s.wire.awaitMovably()
 	}
 	return s.nextTLS(s.wire.await)
 }

@@ -12,19 +12,6 @@ import (
 // errAskedToLeave, unless the bytes have already arrived: a request that was
 // sent in time is served.
 func (w *wire) await() error {
-	err := errWanted
-	for err == errWanted {
-		if w.wanted.Load() {
-			if err := w.conn.stepAside(); err != nil {
-				return err
-			}
-		}
-		err = w.awaitUnlessWanted()
-	}
-	return err
-}
-
-func (w *wire) awaitUnlessWanted() error {
 	if held, err := w.alreadyHeld(); held {
 		return err
 	}
@@ -42,6 +29,29 @@ func (w *wire) awaitUnlessWanted() error {
 	}
 	return err
 }
+
+// awaitMovably is await for Next: meanwhile the connection may move.
+func (w *wire) awaitMovably() error {
+	err := errWanted
+	for err == errWanted {
+		if w.wanted.Load() {
+			if err := w.conn.stepAside(); err != nil {
+				return err
+			}
+		}
+		w.between.Store(true)
+		err = w.await()
+		w.between.Store(false)
+	}
+	return err
+}
+
+// isInterrupted reports whether a wait for a next request is to end: the connection is asked to leave, or to move.
+func (w *wire) isInterrupted() bool {
+	return w.waiting.Load() && (w.leaving.Load() || w.isWanted())
+}
+
+func (w *wire) isWanted() bool { return w.wanted.Load() && w.between.Load() }
 
 // awaitBytes is await for a reader in the middle of something: it does not heed
 // a request to leave.
@@ -78,7 +88,7 @@ func (w *wire) awaitNothing() error {
 // say what they do before they look at what the other does, so one of them notices.
 func (w *wire) beginWait() (leaving, wanted bool) {
 	w.waiting.Store(true)
-	leaving, wanted = w.leaving.Load(), w.wanted.Load()
+	leaving, wanted = w.leaving.Load(), w.isWanted()
 	if leaving || wanted {
 		w.mu.Lock() // askToLeave may be about to arm the deadline: it must not strike at the look that follows
 		defer w.mu.Unlock()

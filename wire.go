@@ -43,7 +43,7 @@ type wire struct {
 
 	readArmed, writeArmed atomic.Bool
 	waiting, leaving      atomic.Bool            // in a wait that a request to leave may interrupt; asked to leave
-	wanted                atomic.Bool            // by whoever would have it move, which interrupts such a wait, too
+	wanted, between       atomic.Bool            // by whoever would have it move, which interrupts such a wait, too; in Next, where it may
 	screening             atomic.Bool            // a PROXY header would be an intrusion: look before the first byte is used
 	sealed                bool                   // TLS lies above: what is written are records
 	impatient             bool                   // reads return errWouldBlock instead of waiting; the reader's own
@@ -216,7 +216,7 @@ func (w *wire) afterRead(err error) error {
 	now := time.Now()
 	w.mu.Lock()
 	switch {
-	case w.waiting.Load() && w.wanted.Load():
+	case w.waiting.Load() && w.isWanted():
 		w.mu.Unlock()
 		return errWanted
 	case w.waiting.Load() && w.leaving.Load():
@@ -307,7 +307,7 @@ func (w *wire) armRead() error {
 func (w *wire) armReadLocked() error {
 	w.readArmed.Store(true)
 	w.hasChangedLocked()
-	if w.waiting.Load() && (w.leaving.Load() || w.wanted.Load()) {
+	if w.isInterrupted() {
 		return w.raw.SetReadDeadline(longAgo)
 	}
 	limit, _ := w.readLimitLocked()
