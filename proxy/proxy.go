@@ -60,9 +60,15 @@ type Proxy struct {
 	// MeetTimeout is how long Meet may take, after which its ctx ends. Zero means 10
 	// seconds; negative means no limit.
 	MeetTimeout time.Duration
+
+	// Resume, if not nil, is told of a connection that another process has joined: whoever keeps
+	// account of those that Dial makes has to count it too. It returns what Dial would have as
+	// [levee.Upstream.Ended], or an error to have the connection stay in that process. It must
+	// not block. Nil keeps no account.
+	Resume func(c *levee.Conn) (ended func(levee.UpstreamEnd), err error)
 }
 
-var _ levee.Joiner = (*Proxy)(nil)
+var _ levee.Rejoiner = (*Proxy)(nil)
 
 // ServeTCP is levee.ServeJoined.
 func (p *Proxy) ServeTCP(ctx context.Context, c *levee.Conn) error {
@@ -91,6 +97,14 @@ func (p *Proxy) Join(ctx context.Context, c *levee.Conn) (levee.Upstream, error)
 		return levee.Upstream{}, err
 	}
 	return u, nil
+}
+
+// Rejoin is told of a connection that another process has joined.
+func (p *Proxy) Rejoin(c *levee.Conn) (ended func(levee.UpstreamEnd), err error) {
+	if p.Resume == nil {
+		return nil, nil
+	}
+	return p.Resume(c)
 }
 
 // meetTimeout is what dialling has at most, too: some servers keep strangers waiting for
