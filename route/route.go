@@ -137,6 +137,8 @@ var (
 	ErrProxyHeader = errors.New("PROXY header where none is expected")
 )
 
+var _ levee.Rerouter = (*Router)(nil)
+
 func badHello(err error) error { return fmt.Errorf("%w: %w", ErrBadHello, err) }
 
 // Route returns the handler for c.
