@@ -42,7 +42,7 @@ type Gate struct {
 	idle    sync.Pool // of *waiter: those that were turned away at the door, so that a flood makes no garbage
 }
 
-var _ levee.Gate = (*Gate)(nil)
+var _ levee.Readmitter = (*Gate)(nil)
 
 // Why a client may not come in at all.
 var (

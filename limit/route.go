@@ -11,6 +11,8 @@ import (
 // Route returns a handler that counts what h serves in a scope of its own as well: from when
 // it is routed until it ends. It is a [levee.Router], and does for h what a Router's Route
 // does; what it refuses ends with a *[levee.Refusal]. A nil Gate shares nothing, and bans nobody.
+// It is a [levee.Rerouter] as well: what another process has routed is counted, and neither charged to a
+// rate nor refused.
 //
 // All that the scope limits is asked then, at once. Handshakes limits nothing.
 func (g *Gate) Route(s *Scope, h levee.Handler) levee.Handler {
@@ -27,7 +29,7 @@ type route struct {
 	next  levee.Handler
 }
 
-var _ levee.Router = (*route)(nil)
+var _ levee.Rerouter = (*route)(nil)
 
 // ServeTCP routes and serves in one.
 func (r *route) ServeTCP(ctx context.Context, c *levee.Conn) error {
@@ -57,6 +59,12 @@ func (r *route) Route(ctx context.Context, c *levee.Conn) (levee.Handler, error)
 		}
 		return nil, refusal
 	}
+	r.hold(st, claims, c)
+	return r.next, nil
+}
+
+// hold has the connection count until it ends.
+func (r *route) hold(st *stake, claims []Claim, c *levee.Conn) {
 	c.AtEnd(func() {
 		st.leave(0)
 		if len(claims) > 0 {
@@ -64,7 +72,6 @@ func (r *route) Route(ctx context.Context, c *levee.Conn) (levee.Handler, error)
 		}
 	})
 	r.pace(st, c)
-	return r.next, nil
 }
 
 // charge asks what each client may take before what all may: who is over the one is not to

@@ -76,23 +76,34 @@ func (st *stake) address(i int, addr netip.Addr, now time.Time) *levee.Refusal {
 	if !addr.IsValid() {
 		return nil
 	}
-	t := st.rules[i].clients.table
-	at := func(w width) spot {
-		tag := t.address(addr, prefixBits[w])
-		return spot{set: t.set(tag), tag: tag, width: w}
-	}
+	spots, n := st.rules[i].clients.table.spots(addr)
+	return st.join(i, now, spots[:n]...)
+}
+
+// spots returns where a client by address has its accounts. The widest comes first: what it refuses leaves no trace of
+// the narrower ones, of which there are so many.
+func (t *table) spots(addr netip.Addr) (all [widths]spot, n int) {
+	widest := wide48
 	if addr.Is4() {
-		return st.join(i, now, at(one))
+		widest = one
 	}
-	// The widest comes first: what it refuses leaves no trace of the narrower ones, of which there are so many.
-	return st.join(i, now, at(wide48), at(wide56), at(one))
+	for w := int(widest); w >= int(one); w-- {
+		tag := t.address(addr, prefixBits[w])
+		all[n] = spot{set: t.set(tag), tag: tag, width: width(w)}
+		n++
+	}
+	return all, n
 }
 
 // name charges the connection to its client by a name.
 func (st *stake) name(i int, name string, now time.Time) *levee.Refusal {
-	t := st.rules[i].clients.table
+	return st.join(i, now, st.rules[i].clients.table.spot(name))
+}
+
+// spot returns where a client by a name has its account.
+func (t *table) spot(name string) spot {
 	tag := t.name(name)
-	return st.join(i, now, spot{set: t.set(tag), tag: tag})
+	return spot{set: t.set(tag), tag: tag}
 }
 
 // join charges one more connection to the accounts of a rule, to all of them or to none.
