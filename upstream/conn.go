@@ -32,7 +32,7 @@ var (
 // Whoever takes the connection out of it, by NetConn or as the Conn in it for a
 // levee.Upstream, says when it is over by Ended instead of Close, and with it how.
 type Conn struct {
-	net.Conn // the connection to the server, in the form that costs levee's event loops least
+	net.Conn // the connection to the server, in the form that costs levee's event loops least; nil if another process has made it
 	member   *member
 	client   Client
 

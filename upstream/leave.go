@@ -59,11 +59,12 @@ func (m *member) oldest(n int) (conns []*Conn) {
 
 func (c *Conn) cut(cause error) {
 	c.member.pool.Trace.cut(c.Server())
-	if c.client != nil {
+	switch {
+	case c.client != nil:
 		c.client.Cut(cause)
-		return
+	case c.Conn != nil:
+		c.Conn.Close() // whoever reads it finds out
 	}
-	c.Conn.Close() // whoever reads it finds out
 }
 
 // A pace is a rate, as a number of things that may be done at each step.

@@ -32,6 +32,7 @@ type member struct {
 	didWell     time.Duration // when the last one of which it is known that it did well was born, by the pool's clock
 	health      checkup
 	tally       tally
+	inherited   savedTally    // what in it another process has counted
 }
 
 func newMember(p *Pool, s *spec) *member {
@@ -43,7 +44,7 @@ func newMember(p *Pool, s *spec) *member {
 // become makes it the server that was last told. TLS sessions are resumed beyond that,
 // unless another certificate is wanted.
 func (m *member) become(s *spec) {
-	if last := m.spec.Load(); last != nil && s.tls != nil && last.tls.ServerName == s.tls.ServerName {
+	if last := m.spec.Load(); last != nil && last.tls != nil && s.tls != nil && last.tls.ServerName == s.tls.ServerName {
 		s.tls = last.tls
 	}
 	m.spec.Store(s)

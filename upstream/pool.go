@@ -132,6 +132,10 @@ type Pool struct {
 	members map[string]*member // those of the lineup, and those that left and still have connections
 	told    bool               // there has been an Update
 	queue   list.List          // of *waiter, the longest-waiting first
+
+	inherited       map[string]savedServer // what another process knew of servers that there are not yet
+	inheritedAt     time.Time              // as of when
+	inheritedCounts savedCounts
 }
 
 // A lineup is a set of servers as an Update left it. Only what its members and tiers
@@ -212,8 +216,7 @@ func (p *Pool) enlistLocked(s *spec) *member {
 	m := p.members[s.name]
 	switch {
 	case m == nil:
-		m = newMember(p, s)
-		p.members[s.name] = m
+		m = p.admitLocked(s)
 	case m.left.Load():
 		m.left.Store(false)
 	default:
@@ -224,6 +227,19 @@ func (p *Pool) enlistLocked(s *spec) *member {
 	p.news.post(func() { p.Trace.serverAdded(s.name) })
 	if p.told {
 		m.riseSlowly()
+	}
+	return m
+}
+
+// admitLocked makes a member, which knows what another process knew of the server.
+func (p *Pool) admitLocked(s *spec) *member {
+	m := newMember(p, s)
+	m.spec.Store(s)
+	p.members[s.name] = m
+	if known, ok := p.inherited[s.name]; ok {
+		delete(p.inherited, s.name)
+		m.inherit(&known, time.Since(p.inheritedAt))
+		m.inheritCounts(&known.Counts)
 	}
 	return m
 }

@@ -40,6 +40,7 @@ var rooms = []room{
 	{"internal/inbox", &footing},
 	{"internal/load", &leaf},
 	{"internal/reactor", &footing},
+	{"internal/saved", &agreement},
 	{"internal/servername", &agreement},
 	{"internal/top", &screen},
 	{"internal/watch", &agreement},

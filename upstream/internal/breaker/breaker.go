@@ -245,6 +245,60 @@ func (b *Breaker) Reset() {
 	b.pause = b.terms.Open
 }
 
+// A Snapshot is what a breaker knows, for one in another process.
+type Snapshot struct {
+	State     State         `json:"state"`
+	Row       int           `json:"row"`       // failures since the last success
+	Good      int           `json:"good"`      // within Window
+	Bad       int           `json:"bad"`       // the same
+	Steady    time.Duration `json:"steady"`    // how long it has been closed
+	Left      time.Duration `json:"left"`      // of the time that it is open
+	Pause     time.Duration `json:"pause"`     // how long it is open next
+	Successes int           `json:"successes"` // since it is half-open
+}
+
+// Snapshot returns what the breaker knows, but for the attempts that are under way.
+func (b *Breaker) Snapshot() Snapshot {
+	now := b.lock()
+	defer b.unlock()
+	s := Snapshot{State: b.state, Row: b.row, Pause: b.pause, Successes: b.proofs}
+	s.Good, s.Bad = b.recent.counts(now)
+	switch b.state {
+	case Closed:
+		s.Steady = now - b.since
+	case Open:
+		s.Left = b.until - now
+	}
+	return s
+}
+
+// Restore has the breaker know what another one did, a while ago. It believes nothing that its settings do
+// not allow. Of attempts that are under way it will hear nothing, and that it is not closed is no change to be
+// told.
+func (b *Breaker) Restore(s Snapshot, ago time.Duration) {
+	now := b.lock()
+	defer b.unlock()
+	b.row = min(max(s.Row, 0), b.terms.Failures-1)
+	b.recent = newWindow(b.terms.Window)
+	if ago < b.terms.Window {
+		b.recent.put(now, min(max(s.Good, 0), math.MaxInt32), min(max(s.Bad, 0), math.MaxInt32))
+	}
+	b.pause = min(max(s.Pause, b.terms.Open), b.terms.MaxOpen)
+	b.strangers = b.underway
+	switch s.State {
+	case Open:
+		b.until = now + min(max(max(s.Left, 0)-ago, 0), b.terms.MaxOpen)
+		b.state = Open
+	case HalfOpen:
+		b.proofs = min(max(s.Successes, 0), b.terms.Probes-1)
+		b.state = HalfOpen
+	default:
+		b.strangers = 0
+		b.since = now - min(max(s.Steady, 0), longest) - min(ago, longest)
+		b.state = Closed
+	}
+}
+
 func (b *Breaker) now() time.Duration { return time.Since(b.born) }
 
 // lock locks, and notices that an open breaker's time is over.

@@ -21,6 +21,14 @@ func (w *window) add(now time.Duration, kind int) {
 	w.events[w.newest%steps][kind]++
 }
 
+// put adds several at once, which are remembered as long as if they had just been.
+func (w *window) put(now time.Duration, first, second int) {
+	w.forget(now)
+	e := &w.events[w.newest%steps]
+	e[0] += first
+	e[1] += second
+}
+
 func (w *window) counts(now time.Duration) (first, second int) {
 	w.forget(now)
 	for _, e := range w.events {
