@@ -149,7 +149,7 @@ func (g *generation) handler(l *config.Listener, i int, web *webHandlers) levee.
 	}
 	for _, b := range g.backends {
 		if b.cfg.Name == r.Upstream {
-			return &proxy.Proxy{Dial: b.dial, Header: b.header, TraceParent: g.tracing.sentBy(b.cfg), Meet: dialogues[l.STARTTLS].meet}
+			return &proxy.Proxy{Dial: b.dial, Resume: b.resume, Header: b.header, TraceParent: g.tracing.sentBy(b.cfg), Meet: dialogues[l.STARTTLS].meet}
 		}
 	}
 	return nil
@@ -168,6 +168,11 @@ func helloFor(l *config.Listener, r *config.Route, secure levee.Handler) levee.H
 }
 
 type helloRouter struct{ secure levee.Handler }
+
+var _ levee.Rerouter = helloRouter{}
+
+// Reroute decides as Route does.
+func (r helloRouter) Reroute(c *levee.Conn) (levee.Handler, error) { return r.Route(context.Background(), c) }
 
 func (r helloRouter) Route(_ context.Context, c *levee.Conn) (levee.Handler, error) {
 	if c.TLS() == nil {

@@ -301,13 +301,10 @@ func (b *backend) trace(metrics *upstreamMetric) *upstream.Trace {
 
 // dial is the proxy's.
 func (b *backend) dial(ctx context.Context, c *levee.Conn, header []byte) (levee.Upstream, error) {
-	request := upstream.Request{First: header, Tried: b.tracing.tries(c, b.cfg.Name)}
+	request := upstream.Request{First: header, Client: b.clientOf(c), Tried: b.tracing.tries(c, b.cfg.Name)}
 	if b.pool.Balance == upstream.SourceHash || b.pool.Balance == upstream.Maglev {
 		addr := c.ClientAddr().Addr().As16()
 		request.Key = upstream.Hash(addr[:])
-	}
-	if b.pool.CutOnDown || b.pool.Rebalance > 0 {
-		request.Client = &client{conn: c}
 	}
 	c.SetTarget(&b.itself, 0)
 	b.enter()
@@ -317,16 +314,45 @@ func (b *backend) dial(ctx context.Context, c *levee.Conn, header []byte) (levee
 		return levee.Upstream{}, err
 	}
 	c.SetTarget(b.target(conn.Server()), conn.Tries())
-	return levee.Upstream{Conn: conn.Conn, Ended: func(end levee.UpstreamEnd) {
+	return levee.Upstream{Conn: conn.Conn, Ended: b.toldBy(conn.Ended)}, nil
+}
+
+// resume is the proxy's, for what another process has dialled.
+func (b *backend) resume(c *levee.Conn) (ended func(levee.UpstreamEnd), err error) {
+	to := c.Target()
+	if to == nil || to.Upstream != b.cfg.Name {
+		return nil, fmt.Errorf("upstream %s: the connection is to another", b.cfg.Name)
+	}
+	b.enter()
+	over, err := b.pool.Resume(to.Server, b.clientOf(c))
+	if err != nil {
+		b.leave()
+		return nil, err
+	}
+	c.SetTarget(b.target(to.Server), c.Story().Tries)
+	return b.toldBy(over), nil
+}
+
+// toldBy returns what tells the pool how a connection has ended.
+func (b *backend) toldBy(over func(upstream.End)) func(levee.UpstreamEnd) {
+	return func(end levee.UpstreamEnd) {
 		defer b.leave()
-		conn.Ended(upstream.End{
+		over(upstream.End{
 			Sent:        end.Sent,
 			Received:    end.Received,
 			ByServer:    end.Reason == levee.UpstreamClosed || end.Reason == levee.UpstreamReset,
 			ClientFirst: end.ClientFirst,
 			Err:         end.Err,
 		})
-	}}, nil
+	}
+}
+
+// clientOf returns the connection as its pool sees it, if that has something to ask of it.
+func (b *backend) clientOf(c *levee.Conn) upstream.Client {
+	if b.pool.CutOnDown || b.pool.Rebalance > 0 {
+		return &client{conn: c}
+	}
+	return nil
 }
 
 // target is the same for all connections to a server, for as long as it is among the pool's.
