@@ -37,6 +37,43 @@ type Stats struct {
 	Pressure Pressure // that Press has put the server under
 }
 
+// Add returns the counts of two servers together, such as of one and of that which takes its place. Of
+// LoopLag it has the longer. What cannot be added, MaxConns, Draining and Pressure, is that of the one which
+// does not drain, or else of s. Stats that are zero add nothing.
+func (s Stats) Add(t Stats) Stats {
+	s.Accepted += t.Accepted
+	s.Active += t.Active
+	s.Closed = together(s.Closed, t.Closed)
+	s.Refused = together(s.Refused, t.Refused)
+	s.Arriving += t.Arriving
+	s.Read += t.Read
+	s.Written += t.Written
+	s.Panics += t.Panics
+	s.AcceptErrors += t.AcceptErrors
+	s.HandshakesWaiting += t.HandshakesWaiting
+	s.SlowSteps += t.SlowSteps
+	s.LoopLag = max(s.LoopLag, t.LoopLag)
+	s.QueueLength += t.QueueLength
+	s.QueueLimit += t.QueueLimit
+	if s.MaxConns == 0 || s.Draining && !t.Draining && t.MaxConns != 0 { // 0 is no server's
+		s.MaxConns, s.Draining, s.Pressure = t.MaxConns, t.Draining, t.Pressure
+	}
+	return s
+}
+
+func together(a, b map[CloseReason]int64) map[CloseReason]int64 {
+	if a == nil && b == nil {
+		return nil
+	}
+	both := make(map[CloseReason]int64, max(len(a), len(b)))
+	for _, some := range [...]map[CloseReason]int64{a, b} {
+		for reason, n := range some {
+			both[reason] += n
+		}
+	}
+	return both
+}
+
 // Stats returns the server's counts. It looks at every open connection, so it is
 // for the pace of a metrics scrape, not for that of a request.
 func (s *Server) Stats() Stats {

@@ -2,6 +2,7 @@ package levee_test
 
 import (
 	"net"
+	"reflect"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -20,6 +21,63 @@ func TestStatsNameEveryReasonFromTheStart(t *testing.T) {
 	}
 	if _, present := stats.Closed[levee.ReasonNone]; present {
 		t.Error("ReasonNone is counted")
+	}
+}
+
+// Every field has a say: one that Add forgets shows here.
+func TestStatsOfTwoServersAddUp(t *testing.T) {
+	one, other := levee.Stats{}, levee.Stats{}
+	fill := func(s *levee.Stats, n int64) {
+		v := reflect.ValueOf(s).Elem()
+		for i := range v.NumField() {
+			switch f := v.Field(i); f.Kind() {
+			case reflect.Int, reflect.Int64:
+				f.SetInt(n)
+			case reflect.Map:
+				f.Set(reflect.ValueOf(map[levee.CloseReason]int64{levee.ClientClosed: n, levee.Limited: n}))
+			}
+		}
+	}
+	fill(&one, 3)
+	fill(&other, 4)
+	sum := reflect.ValueOf(one.Add(other))
+	for i := range sum.NumField() {
+		name, want := sum.Type().Field(i).Name, int64(7)
+		switch f := sum.Field(i); {
+		case name == "LoopLag":
+			want = 4
+			fallthrough
+		case f.Kind() == reflect.Int || f.Kind() == reflect.Int64:
+			if name == "MaxConns" {
+				want = 3
+			}
+			if f.Int() != want {
+				t.Errorf("%s: %d, want %d", name, f.Int(), want)
+			}
+		case f.Kind() == reflect.Map:
+			if got := f.Interface().(map[levee.CloseReason]int64); got[levee.ClientClosed] != 7 || got[levee.Limited] != 7 || len(got) != 2 {
+				t.Errorf("%s: %v", name, got)
+			}
+		}
+	}
+	if one.Closed[levee.ClientClosed] != 3 || other.Closed[levee.ClientClosed] != 4 {
+		t.Error("it has changed what it was given")
+	}
+	if got := (levee.Stats{}).Add(one).Add(levee.Stats{}); !reflect.DeepEqual(got, one) {
+		t.Errorf("%+v and nothing is %+v", one, got)
+	}
+}
+
+func TestTheStatsOfTwoServersSayHowTheOneIsThatServes(t *testing.T) {
+	leaving := levee.Stats{MaxConns: 10, Draining: true, Pressure: 1}
+	serving := levee.Stats{MaxConns: -1}
+	for _, got := range []levee.Stats{leaving.Add(serving), serving.Add(leaving)} {
+		if got.MaxConns != -1 || got.Draining || got.Pressure != 0 {
+			t.Errorf("%+v", got)
+		}
+	}
+	if got := leaving.Add(levee.Stats{MaxConns: 5, Draining: true}); got.MaxConns != 10 || !got.Draining {
+		t.Errorf("both leave: %+v", got)
 	}
 }
 
