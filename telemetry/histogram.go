@@ -18,7 +18,7 @@ import (
 type histogram struct {
 	desc    *prometheus.Desc
 	classic []time.Duration
-	born    time.Time
+	born    atomic.Int64 // in nanoseconds since 1970
 
 	upTo  []time.Duration // the upper bounds of the cells, the last one endless
 	first [64]int         // the first cell that has durations of so many bits
@@ -26,6 +26,8 @@ type histogram struct {
 	sum   atomic.Int64 // microseconds: nanoseconds would not last for long
 
 	exemplars []atomic.Pointer[dto.Exemplar] // the last of each classic bucket
+
+	inherited savedHistogram // what in it another process has observed; guarded by Metrics.mu
 }
 
 // The native buckets: eight for each doubling, from a microsecond to half a year. What is shorter
@@ -42,7 +44,8 @@ func nativeBound(i int) time.Duration {
 }
 
 func newHistogram(name, help string, labels prometheus.Labels, classic ...time.Duration) *histogram {
-	h := &histogram{desc: prometheus.NewDesc(name, help, nil, labels), classic: classic, born: time.Now()}
+	h := &histogram{desc: prometheus.NewDesc(name, help, nil, labels), classic: classic}
+	h.born.Store(time.Now().UnixNano())
 	h.upTo = append(slices.Clone(classic), math.MaxInt64)
 	for i := nativeLowest; i < nativeHighest; i++ {
 		h.upTo = append(h.upTo, nativeBound(i))
@@ -59,12 +62,17 @@ func newHistogram(name, help string, labels prometheus.Labels, classic ...time.D
 
 func (h *histogram) observe(d time.Duration) {
 	d = max(d, 0)
+	h.cells[h.cellOf(d)].Add(1)
+	h.sum.Add(int64(d+time.Microsecond/2) / int64(time.Microsecond))
+}
+
+// cellOf returns the cell of a duration that is not negative.
+func (h *histogram) cellOf(d time.Duration) int {
 	i := h.first[bits.Len64(uint64(d))]
 	for h.upTo[i] < d {
 		i++
 	}
-	h.cells[i].Add(1)
-	h.sum.Add(int64(d+time.Microsecond/2) / int64(time.Microsecond))
+	return i
 }
 
 // observeTrace is observe for one that a trace tells more of.
@@ -106,7 +114,7 @@ func (h *histogram) Collect(ch chan<- prometheus.Metric) {
 	}
 	sum := float64(h.sum.Load()) / float64(time.Second/time.Microsecond)
 	ch <- classicToo{
-		prometheus.MustNewConstNativeHistogram(h.desc, count, sum, native, nil, zero, nativeSchema, nativeBound(nativeLowest).Seconds(), h.born),
+		prometheus.MustNewConstNativeHistogram(h.desc, count, sum, native, nil, zero, nativeSchema, nativeBound(nativeLowest).Seconds(), time.Unix(0, h.born.Load())),
 		buckets,
 	}
 }

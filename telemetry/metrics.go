@@ -1,7 +1,6 @@
 package telemetry
 
 import (
-	"maps"
 	"math"
 	"runtime/debug"
 	"slices"
@@ -29,24 +28,14 @@ type Metrics struct {
 	durations   *histogram
 	handshakes  *histogram
 	phases      [256]*histogram // by phase; nil ones are of none
-	roundTrips  prometheus.Histogram
-	retransmits prometheus.Histogram
+	roundTrips  *histogram
+	retransmits *histogram   // of which each counts as a second
 	looks       atomic.Int64 // of the kernel, since the last scrape
 
-	mu      sync.Mutex
-	servers []*levee.Server
-	past    map[string]levee.Stats // of those that are watched no more, while there is one of the name
-}
-
-// sampled is the options of a histogram that few connections are in. It is classic and native at once, as
-// the others are.
-func sampled(name, help string, buckets ...float64) prometheus.HistogramOpts {
-	return prometheus.HistogramOpts{
-		Name: name, Help: help, Buckets: buckets,
-		NativeHistogramBucketFactor:     1.1,
-		NativeHistogramMaxBucketNumber:  100,
-		NativeHistogramMinResetDuration: time.Hour,
-	}
+	mu        sync.Mutex
+	servers   []*levee.Server
+	past      map[string]levee.Stats // of those that are watched no more, while there is one of the name
+	inherited map[string]levee.Stats // of those of another process, the same
 }
 
 // NewMetrics registers the metrics. It panics if registry has them already.
@@ -59,12 +48,12 @@ func NewMetrics(registry prometheus.Registerer) *Metrics {
 		handshakes: newHistogram("levee_handshake_duration_seconds",
 			"Time that TLS handshakes took, failed ones included.", nil,
 			ms/2, ms, 5*ms/2, 5*ms, 10*ms, 25*ms, 50*ms, 100*ms, 250*ms, 500*ms, s, 5*s/2, 5*s, 10*s),
-		roundTrips: prometheus.NewHistogram(sampled("levee_tcp_round_trip_seconds",
-			"Round-trip time to clients, smoothed, as the kernel had it at the end of connections: of the first 500 between two scrapes, and of those that ended badly.",
-			.00005, .0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1)),
-		retransmits: prometheus.NewHistogram(sampled("levee_tcp_retransmits",
-			"Segments that the kernel had to send to a client again, in all of a connection's life: of the same connections.",
-			0, 1, 2, 5, 10, 50, 250, 1000)),
+		roundTrips: newHistogram("levee_tcp_round_trip_seconds",
+			"Round-trip time to clients, smoothed, as the kernel had it at the end of connections: of the first 500 between two scrapes, and of those that ended badly.", nil,
+			ms/20, ms/10, ms/4, ms/2, ms, 5*ms/2, 5*ms, 10*ms, 25*ms, 50*ms, 100*ms, 250*ms, 500*ms, s),
+		retransmits: newHistogram("levee_tcp_retransmits",
+			"Segments that the kernel had to send to a client again, in all of a connection's life: of the same connections.", nil,
+			0, s, 2*s, 5*s, 10*s, 50*s, 250*s, 1000*s),
 	}
 	for _, p := range levee.Phases() {
 		if p == levee.PhaseFlow { // which is what is left of the duration
@@ -102,8 +91,8 @@ func (m *Metrics) closed(c *levee.Conn, end levee.End) {
 		}
 	}
 	if end.TCP != nil {
-		m.roundTrips.Observe(end.TCP.RTT.Seconds())
-		m.retransmits.Observe(float64(end.TCP.Retransmits))
+		m.roundTrips.observe(end.TCP.RTT)
+		m.retransmits.observe(time.Duration(end.TCP.Retransmits) * time.Second)
 	}
 }
 
@@ -140,53 +129,32 @@ func (m *Metrics) Unwatch(s *levee.Server) {
 	m.servers = slices.Delete(m.servers, i, i+1)
 	if !slices.ContainsFunc(m.servers, func(other *levee.Server) bool { return other.Name == s.Name }) {
 		delete(m.past, s.Name)
+		delete(m.inherited, s.Name)
 		return
 	}
 	if m.past == nil {
 		m.past = make(map[string]levee.Stats)
 	}
-	before, some := m.past[s.Name]
-	counted := countsOf(s.Stats())
-	if some {
-		counted = sum(counted, before)
-	}
-	m.past[s.Name] = counted
+	m.past[s.Name] = m.past[s.Name].Add(countsOf(s.Stats()))
+}
+
+// growing are the counts that only grow, by the words that they are saved by. Closed and Refused are others.
+var growing = map[string]func(*levee.Stats) *int64{
+	"accepted":      func(s *levee.Stats) *int64 { return &s.Accepted },
+	"read":          func(s *levee.Stats) *int64 { return &s.Read },
+	"written":       func(s *levee.Stats) *int64 { return &s.Written },
+	"panics":        func(s *levee.Stats) *int64 { return &s.Panics },
+	"accept_errors": func(s *levee.Stats) *int64 { return &s.AcceptErrors },
+	"slow_steps":    func(s *levee.Stats) *int64 { return &s.SlowSteps },
 }
 
 // countsOf returns what only grows.
 func countsOf(s levee.Stats) levee.Stats {
-	return levee.Stats{
-		Accepted: s.Accepted, Closed: s.Closed, Refused: s.Refused, Read: s.Read, Written: s.Written,
-		Panics: s.Panics, AcceptErrors: s.AcceptErrors, SlowSteps: s.SlowSteps,
+	counts := levee.Stats{Closed: s.Closed, Refused: s.Refused}
+	for _, of := range growing {
+		*of(&counts) = *of(&s)
 	}
-}
-
-// sum adds up the counts of two servers. What cannot be added is that of one that does not drain.
-func sum(a, b levee.Stats) levee.Stats {
-	a.Accepted += b.Accepted
-	a.Active += b.Active
-	a.Arriving += b.Arriving
-	a.Closed, a.Refused = sums(a.Closed, b.Closed), sums(a.Refused, b.Refused)
-	a.Read += b.Read
-	a.Written += b.Written
-	a.Panics += b.Panics
-	a.AcceptErrors += b.AcceptErrors
-	a.HandshakesWaiting += b.HandshakesWaiting
-	a.SlowSteps += b.SlowSteps
-	a.QueueLength += b.QueueLength
-	a.QueueLimit += b.QueueLimit
-	if a.Draining && !b.Draining && b.MaxConns != 0 { // 0 is of what is past
-		a.MaxConns, a.Pressure, a.Draining = b.MaxConns, b.Pressure, false
-	}
-	return a
-}
-
-func sums(a, b map[levee.CloseReason]int64) map[levee.CloseReason]int64 {
-	both := maps.Clone(a)
-	for reason, n := range b {
-		both[reason] += n
-	}
-	return both
+	return counts
 }
 
 // named are the counts of all servers of a name, of as nearly the same instant as can be.
@@ -201,16 +169,12 @@ func (m *Metrics) collect() (all []named) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, server := range m.servers {
-		stats := server.Stats()
 		i := slices.IndexFunc(all, func(n named) bool { return n.name == server.Name })
-		switch past, some := m.past[server.Name]; {
-		case i >= 0:
-			all[i].stats = sum(all[i].stats, stats)
-		case some:
-			all = append(all, named{server.Name, sum(stats, past)})
-		default:
-			all = append(all, named{server.Name, stats})
+		if i < 0 {
+			i = len(all)
+			all = append(all, named{server.Name, m.inherited[server.Name].Add(m.past[server.Name])})
 		}
+		all[i].stats = all[i].stats.Add(server.Stats())
 	}
 	return all
 }

@@ -27,35 +27,33 @@ const (
 func (f *front) status() admin.Status {
 	s := admin.Status{Version: version(), Go: runtime.Version(), PID: os.Getpid(), Started: f.state.started, State: stateServing}
 	s.Generation, s.Drain = f.generation(), f.state.told()
-	s.Totals = admin.Totals{Closed: make(map[string]int64), Refused: make(map[string]int64)}
-	lag := time.Duration(0)
+	var stats levee.Stats
 	for _, server := range f.allServers() {
-		stats := server.Stats()
-		addTo(&s.Totals, stats)
-		lag = max(lag, stats.LoopLag)
+		stats = stats.Add(server.Stats())
 	}
+	s.Totals = totalsOf(stats)
 	if s.Drain != nil {
 		s.State, s.Drain.Left = stateDraining, s.Totals.Active
 	}
 	s.Ready = f.admin.Ready()
 	s.Process = f.process()
-	s.Process.LoopLag = lag.Seconds()
+	s.Process.LoopLag = stats.LoopLag.Seconds()
 	return s
 }
 
-func addTo(all *admin.Totals, of levee.Stats) {
-	all.Active += of.Active
-	all.Arriving += of.Arriving
-	all.Accepted += of.Accepted
-	all.In += of.Read
-	all.Out += of.Written
-	all.Panics += of.Panics
-	for reason, n := range of.Closed {
-		all.Closed[reason.String()] += n
+func totalsOf(s levee.Stats) admin.Totals {
+	return admin.Totals{
+		Active: s.Active, Arriving: s.Arriving, Accepted: s.Accepted, In: s.Read, Out: s.Written, Panics: s.Panics,
+		Closed: byWord(s.Closed), Refused: byWord(s.Refused),
 	}
-	for reason, n := range of.Refused {
-		all.Refused[reason.String()] += n
+}
+
+func byWord(counts map[levee.CloseReason]int64) map[string]int64 {
+	all := make(map[string]int64, len(counts))
+	for reason, n := range counts {
+		all[reason.String()] = n
 	}
+	return all
 }
 
 // process asks the system what the process uses of it.
@@ -93,12 +91,10 @@ func (f *front) toldListeners() admin.Listeners {
 	all, now := admin.Listeners{Listeners: []admin.Listener{}}, f.now.Load()
 	for _, of := range f.every() {
 		stats := of.server.Stats()
-		totals := admin.Totals{Closed: make(map[string]int64), Refused: make(map[string]int64)}
-		addTo(&totals, stats)
 		l := admin.Listener{
 			Name: of.name, Addresses: f.addressesOf(of), TLS: now.modeOf(of.name), State: stateServing, Generation: now.number,
 			Active: stats.Active, Max: stats.MaxConns, Arriving: stats.Arriving, Accepted: stats.Accepted,
-			Closed: totals.Closed, Refused: totals.Refused, In: stats.Read, Out: stats.Written, Panics: stats.Panics,
+			Closed: byWord(stats.Closed), Refused: byWord(stats.Refused), In: stats.Read, Out: stats.Written, Panics: stats.Panics,
 			QueueLength: stats.QueueLength, QueueLimit: stats.QueueLimit,
 		}
 		if stats.Draining || of.leaving.Load() {
