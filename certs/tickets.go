@@ -68,6 +68,7 @@ type Tickets struct {
 const (
 	defaultRotate = 8 * time.Hour
 	keptKeys      = 2 // that make no tickets any more
+	seedSize      = 32 // bytes
 	minSecret     = 32
 	maxSecret     = 64 << 10
 
@@ -174,6 +175,11 @@ func varied(secret []byte) bool {
 
 func (t *Tickets) off() bool { return t.Rotate < 0 }
 
+func (t *Tickets) rotate() time.Duration { return cmp.Or(t.Rotate, defaultRotate) }
+
+// epoch returns the number of the period that a time is in.
+func (t *Tickets) epoch(now time.Time) int64 { return now.UnixNano() / int64(t.rotate()) }
+
 // A period is a time during which the keys stay the same. It never changes.
 type period struct {
 	epoch  int64
@@ -184,15 +190,11 @@ type period struct {
 // at returns the period of a time, the same one until something changes; nil if there
 // are no tickets.
 func (t *Tickets) at(now time.Time) *period {
-	rotate := t.Rotate
-	if rotate == 0 {
-		rotate = defaultRotate
-	}
 	secret := t.secret.Load()
 	if t.off() || t.share() && secret == nil {
 		return nil
 	}
-	epoch := now.UnixNano() / int64(rotate)
+	epoch := t.epoch(now)
 	if p := t.current.Load(); p != nil && p.epoch == epoch && p.secret == secret {
 		return p
 	}
@@ -225,7 +227,7 @@ func (t *Tickets) randomSeeds(epoch int64) [][]byte {
 	for e := epoch; e >= epoch-keptKeys; e-- {
 		seed := t.random[e]
 		if seed == nil && e == epoch {
-			seed = make([]byte, 32)
+			seed = make([]byte, seedSize)
 			rand.Read(seed) // never fails
 		}
 		if seed != nil {
