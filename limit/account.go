@@ -131,6 +131,8 @@ type law struct {
 	name   string
 	names  [kinds]string
 	counts [kinds]struct{ allowed, refused, wouldRefuse atomic.Int64 }
+
+	inherited [kinds]inherited // what in counts another process has decided
 }
 
 type terms struct {

@@ -66,6 +66,7 @@ type Bans struct {
 	bad     [256]bool // by reason
 
 	refused, wouldRefuse atomic.Int64
+	inherited            inherited                           // what in these another process has counted
 	inForce              atomic.Pointer[bart.Table[*record]] // and some that have just ended; it is changed by making another
 
 	mu      sync.Mutex
@@ -74,6 +75,7 @@ type Bans struct {
 	made    int64
 	dropped int64
 	untold  int64
+	before  [3]int64 // what in made, dropped and untold another process has counted
 	err     error
 	news    []message // for the other machines; the first is being told
 	wake    chan struct{}

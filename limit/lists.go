@@ -51,6 +51,8 @@ type Lists struct {
 	inForce atomic.Pointer[lists]
 	counts  struct{ allowed, refused, wouldRefuse atomic.Int64 }
 
+	inherited inherited // what in counts another process has decided
+
 	mu   sync.Mutex // held while reading
 	told string     // the last problem
 	err  error      // of the last Load

@@ -145,7 +145,7 @@ func TestOtherMachinesAreToldOfWhoWasLetInByAnotherProcess(t *testing.T) {
 type only struct{}
 
 func (only) Route(context.Context, *levee.Conn) (levee.Handler, error) { return echoing, nil }
-func (only) ServeTCP(context.Context, *levee.Conn) error                { return nil }
+func (only) ServeTCP(context.Context, *levee.Conn) error               { return nil }
 
 func TestWhatCannotGoOnIsNotCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -1,7 +1,6 @@
 package limit
 
 import (
-	"hash/maphash"
 	"math/bits"
 	"net/netip"
 	"sync"
@@ -10,14 +9,15 @@ import (
 
 // A table keeps the accounts of strangers, of whom there may be any number, in a memory that does not grow.
 //
-// A key's hash names one set, and there one of its accounts. The hash has a secret seed, so nobody can choose
+// A key's hash names one set, and there one of its accounts. The hash has a secret key, so nobody can choose
 // addresses that meet in one set; and two keys are taken for one if all 64 bits of theirs are
 // the same. An account with open connections stays where it is until they are closed; any other gives way to a
 // newcomer, the one first that is forgiven first. If that has been, forgetting it makes no difference.
 type table struct {
-	seed             maphash.Seed
+	key              sipKey
 	sets             []set
 	evicted, crowded atomic.Int64
+	inherited        inherited // what in these another process has counted
 }
 
 const ways = 16 // with half of the accounts in use, one set in 250 is full
@@ -29,7 +29,7 @@ type set struct {
 }
 
 func newTable(entries int) *table {
-	return &table{seed: maphash.MakeSeed(), sets: make([]set, max(1, (entries+ways-1)/ways))}
+	return &table{key: newSipKey(), sets: make([]set, max(1, (entries+ways-1)/ways))}
 }
 
 // set returns the set that the key with that hash has its account in.
@@ -108,11 +108,11 @@ func (t *table) address(addr netip.Addr, n int) uint64 {
 		copy(key[1:], a[:n/8])
 	}
 	key[0] = byte(n) // none of these begins a name
-	return tagOf(maphash.Bytes(t.seed, key[:]))
+	return tagOf(hash(t.key, key[:]))
 }
 
 // name returns the hash of a name.
-func (t *table) name(s string) uint64 { return tagOf(maphash.String(t.seed, s)) }
+func (t *table) name(s string) uint64 { return tagOf(hash(t.key, s)) }
 
 // tagOf keeps hashes away from 0. That it makes one of two makes them no easier to find.
 func tagOf(hash uint64) uint64 { return max(hash, 1) }
