@@ -28,9 +28,8 @@ func TestStatsNameEveryReasonFromTheStart(t *testing.T) {
 func TestStatsOfTwoServersAddUp(t *testing.T) {
 	one, other := levee.Stats{}, levee.Stats{}
 	fill := func(s *levee.Stats, n int64) {
-		v := reflect.ValueOf(s).Elem()
-		for i := range v.NumField() {
-			switch f := v.Field(i); f.Kind() {
+		for _, f := range reflect.ValueOf(s).Elem().Fields() {
+			switch f.Kind() {
 			case reflect.Int, reflect.Int64:
 				f.SetInt(n)
 			case reflect.Map:
@@ -40,10 +39,9 @@ func TestStatsOfTwoServersAddUp(t *testing.T) {
 	}
 	fill(&one, 3)
 	fill(&other, 4)
-	sum := reflect.ValueOf(one.Add(other))
-	for i := range sum.NumField() {
-		name, want := sum.Type().Field(i).Name, int64(7)
-		switch f := sum.Field(i); {
+	for field, f := range reflect.ValueOf(one.Add(other)).Fields() {
+		name, want := field.Name, int64(7)
+		switch {
 		case name == "LoopLag":
 			want = 4
 			fallthrough

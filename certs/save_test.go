@@ -97,7 +97,7 @@ func TestKeysThatAreNoneAreRefused(t *testing.T) {
 	for text, want := range map[string]string{
 		seed("AAAA"): fmt.Sprintf("session tickets: the key of epoch %d is not one", epoch),
 		seed("AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="): fmt.Sprintf("session tickets: the key of epoch %d is not one", epoch),
-		`{"version":2}`:              "session tickets: saved state is of version 2",
+		`{"version":2}`:               "session tickets: saved state is of version 2",
 		strings.Repeat(" ", 64<<10+1): "session tickets: 65537 bytes of saved state",
 	} {
 		if err := new(certs.Tickets).Restore([]byte(text)); err == nil || !strings.HasPrefix(err.Error(), want) {

@@ -67,7 +67,7 @@ type Tickets struct {
 
 const (
 	defaultRotate = 8 * time.Hour
-	keptKeys      = 2 // that make no tickets any more
+	keptKeys      = 2  // that make no tickets any more
 	seedSize      = 32 // bytes
 	minSecret     = 32
 	maxSecret     = 64 << 10

@@ -40,7 +40,7 @@ type savedDecisions map[string][3]int64
 
 // A savedTable is the accounts that have something to make up for, the heaviest first, and what their tags were made with.
 type savedTable struct {
-	Key      sipKey         `json:"key"`
+	Key      hashKey        `json:"key"`
 	Accounts []savedAccount `json:"accounts"`
 }
 
@@ -245,7 +245,7 @@ func (t *table) inheritOne(a *savedAccount, now int64, ago time.Duration, most t
 }
 
 // takesKey has the table's tags made with that key, and reports whether they are.
-func (t *table) takesKey(key sipKey) bool {
+func (t *table) takesKey(key hashKey) bool {
 	if t.key == key {
 		return true
 	}
@@ -258,7 +258,7 @@ func (t *table) takesKey(key sipKey) bool {
 			return false
 		}
 	}
-	if key == (sipKey{}) { // of nothing, or of somebody who would have us know no better
+	if key == (hashKey{}) { // of nothing, or of somebody who would have us know no better
 		return false
 	}
 	t.key = key

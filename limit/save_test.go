@@ -29,7 +29,7 @@ func handOn(t *testing.T, s, next *Scope) *Gate {
 
 // The words of the paper that says what SipHash is: of the key 00 01 … 0f and of the bytes 00 01 … as many as there are.
 func TestHashesAreThoseOfSipHash(t *testing.T) {
-	key := sipKey{0x0706050403020100, 0x0f0e0d0c0b0a0908}
+	key := hashKey{0x0706050403020100, 0x0f0e0d0c0b0a0908}
 	for n, want := range map[int]uint64{
 		0: 0x726fdb47dd0e0e31, 1: 0x74f839c593dc67fd, 2: 0x0d6c8009d9a94f5a, 3: 0x85676696d7fb7e2d, 7: 0xab0200f58b01d137, 8: 0x93f5f5799a932462, 15: 0xa129ca6149be45e5,
 	} {
@@ -85,7 +85,8 @@ func TestWhatAClientHasTakenItHasTakenInAnotherProcess(t *testing.T) {
 		time.Sleep(2 * time.Second) // virtual time
 		leaves(comes(t, n, "192.0.2.1"))
 
-		time.Sleep(5 * time.Minute) // virtual time; one is earned in six
+		time.Sleep(5 * time.Minute) // virtual time
+		// One is earned in six minutes.
 		leaves(comes(t, handOn(t, s, scope(0, hourly)), "192.0.2.1"))
 	})
 }

@@ -6,15 +6,15 @@ import (
 	"math/bits"
 )
 
-// A sipKey is the secret key of SipHash-2-4 (https://www.aumasson.jp/siphash/siphash.pdf). Who does not know it cannot
+// A hashKey is the secret key of SipHash-2-4 (https://www.aumasson.jp/siphash/siphash.pdf). Who does not know it cannot
 // find keys that have a hash in common. That is what hash/maphash has too, but no seed of its can be told to another
 // process.
-type sipKey [2]uint64
+type hashKey [2]uint64
 
-func newSipKey() (k sipKey) {
+func newHashKey() (k hashKey) {
 	var b [16]byte
 	rand.Read(b[:]) // never fails
-	return sipKey{binary.LittleEndian.Uint64(b[:8]), binary.LittleEndian.Uint64(b[8:])}
+	return hashKey{binary.LittleEndian.Uint64(b[:8]), binary.LittleEndian.Uint64(b[8:])}
 }
 
 // sipState is what SipHash calls v0 to v3.
@@ -39,7 +39,7 @@ func (s *sipState) take(word uint64) {
 	s.a ^= word
 }
 
-func hash[T ~string | ~[]byte](k sipKey, key T) uint64 {
+func hash[T ~string | ~[]byte](k hashKey, key T) uint64 {
 	s := sipState{k[0] ^ 0x736f6d6570736575, k[1] ^ 0x646f72616e646f6d, k[0] ^ 0x6c7967656e657261, k[1] ^ 0x7465646279746573}
 	length := uint64(len(key))
 	for ; len(key) >= 8; key = key[8:] {

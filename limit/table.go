@@ -14,7 +14,7 @@ import (
 // the same. An account with open connections stays where it is until they are closed; any other gives way to a
 // newcomer, the one first that is forgiven first. If that has been, forgetting it makes no difference.
 type table struct {
-	key              sipKey
+	key              hashKey
 	sets             []set
 	evicted, crowded atomic.Int64
 	inherited        inherited // what in these another process has counted
@@ -29,7 +29,7 @@ type set struct {
 }
 
 func newTable(entries int) *table {
-	return &table{key: newSipKey(), sets: make([]set, max(1, (entries+ways-1)/ways))}
+	return &table{key: newHashKey(), sets: make([]set, max(1, (entries+ways-1)/ways))}
 }
 
 // set returns the set that the key with that hash has its account in.

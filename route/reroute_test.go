@@ -78,4 +78,6 @@ func (b behind) Reroute(c *levee.Conn) (levee.Handler, error) { return b.Router.
 // decides is a Router that only decides.
 type decides struct{ place }
 
-func (decides) Route(context.Context, *levee.Conn) (levee.Handler, error) { return place("decided"), nil }
+func (decides) Route(context.Context, *levee.Conn) (levee.Handler, error) {
+	return place("decided"), nil
+}

@@ -32,7 +32,7 @@ type member struct {
 	didWell     time.Duration // when the last one of which it is known that it did well was born, by the pool's clock
 	health      checkup
 	tally       tally
-	inherited   savedTally    // what in it another process has counted
+	inherited   savedTally // what in it another process has counted
 }
 
 func newMember(p *Pool, s *spec) *member {

@@ -58,7 +58,7 @@ func TestWhatWasCountedGoesOnInAnotherProcess(t *testing.T) {
 		next := succeed(t, where, p, new(Pool), toldBefore)
 		same := func(got, want ServerStats) bool {
 			got.Weight, want.Weight = 0, 0 // it may start slowly
-			return reflect.DeepEqual(got, want)
+			return fmt.Sprint(got) == fmt.Sprint(want)
 		}
 		if got := next.Stats(); got.Retries != want.Retries || !slices.EqualFunc(got.Servers, want.Servers, same) {
 			t.Errorf("got\n%+v, want\n%+v", got, want)

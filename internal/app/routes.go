@@ -172,7 +172,9 @@ type helloRouter struct{ secure levee.Handler }
 var _ levee.Rerouter = helloRouter{}
 
 // Reroute decides as Route does.
-func (r helloRouter) Reroute(c *levee.Conn) (levee.Handler, error) { return r.Route(context.Background(), c) }
+func (r helloRouter) Reroute(c *levee.Conn) (levee.Handler, error) {
+	return r.Route(context.Background(), c)
+}
 
 func (r helloRouter) Route(_ context.Context, c *levee.Conn) (levee.Handler, error) {
 	if c.TLS() == nil {
