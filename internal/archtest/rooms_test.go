@@ -16,6 +16,7 @@ var rooms = []room{
 	{"certs/acme", &leaf},
 	{"certs/acme/redisstorage", &leaf},
 	{"frame", &neighbour},
+	{"handover", &neighbour},
 	{"httpserve", &neighbour},
 	{"leveetest", &bench},
 	{"overload", &neighbour},

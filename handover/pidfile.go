@@ -1,0 +1,46 @@
+package handover
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// writePIDFile writes the PID file anew and renames it to its place: who reads it finds all of a number.
+func (p *Process) writePIDFile() error {
+	if p.PIDFile == "" {
+		return nil
+	}
+	f, err := os.CreateTemp(filepath.Dir(p.PIDFile), "."+filepath.Base(p.PIDFile)+"-*")
+	if err != nil {
+		return fmt.Errorf("write the PID file: %w", err)
+	}
+	defer os.Remove(f.Name()) // when it has not been renamed
+	_, err = fmt.Fprintln(f, os.Getpid())
+	for _, next := range []func() error{
+		func() error { return f.Chmod(0o644) },
+		f.Close,
+		func() error { return os.Rename(f.Name(), p.PIDFile) },
+	} {
+		if e := next(); err == nil {
+			err = e
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("write the PID file: %w", err)
+	}
+	return nil
+}
+
+// Leave removes the PID file, unless it holds another process's number by now. A process calls it last.
+func (p *Process) Leave() {
+	if p.PIDFile == "" {
+		return
+	}
+	content, err := os.ReadFile(p.PIDFile)
+	if err == nil && strings.TrimSpace(string(content)) == strconv.Itoa(os.Getpid()) {
+		_ = os.Remove(p.PIDFile)
+	}
+}

@@ -1,0 +1,620 @@
+package handover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/levee-net/levee"
+)
+
+const (
+	tookLimit  = 2 * time.Second  // until the new process says that it accepts; it has to answer pings meanwhile
+	batchLimit = 10 * time.Second // until it has taken a batch, likewise
+	forever    = 1 << 62
+
+	exitPatience = 100 * time.Millisecond // between the end of what a process says and its own
+	errorLines   = 5                      // of what it wrote, for the error
+	errorBytes   = 1000
+	passedOn     = 256 << 10 // of that, for the log
+)
+
+// A handing is an upgrade that is under way.
+type handing struct {
+	process *Process
+	plan    *Plan
+	elder   elder
+	link    *link
+	sockets []Socket   // as the plan has them
+	copies  []*os.File // of their sockets
+	stderr  *os.File   // what the new process writes until it is ready; a file, as it has to outlive this process
+
+	command *exec.Cmd
+	exited  chan struct{} // closed when it has
+	exit    error         // then
+
+	batches chan *outgoing // from who packs; closed when all are
+	stop    chan struct{}  // closed when no more is to be packed, or heard
+	packing context.Context
+	enough  context.CancelFunc
+
+	open    map[uint64]*outgoing // on their way
+	offered uint64               // batches, so far
+	timer   *time.Timer          // of the step
+	greeted bool                 // the new process has said something
+	deaf    int                  // beats since it has
+	eof     bool                 // it can say no more
+	reason  error                // why it is ended
+	failed  step                 // in which step that came, or its end by itself
+	over    bool
+
+	began, ready, moving time.Time
+	outcome              Outcome
+}
+
+// An outgoing batch of connections.
+type outgoing struct {
+	number  uint64
+	server  string
+	parcels []parcel
+	answer  takenBody
+	since   time.Time
+}
+
+// upgrade hands over, and returns what has come of it.
+func (p *Process) upgrade(ctx context.Context, plan *Plan) (_ *Outcome, err error) {
+	h := &handing{
+		process: p, plan: plan, sockets: plan.Sockets, began: time.Now(),
+		open: make(map[uint64]*outgoing), stop: make(chan struct{}), exited: make(chan struct{}),
+	}
+	h.packing, h.enough = context.WithCancel(ctx)
+	defer h.enough()
+	defer h.closeFiles()
+	h.progress("starts the new process")
+	if err := h.start(); err != nil {
+		return nil, fmt.Errorf("start the new process: %w", err)
+	}
+	defer h.link.conn.Close()
+	h.run(ctx)
+	if h.elder.step != parted {
+		return nil, h.verdict()
+	}
+	h.outcome.PID = h.command.Process.Pid
+	h.outcome.Stayed = h.count()
+	h.outcome.Ready = h.ready.Sub(h.began)
+	h.outcome.Moving = time.Since(h.moving)
+	h.outcome.Total = time.Since(h.began)
+	return &h.outcome, nil
+}
+
+func (h *handing) progress(step string) {
+	if h.plan.Progress != nil {
+		h.plan.Progress(step)
+	}
+}
+
+// count returns how many connections the servers have.
+func (h *handing) count() (n int) {
+	for _, s := range h.plan.Servers {
+		n += len(s.Conns())
+	}
+	return n
+}
+
+// start sends what the new process begins with, and starts it: so it finds everything there whatever becomes of this one.
+func (h *handing) start() (err error) {
+	if err := h.copySockets(); err != nil {
+		return err
+	}
+	fd, err := unix.MemfdCreate("stderr", unix.MFD_CLOEXEC)
+	if err != nil {
+		return os.NewSyscallError("memfd_create", err)
+	}
+	h.stderr = os.NewFile(uintptr(fd), "stderr") //nolint:gosec // descriptors are not negative
+	if _, err := unix.FcntlInt(h.stderr.Fd(), unix.F_SETFL, unix.O_APPEND); err != nil {
+		return os.NewSyscallError("fcntl", err)
+	}
+	own, other, err := newLinks()
+	if err != nil {
+		return err
+	}
+	defer other.Close()
+	h.link = own
+	if err := h.sendStart(); err != nil {
+		_ = own.conn.Close()
+		return err
+	}
+	if err := h.exec(other); err != nil {
+		_ = own.conn.Close()
+		return err
+	}
+	return nil
+}
+
+// copySockets makes copies of the listeners' sockets: those outlive the listeners.
+func (h *handing) copySockets() error {
+	for _, s := range h.sockets {
+		has, ok := s.Listener.(interface{ File() (*os.File, error) })
+		if !ok {
+			return fmt.Errorf("listener on %s has no socket to hand over", s.Address)
+		}
+		f, err := has.File()
+		if err != nil {
+			return fmt.Errorf("listener on %s: %w", s.Address, err)
+		}
+		h.copies = append(h.copies, f)
+	}
+	return nil
+}
+
+func (h *handing) closeFiles() {
+	for _, f := range h.copies {
+		_ = f.Close()
+	}
+	if h.stderr != nil {
+		_ = h.stderr.Close()
+	}
+}
+
+// sendStart sends all that the new process begins with.
+func (h *handing) sendStart() error {
+	if err := h.link.send(newFrame(frameHello, hello{PID: os.Getpid()}), 2); err != nil {
+		return fmt.Errorf("send errors' descriptor: %w", err)
+	}
+	for first := 0; first < len(h.copies); first += maxFiles {
+		past := min(first+maxFiles, len(h.copies))
+		var body listenersBody
+		var fds []int
+		for i := first; i < past; i++ {
+			body.Names = append(body.Names, h.sockets[i].Address)
+			fds = append(fds, descriptor(h.copies[i]))
+		}
+		if err := h.link.send(newFrame(frameListeners, body), fds...); err != nil {
+			return fmt.Errorf("send sockets: %w", err)
+		}
+	}
+	if err := h.sendState(frameState, h.plan.State); err != nil {
+		return fmt.Errorf("send state: %w", err)
+	}
+	return h.link.send(newFrame(frameStart, nil))
+}
+
+// descriptor returns a file's descriptor without making it blocking, which Fd does, and which would be true of the socket's every copy.
+func descriptor(f *os.File) (fd int) {
+	fd = -1
+	if sock, err := f.SyscallConn(); err == nil {
+		_ = sock.Control(func(d uintptr) { fd = int(d) }) //nolint:gosec // descriptors are small
+	}
+	return fd
+}
+
+// sendState sends state that a plan's function returns, in a file in memory. Of no function it sends that there is none.
+func (h *handing) sendState(kind frameKind, get func() map[string][]byte) error {
+	var state map[string][]byte
+	if get != nil {
+		state = get()
+	}
+	var body stateBody
+	var pieces [][]byte
+	size := 0
+	for _, name := range slices.Sorted(maps.Keys(state)) {
+		body.Parts = append(body.Parts, part{name, len(state[name])})
+		pieces = append(pieces, state[name])
+		size += len(state[name])
+	}
+	if size > maxMemory {
+		return fmt.Errorf("state of %d bytes is more than the %d that can be handed over", size, maxMemory)
+	}
+	fd, err := memory("state", pieces)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	return h.link.send(newFrame(kind, body), fd)
+}
+
+// exec starts the new process with its end of the link.
+func (h *handing) exec(other *os.File) error {
+	path, args, env, err := h.plan.command()
+	if err != nil {
+		return err
+	}
+	h.command = exec.Command(path, args...) //nolint:noctx // it is to outlive everything here
+	h.command.Env = slices.DeleteFunc(slices.Clone(env), func(s string) bool {
+		return strings.HasPrefix(s, environment+"=")
+	})
+	h.command.Env = append(h.command.Env, environment+"=3")
+	h.command.ExtraFiles = []*os.File{other} // the first is descriptor 3
+	h.command.Stdout, h.command.Stderr = os.Stdout, h.stderr
+	if err := h.command.Start(); err != nil {
+		return err
+	}
+	go h.await() // ends with the new process
+	return nil
+}
+
+// await notices the new process's end. Then there is an end to what it says, even if a child of its has the link too.
+func (h *handing) await() {
+	h.exit = h.command.Wait()
+	_ = h.link.conn.CloseRead()
+	close(h.exited)
+}
+
+// run goes through the steps until all is handed over or taken back.
+func (h *handing) run(ctx context.Context) {
+	frames := make(chan received)
+	go h.link.receiveAll(frames, h.stop) // ends when the link is closed
+	defer h.awaitPacker()
+	defer close(h.stop)
+	h.timer = time.NewTimer(orDefault(h.plan.ReadyTimeout, readyTimeout, forever))
+	defer h.timer.Stop()
+	beats := time.NewTicker(beat)
+	defer beats.Stop()
+	off := ctx.Done()
+	fail("old", "started", h.link)
+	for !h.over {
+		var next <-chan *outgoing
+		if !h.elder.open.full() {
+			next = h.batches
+		}
+		select {
+		case r := <-frames:
+			h.deaf = 0
+			h.learn(h.understand(&r))
+			r.drop()
+		case <-h.silenced():
+			h.learn(event{kind: heirGone})
+		case <-beats.C:
+			h.onBeat(frames)
+		case <-h.timer.C:
+			h.learn(h.late())
+		case b, ok := <-next:
+			h.learn(h.arrived(b, ok))
+		case <-off:
+			off = nil
+			h.learn(h.because(calledOff, context.Cause(ctx)))
+		}
+	}
+}
+
+// silenced returns a channel that is closed when the new process has ended, once all that it had said is read.
+func (h *handing) silenced() <-chan struct{} {
+	if !h.eof {
+		return nil
+	}
+	return h.exited
+}
+
+// onBeat has the new process know that this one is well, and looks whether that is.
+func (h *handing) onBeat(frames <-chan received) {
+	if h.greeted && h.elder.step != ends {
+		_ = h.link.send(newFrame(framePing, nil)) // if it cannot be sent, it will not be answered
+	}
+	switch h.elder.step {
+	case settles, awaitsTook, watches, moves:
+	default:
+		return
+	}
+	if h.deaf++; h.deaf > deafAfter {
+		select {
+		case r := <-frames: // it was this process that was late
+			h.deaf = 0
+			h.learn(h.understand(&r))
+			r.drop()
+		case <-time.After(beat / 10):
+			h.learn(h.because(silence, fmt.Errorf("it has not answered for %v", deafAfter*beat)))
+		}
+		return
+	}
+	for _, b := range h.open {
+		if time.Since(b.since) > batchLimit {
+			h.learn(h.late())
+			return
+		}
+	}
+}
+
+// because makes an event that may be why the new process is ended.
+func (h *handing) because(kind eventKind, reason error) event {
+	if h.reason == nil {
+		h.reason = reason
+	}
+	return event{kind: kind}
+}
+
+// late is the event of a step that has taken its time.
+func (h *handing) late() event {
+	switch h.elder.step {
+	case awaitsReady:
+		return h.because(timeUp, fmt.Errorf("it was not ready within %v", orDefault(h.plan.ReadyTimeout, readyTimeout, forever)))
+	case awaitsTook:
+		return h.because(timeUp, fmt.Errorf("it did not accept within %v", tookLimit))
+	case moves:
+		return h.because(timeUp, fmt.Errorf("it has not taken connections within %v", batchLimit))
+	}
+	return event{kind: timeUp}
+}
+
+// understand makes an event of a frame.
+func (h *handing) understand(r *received) event {
+	h.greeted = true
+	if r.err == io.EOF {
+		h.eof = true
+		select {
+		case <-h.exited:
+			return event{kind: heard} // and that is the next
+		case <-time.After(exitPatience):
+			return h.because(linkEnded, errors.New("it speaks to this one no more"))
+		}
+	}
+	if r.err != nil {
+		return h.because(gotGarbage, r.err)
+	}
+	switch r.kind {
+	case frameHello, framePong:
+	case frameReady:
+		return event{kind: gotReady}
+	case frameTook:
+		return event{kind: gotTook}
+	case frameTaken:
+		var answer takenBody
+		if err := r.read(&answer); err != nil {
+			return h.because(gotGarbage, err)
+		}
+		b := h.open[answer.Batch]
+		if b == nil {
+			return h.because(gotGarbage, fmt.Errorf("%w: an answer to what was not offered", errFrame))
+		}
+		b.answer = answer
+		return event{gotTaken, answer.Batch}
+	case frameFailed:
+		var body failedBody
+		if err := r.read(&body); err != nil {
+			return h.because(gotGarbage, err)
+		}
+		return h.because(gotFailed, errors.New(body.Reason))
+	default:
+		if !r.optional {
+			return h.because(gotGarbage, fmt.Errorf("%w: kind %d", errFrame, r.kind))
+		}
+	}
+	return event{kind: heard}
+}
+
+// arrived is the event of a batch that is packed, or of there being no more.
+func (h *handing) arrived(b *outgoing, ok bool) event {
+	if !ok {
+		h.batches = nil
+		return event{kind: packedAll}
+	}
+	h.offered++
+	b.number, b.since = h.offered, time.Now()
+	h.open[b.number] = b
+	return event{packed, b.number}
+}
+
+// learn does what an event asks for.
+func (h *handing) learn(ev event) {
+	before := h.elder.step
+	deeds := h.elder.on(ev)
+	if h.elder.step != before {
+		h.enter(before)
+	}
+	for _, d := range deeds {
+		fail("old", d.kind.String(), h.link)
+		h.do(d)
+		fail("old", d.kind.String()+"+", h.link)
+	}
+}
+
+// enter begins a step.
+func (h *handing) enter(before step) {
+	switch h.elder.step {
+	case settles:
+		h.ready, h.deaf = time.Now(), 0
+		h.passOnErrors()
+		h.timer.Reset(orDefault(h.plan.Settle, settle, 0))
+		h.progress("watches the new process, which is ready")
+	case awaitsTook:
+		h.timer.Reset(tookLimit)
+		h.progress("has the new process accept")
+	case watches:
+		h.timer.Reset(time.Until(h.ready.Add(orDefault(h.plan.Probation, probation, 0))))
+		h.progress("watches the new process, which accepts")
+	case moves:
+		h.timer.Stop()
+		h.progress("moves live connections")
+	case ends:
+		h.timer.Stop()
+		h.failed = before
+		h.progress("ends the new process")
+	case alone:
+		if before != ends {
+			h.failed = before
+		}
+		h.progress("goes on")
+	case parted:
+		h.progress("has handed over")
+	}
+}
+
+func (h *handing) do(d deed) {
+	switch d.kind {
+	case stopAccepting:
+		for _, s := range h.sockets {
+			if l, ok := s.Listener.(*net.UnixListener); ok {
+				l.SetUnlinkOnClose(false) // its file is the new process's
+			}
+		}
+		call(h.plan.StopAccepting)
+	case acceptAgain:
+		h.acceptAgain()
+	case sendTake:
+		if err := h.sendState(frameTake, h.plan.FreshState); err != nil {
+			h.learn(h.because(linkEnded, fmt.Errorf("tell it to accept: %w", err)))
+		}
+	case startMoving:
+		h.moving = time.Now()
+		h.batches = make(chan *outgoing)
+		go h.pack(h.batches) // ends with the connections, or when stop is closed
+	case sendOffer:
+		h.offer(h.open[d.batch])
+	case release:
+		h.release(h.open[d.batch])
+		delete(h.open, d.batch)
+	case keep:
+		unpack(h.open[d.batch].parcels)
+		delete(h.open, d.batch)
+	case sendDone:
+		_ = h.link.send(newFrame(frameDone, nil)) // if not, it notices that the link is closed
+	case kill:
+		_ = h.command.Process.Kill() // it may have ended by itself
+	case succeed, giveUp:
+		h.over = true
+	}
+}
+
+func call(f func()) {
+	if f != nil {
+		f()
+	}
+}
+
+// acceptAgain makes listeners of the copies.
+func (h *handing) acceptAgain() {
+	var again []Socket
+	for i, f := range h.copies {
+		l, err := levee.FileListener(f)
+		if err != nil {
+			h.process.logger().Error("a listener is lost", "address", h.sockets[i].Address, "err", err)
+			continue
+		}
+		again = append(again, Socket{h.sockets[i].Address, l})
+	}
+	if h.plan.AcceptAgain != nil {
+		h.plan.AcceptAgain(again)
+	}
+}
+
+// offer sends a batch. One that cannot be sent stays here.
+func (h *handing) offer(b *outgoing) {
+	err := h.sendOffer(b)
+	for until := time.Now().Add(sendLimit); errors.Is(err, errTooManyInFlight) && time.Now().Before(until); {
+		time.Sleep(beat / 10) // those before it arrive
+		err = h.sendOffer(b)
+	}
+	if err != nil && !isGone(err) {
+		h.process.logger().Warn("connections stay, as they could not be offered", "server", b.server, "connections", len(b.parcels), "err", err)
+		h.learn(event{unsent, b.number})
+	}
+}
+
+func (h *handing) sendOffer(b *outgoing) error {
+	body := offerBody{Batch: b.number, Server: b.server}
+	var records [][]byte
+	fds := []int{-1}
+	for _, p := range b.parcels {
+		body.Conns = append(body.Conns, offer{len(p.Data()), len(p.Sockets())})
+		records = append(records, p.Data())
+		fds = append(fds, p.Sockets()...)
+	}
+	fd, err := memory("connections", records)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	fds[0] = fd
+	return h.link.send(newFrame(frameOffer, body), fds...)
+}
+
+// release lets go of the connections that the new process has taken, and goes on with those that it has not.
+func (h *handing) release(b *outgoing) {
+	if n := len(b.answer.Refused); n > 0 {
+		h.process.logger().Warn("connections stay, as the new process refuses them", "server", b.server, "connections", n, "err", b.answer.Why)
+	}
+	for i, p := range b.parcels {
+		if slices.Contains(b.answer.Refused, i) {
+			p.Unpack()
+			continue
+		}
+		p.Moved()
+		h.outcome.Moved++
+	}
+}
+
+func unpack(parcels []parcel) {
+	for _, p := range parcels {
+		p.Unpack()
+	}
+}
+
+// pack packs connections, a batch after the other: one of them waits while two are on their way.
+func (h *handing) pack(batches chan<- *outgoing) {
+	defer close(batches)
+	pack := h.plan.pack
+	if pack == nil {
+		pack = h.plan.packServers
+	}
+	pack(h.packing, func(server string, parcels []parcel) bool {
+		select {
+		case batches <- &outgoing{server: server, parcels: parcels}:
+			return true
+		case <-h.stop:
+			unpack(parcels)
+			return false
+		}
+	})
+}
+
+// awaitPacker waits until nobody has a packed connection in hand any more.
+func (h *handing) awaitPacker() {
+	h.enough()
+	if h.batches == nil {
+		return
+	}
+	for b := range h.batches {
+		unpack(b.parcels)
+	}
+}
+
+// passOnErrors writes what the new process has written to where this one's errors go.
+func (h *handing) passOnErrors() {
+	_, _ = io.Copy(os.Stderr, io.NewSectionReader(h.stderr, 0, passedOn))
+}
+
+// verdict says why all goes on here.
+func (h *handing) verdict() error {
+	said := ""
+	if h.failed == awaitsReady {
+		h.passOnErrors()
+		if said = lastLines(h.stderr); said != "" {
+			said = ": " + said
+		}
+	}
+	if h.reason != nil {
+		return fmt.Errorf("new process was ended %s: %w%s", stepWords[h.failed], h.reason, said)
+	}
+	return fmt.Errorf("new process ended %s: %v%s", stepWords[h.failed], h.command.ProcessState, said)
+}
+
+// lastLines returns the last lines of a file, as one.
+func lastLines(f *os.File) string {
+	size, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return ""
+	}
+	tail := make([]byte, min(size, errorBytes))
+	n, _ := f.ReadAt(tail, size-int64(len(tail)))
+	lines := strings.FieldsFunc(strings.ToValidUTF8(string(tail[:n]), ""), func(r rune) bool { return r == '\n' || r == '\r' })
+	return strings.Join(lines[max(0, len(lines)-errorLines):], "; ")
+}
