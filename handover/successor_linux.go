@@ -19,7 +19,7 @@ const (
 	beginLimit = 10 * time.Second // for what the predecessor sends before it starts the process
 
 	beat      = 100 * time.Millisecond // how often the old process says something, and either looks whether the other has
-	deafAfter = 8                      // beats without a word. They are counted, so that who was stopped itself does not blame the other
+	deafAfter = 7                      // beats without a word. They are counted, so that who was stopped itself does not blame the other
 )
 
 // succession is what links a process to its predecessor.

@@ -48,13 +48,9 @@ func monotonicTime() string {
 //
 // Sockets that systemd has made need no storing, and those that a predecessor has stored are there already.
 func (p *Process) Store(s Socket) error {
-	has, ok := s.Listener.(interface{ File() (*os.File, error) })
-	if !ok {
-		return fmt.Errorf("listener on %s has no socket to store", s.Address)
-	}
-	f, err := has.File()
+	f, err := socketOf(s)
 	if err != nil {
-		return fmt.Errorf("listener on %s: %w", s.Address, err)
+		return err
 	}
 	defer f.Close()
 	return notify([]string{"FDSTORE=1", "FDNAME=" + storedName(s.Address)}, unix.UnixRights(descriptor(f)))

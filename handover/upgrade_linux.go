@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -35,9 +36,8 @@ type handing struct {
 	plan    *Plan
 	elder   elder
 	link    *link
-	sockets []Socket   // as the plan has them
-	copies  []*os.File // of their sockets
-	stderr  *os.File   // what the new process writes until it is ready; a file, as it has to outlive this process
+	copies  []Socket // of the plan's
+	stderr  *os.File // what the new process writes until it is ready; a file, as it has to outlive this process
 
 	command *exec.Cmd
 	exited  chan struct{} // closed when it has
@@ -74,7 +74,7 @@ type outgoing struct {
 // upgrade hands over, and returns what has come of it.
 func (p *Process) upgrade(ctx context.Context, plan *Plan) (_ *Outcome, err error) {
 	h := &handing{
-		process: p, plan: plan, sockets: plan.Sockets, began: time.Now(),
+		process: p, plan: plan, began: time.Now(),
 		open: make(map[uint64]*outgoing), stop: make(chan struct{}), exited: make(chan struct{}),
 	}
 	h.packing, h.enough = context.WithCancel(ctx)
@@ -141,25 +141,40 @@ func (h *handing) start() (err error) {
 	return nil
 }
 
-// copySockets makes copies of the listeners' sockets: those outlive the listeners.
+// copySockets makes listeners on the same sockets, which outlive those that there are. They are made now, as they may be needed when
+// there are no files to be had.
 func (h *handing) copySockets() error {
-	for _, s := range h.sockets {
-		has, ok := s.Listener.(interface{ File() (*os.File, error) })
-		if !ok {
-			return fmt.Errorf("listener on %s has no socket to hand over", s.Address)
-		}
-		f, err := has.File()
+	for _, s := range h.plan.Sockets {
+		f, err := socketOf(s)
 		if err != nil {
-			return fmt.Errorf("listener on %s: %w", s.Address, err)
+			return err
 		}
-		h.copies = append(h.copies, f)
+		l, err := levee.FileListener(f)
+		_ = f.Close()
+		if err != nil {
+			return err
+		}
+		h.copies = append(h.copies, Socket{s.Address, l})
 	}
 	return nil
 }
 
+// socketOf returns a copy of a listener's socket.
+func socketOf(s Socket) (*os.File, error) {
+	has, ok := s.Listener.(interface{ File() (*os.File, error) })
+	if !ok {
+		return nil, fmt.Errorf("listener on %s has no socket that could be shared", s.Address)
+	}
+	f, err := has.File()
+	if err != nil {
+		return nil, fmt.Errorf("listener on %s: %w", s.Address, err)
+	}
+	return f, nil
+}
+
 func (h *handing) closeFiles() {
-	for _, f := range h.copies {
-		_ = f.Close()
+	for _, s := range h.copies {
+		_ = s.Listener.Close()
 	}
 	if h.stderr != nil {
 		_ = h.stderr.Close()
@@ -172,12 +187,11 @@ func (h *handing) sendStart() error {
 		return fmt.Errorf("send errors' descriptor: %w", err)
 	}
 	for first := 0; first < len(h.copies); first += maxFiles {
-		past := min(first+maxFiles, len(h.copies))
 		var body listenersBody
 		var fds []int
-		for i := first; i < past; i++ {
-			body.Names = append(body.Names, h.sockets[i].Address)
-			fds = append(fds, descriptor(h.copies[i]))
+		for _, s := range h.copies[first:min(first+maxFiles, len(h.copies))] {
+			body.Names = append(body.Names, s.Address)
+			fds = append(fds, descriptor(s.Listener))
 		}
 		if err := h.link.send(newFrame(frameListeners, body), fds...); err != nil {
 			return fmt.Errorf("send sockets: %w", err)
@@ -189,11 +203,14 @@ func (h *handing) sendStart() error {
 	return h.link.send(newFrame(frameStart, nil))
 }
 
-// descriptor returns a file's descriptor without making it blocking, which Fd does, and which would be true of the socket's every copy.
-func descriptor(f *os.File) (fd int) {
+// descriptor returns the descriptor of a file or a listener, without making it blocking as Fd does: that would be true of every
+// copy. It is -1 if there is none, with which nothing can be sent.
+func descriptor(of any) (fd int) {
 	fd = -1
-	if sock, err := f.SyscallConn(); err == nil {
-		_ = sock.Control(func(d uintptr) { fd = int(d) }) //nolint:gosec // descriptors are small
+	if has, ok := of.(syscall.Conn); ok {
+		if sock, err := has.SyscallConn(); err == nil {
+			_ = sock.Control(func(d uintptr) { fd = int(d) }) //nolint:gosec // descriptors are small
+		}
 	}
 	return fd
 }
@@ -451,14 +468,17 @@ func (h *handing) enter(before step) {
 func (h *handing) do(d deed) {
 	switch d.kind {
 	case stopAccepting:
-		for _, s := range h.sockets {
+		for _, s := range h.plan.Sockets {
 			if l, ok := s.Listener.(*net.UnixListener); ok {
 				l.SetUnlinkOnClose(false) // its file is the new process's
 			}
 		}
 		call(h.plan.StopAccepting)
 	case acceptAgain:
-		h.acceptAgain()
+		if h.plan.AcceptAgain != nil {
+			h.plan.AcceptAgain(h.copies)
+			h.copies = nil // they are the plan's now
+		}
 	case sendTake:
 		if err := h.sendState(frameTake, h.plan.FreshState); err != nil {
 			h.learn(h.because(linkEnded, fmt.Errorf("tell it to accept: %w", err)))
@@ -487,22 +507,6 @@ func (h *handing) do(d deed) {
 func call(f func()) {
 	if f != nil {
 		f()
-	}
-}
-
-// acceptAgain makes listeners of the copies.
-func (h *handing) acceptAgain() {
-	var again []Socket
-	for i, f := range h.copies {
-		l, err := levee.FileListener(f)
-		if err != nil {
-			h.process.logger().Error("a listener is lost", "address", h.sockets[i].Address, "err", err)
-			continue
-		}
-		again = append(again, Socket{h.sockets[i].Address, l})
-	}
-	if h.plan.AcceptAgain != nil {
-		h.plan.AcceptAgain(again)
 	}
 }
 

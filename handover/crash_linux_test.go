@@ -1,0 +1,213 @@
+//go:build failpoints
+
+package handover
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// A cell is what happens to whom and when.
+type cell struct {
+	role, step, action string
+	pause              time.Duration // until who was stopped is continued
+}
+
+func (c cell) String() string {
+	if c.pause > 0 {
+		return fmt.Sprintf("%s:%s:%s for %v", c.role, c.step, c.action, c.pause)
+	}
+	return fmt.Sprintf("%s:%s:%s", c.role, c.step, c.action)
+}
+
+// cells are all of them: each step of either side, and each thing that can happen there.
+func cells() (all []cell) {
+	steps := map[string][]string{"old": {"started"}, "new": {"begin"}}
+	for _, d := range []deedKind{stopAccepting, sendTake, startMoving, sendOffer, release, sendDone} {
+		steps["old"] = append(steps["old"], d.String(), d.String()+"+")
+	}
+	for _, d := range []deedKind{sendReady, take, sendTook, adopt, sendTaken, begin} {
+		steps["new"] = append(steps["new"], d.String(), d.String()+"+")
+	}
+	for _, role := range []string{"old", "new"} {
+		for _, step := range steps[role] {
+			for _, action := range []string{"sigkill", "hang", "slow", "garbage", "emfile", "full"} {
+				all = append(all, cell{role, step, action, 0})
+			}
+			all = append(all, cell{role, step, "sigstop", 300 * time.Millisecond}, cell{role, step, "sigstop", 2500 * time.Millisecond})
+		}
+	}
+	return all
+}
+
+// TestWhateverDiesExactlyOneServes goes through a part of the cells, and with LEVEE_CRASH=full through all.
+func TestWhateverDiesExactlyOneServes(t *testing.T) {
+	every := 9 // prime to the number of actions, so that each gets its turn
+	if os.Getenv("LEVEE_CRASH") == "full" {
+		every = 1
+	}
+	all := cells()
+	if len(all) < 100 {
+		t.Errorf("only %d cells", len(all))
+	}
+	atOnce := make(chan struct{}, 4)
+	for i := 0; i < len(all); i += every {
+		t.Run(all[i].String(), func(t *testing.T) {
+			t.Parallel()
+			atOnce <- struct{}{}
+			defer func() { <-atOnce }()
+			all[i].test(t)
+		})
+	}
+}
+
+func (c cell) test(t *testing.T) {
+	f := startFamily(t, "CHILD_STAYS=1", failpoint+"="+c.role+":"+c.step+":"+c.action)
+	old := f.pid()
+	var streams []*stream
+	for i := range 5 { // two batches
+		streams = append(streams, startStream(t, f.address, uint64(i)))
+	}
+	clients := startClients(f)
+	f.signal(syscall.SIGUSR2)
+	if c.pause > 0 {
+		go f.continueAfter(c.pause)
+	}
+	f.awaitOutcome(t, c)
+	owner := f.awaitOneOwner(t)
+	if slowest := clients.stop(); slowest > time.Second {
+		t.Errorf("a client waited for %v", slowest)
+	}
+
+	if _, ok := f.awaitAny(0, func(l said) bool { return l.What == "harm" && (l.PID == old) == (c.role == "old") }); !ok {
+		t.Error("nobody has come to harm")
+	}
+	failed, hasFailed := f.awaitAny(0, func(l said) bool { return l.What == "failed" })
+	_, hasSucceeded := f.awaitAny(0, func(l said) bool { return l.What == "replaced" })
+	switch {
+	case alive(old) && hasFailed == hasSucceeded:
+		t.Errorf("the old process says that it has failed (%v) and succeeded (%v)", hasFailed, hasSucceeded)
+	case hasFailed && owner != old, hasSucceeded && owner == old, !alive(old) && owner == old:
+		t.Errorf("%d serves, of an old process %d; failed %v, succeeded %v: %s", owner, old, hasFailed, hasSucceeded, failed.Error)
+	}
+	for i, s := range streams {
+		flows := s.flows(time.Second)
+		if bad := s.bad.Load(); bad != nil {
+			t.Errorf("stream %d: %v", i, bad)
+		}
+		if !flows && !s.lost.Load() {
+			t.Errorf("stream %d belongs to nobody", i)
+		}
+		if !flows && !c.mayLose(hasFailed) {
+			t.Errorf("stream %d is lost", i)
+		}
+	}
+	t.Logf("alive %v, failed %q, succeeded %v", alive(old), failed.Error, hasSucceeded)
+}
+
+// mayLose reports whether a stream may be cut: those of a process that is dead are, and if the new one is ended once it has taken some.
+func (c cell) mayLose(hasFailed bool) bool {
+	if c.role == "old" && c.action == "sigkill" {
+		return true
+	}
+	if !hasFailed {
+		return false
+	}
+	if c.role == "old" {
+		return c.step != "started" && c.step != "stop" && c.step != "stop+" && c.step != "take" && c.step != "take+"
+	}
+	return c.step == "taken+" || c.step == "go_on" || c.step == "go_on+" || c.action == "garbage"
+}
+
+// continueAfter continues whoever is stopped, some time after somebody is.
+func (f *family) continueAfter(pause time.Duration) {
+	time.Sleep(pause + 500*time.Millisecond) // the step comes about half a second after the signal
+	_ = syscall.Kill(-f.pid(), syscall.SIGCONT)
+}
+
+// awaitOutcome waits until the old process is dead or has said what has become of the upgrade.
+func (f *family) awaitOutcome(t *testing.T, c cell) {
+	t.Helper()
+	deadline := time.Now().Add(15 * time.Second)
+	for time.Now().Before(deadline) {
+		if !alive(f.pid()) {
+			return
+		}
+		if _, ok := f.awaitAny(20*time.Millisecond, func(l said) bool { return l.What == "failed" || l.What == "replaced" }); ok {
+			return
+		}
+	}
+	t.Fatalf("nothing has come of the upgrade; told:\n%s", f.told())
+}
+
+// awaitOneOwner waits until a good many newcomers in a row are served by the same process.
+func (f *family) awaitOneOwner(t *testing.T) (pid int) {
+	t.Helper()
+	same := 0
+	var last error
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
+		who, err := f.whoAnswers(time.Second)
+		if err != nil || who != pid {
+			pid, same, last = who, 0, err
+			time.Sleep(5 * time.Millisecond)
+			continue
+		}
+		if same++; same == 30 {
+			return pid
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+	t.Fatalf("there is no one owner: last %d (%v)", pid, last)
+	return 0
+}
+
+// clients come all the time, one after the other, and come again if they are turned away.
+type clients struct {
+	done    chan struct{}
+	running sync.WaitGroup
+	mu      sync.Mutex
+	slowest time.Duration
+}
+
+func startClients(f *family) *clients {
+	c := &clients{done: make(chan struct{})}
+	for range 4 {
+		c.running.Go(func() { c.come(f) })
+	}
+	return c
+}
+
+func (c *clients) come(f *family) {
+	for {
+		began := time.Now()
+		for {
+			if _, err := f.whoAnswers(5 * time.Second); err == nil {
+				break
+			}
+			if time.Since(began) > 5*time.Second {
+				break
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		c.mu.Lock()
+		c.slowest = max(c.slowest, time.Since(began))
+		c.mu.Unlock()
+		select {
+		case <-c.done:
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+func (c *clients) stop() time.Duration {
+	close(c.done)
+	c.running.Wait()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.slowest
+}
