@@ -60,6 +60,7 @@ func echoMain() int {
 		fmt.Fprintln(os.Stderr, "begin:", err)
 		return 2
 	}
+	tell("begun", nil)
 	if p.From() == Predecessor {
 		if last := os.Getenv("CHILD_FAILS"); last != "" {
 			fmt.Fprintln(os.Stderr, last)
@@ -67,6 +68,7 @@ func echoMain() int {
 		}
 		time.Sleep(durationOf("CHILD_SLOW"))
 	}
+	p.PIDFile = os.Getenv("CHILD_PIDFILE")
 	address := os.Getenv("CHILD_LISTEN")
 	l, err := p.Listen(ctx, address)
 	if err != nil {
@@ -78,8 +80,15 @@ func echoMain() int {
 		fmt.Fprintln(os.Stderr, "ready:", err)
 		return 4
 	}
+	if os.Getenv("CHILD_STORES") != "" {
+		if err := p.Store(Socket{address, l}); err != nil {
+			fmt.Fprintln(os.Stderr, "store:", err)
+			return 5
+		}
+	}
+	defer p.Leave()
 	go e.serve(l)
-	tell("serving", map[string]any{"address": l.Addr().String(), "state": string(p.State("count"))})
+	tell("serving", map[string]any{"address": l.Addr().String(), "state": string(p.State("count")), "from": p.From().String()})
 	go func() {
 		<-p.Done()
 		tell("alone", map[string]any{"adopted": p.Adopted()})
@@ -117,9 +126,14 @@ type echoes struct {
 	again net.Listener
 }
 
+type streamConn interface {
+	net.Conn
+	syscall.Conn
+}
+
 type echo struct {
 	of     *echoes
-	c      *net.TCPConn
+	c      streamConn
 	n      int64 // bytes so far
 	parked chan struct{}
 	buffer []byte
@@ -164,7 +178,7 @@ func (e *echoes) serve(l net.Listener) {
 			continue
 		}
 		fmt.Fprintln(c, os.Getpid())
-		e.own(&echo{of: e, c: c.(*net.TCPConn), buffer: make([]byte, 4096)})
+		e.own(&echo{of: e, c: c.(streamConn), buffer: make([]byte, 4096)})
 	}
 }
 
@@ -267,7 +281,7 @@ func (e *echoes) adopt(data []byte, sockets []int) (adopted, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &echo{of: e, c: c.(*net.TCPConn), n: n, buffer: make([]byte, 4096)}, nil
+	return &echo{of: e, c: c.(streamConn), n: n, buffer: make([]byte, 4096)}, nil
 }
 
 func (one *echo) Begin() { one.of.own(one) }

@@ -156,7 +156,7 @@ func (f frame) read(body any) error {
 func (o *offerBody) check(files int, size int64) error {
 	sockets, bytes := 1, int64(0)
 	for _, c := range o.Conns {
-		if c.Size < 0 || c.Sockets < 0 || c.Sockets > files {
+		if c.Size < 0 || int64(c.Size) > size || c.Sockets < 0 || c.Sockets > files {
 			return fmt.Errorf("%w: an offer with %d bytes and %d sockets", errFrame, c.Size, c.Sockets)
 		}
 		sockets += c.Sockets

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -26,6 +27,7 @@ type said struct {
 	What      string `json:"what"`
 	Address   string `json:"address"`
 	State     string `json:"state"`
+	From      string `json:"from"`
 	Error     string `json:"error"`
 	Upgrading bool   `json:"upgrading"`
 	By        int    `json:"by"`
@@ -72,9 +74,16 @@ var quickly = []string{"CHILD_SETTLE=50ms", "CHILD_PROBATION=150ms", "CHILD_READ
 // startFamily starts a process that serves. All that it leaves behind is killed at the test's end.
 func startFamily(t *testing.T, env ...string) *family {
 	t.Helper()
-	f := &family{t: t, more: make(chan struct{}), gone: make(chan struct{}), stderr: new(lockedBuffer)}
-	f.first = exec.Command(os.Args[0])
-	f.first.Env = append(append(os.Environ(), childRole+"=echo"), append(quickly, env...)...)
+	f := startCommand(t, exec.Command(os.Args[0]), env...)
+	f.address = f.await("serving", 0).Address
+	return f
+}
+
+// startCommand starts a command that becomes such a process.
+func startCommand(t *testing.T, command *exec.Cmd, env ...string) *family {
+	t.Helper()
+	f := &family{t: t, first: command, more: make(chan struct{}), gone: make(chan struct{}), stderr: new(lockedBuffer)}
+	f.first.Env = slices.Concat(os.Environ(), []string{childRole + "=echo"}, quickly, env)
 	f.first.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, in, err := os.Pipe() // not exec's: Wait would wait for the successors
 	if err != nil {
@@ -106,7 +115,6 @@ func startFamily(t *testing.T, env ...string) *family {
 			t.Logf("errors:\n%s", f.stderr)
 		}
 	})
-	f.address = f.await("serving", 0).Address
 	return f
 }
 
@@ -186,7 +194,11 @@ func (f *family) signal(sig syscall.Signal) {
 
 // whoAnswers connects, and returns the number of the process that greets.
 func (f *family) whoAnswers(limit time.Duration) (pid int, err error) {
-	c, err := net.DialTimeout("tcp", f.address, limit)
+	network := "tcp"
+	if strings.HasPrefix(f.address, "/") {
+		network = "unix"
+	}
+	c, err := net.DialTimeout(network, f.address, limit)
 	if err != nil {
 		return 0, err
 	}

@@ -2,16 +2,17 @@ package handover
 
 import (
 	"fmt"
-	"net"
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 const (
-	firstSystemdFile = 3    // SD_LISTEN_FDS_START
+	firstSystemdFile = 3 // SD_LISTEN_FDS_START
+	notifyLimit      = time.Second
 	maxSystemdFiles  = 4096 // systemd itself stops at its FileDescriptorStoreMax and its sockets' number
 )
 
@@ -24,13 +25,17 @@ func notify(lines []string, rights []byte) error {
 	if address == "" {
 		return nil
 	}
-	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: address, Net: "unixgram"}) // net knows @ for abstract ones too
+	// Not by net, which sends no descriptors by a datagram socket that is connected.
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("notify systemd: %w", err)
+		return fmt.Errorf("notify systemd: %w", os.NewSyscallError("socket", err))
 	}
-	defer c.Close()
-	if _, _, err := c.WriteMsgUnix([]byte(strings.Join(lines, "\n")), rights, nil); err != nil {
-		return fmt.Errorf("notify systemd: %w", err)
+	defer unix.Close(fd)
+	patience := unix.NsecToTimeval(notifyLimit.Nanoseconds())
+	_ = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &patience)
+	err = unix.Sendmsg(fd, []byte(strings.Join(lines, "\n")), rights, &unix.SockaddrUnix{Name: address}, 0) // it knows @ for abstract ones
+	if err != nil {
+		return fmt.Errorf("notify systemd: %w", os.NewSyscallError("sendmsg", err))
 	}
 	return nil
 }
