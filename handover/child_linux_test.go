@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"os/signal"
@@ -40,9 +41,7 @@ func TestMain(m *testing.M) {
 // tell is how a child speaks to the test: a line of JSON on standard output, which a successor has too.
 func tell(what string, more map[string]any) {
 	line := map[string]any{"pid": os.Getpid(), "what": what}
-	for k, v := range more {
-		line[k] = v
-	}
+	maps.Copy(line, more)
 	text, _ := json.Marshal(line)
 	_, _ = os.Stdout.Write(append(text, '\n'))
 }
@@ -66,7 +65,7 @@ func echoMain() int {
 			fmt.Fprintln(os.Stderr, last)
 			return 2
 		}
-		time.Sleep(durationOf("CHILD_SLOW"))
+		<-time.After(durationOf("CHILD_SLOW"))
 	}
 	p.PIDFile = os.Getenv("CHILD_PIDFILE")
 	address := os.Getenv("CHILD_LISTEN")
@@ -174,7 +173,7 @@ func (e *echoes) serve(l net.Listener) {
 			return
 		}
 		if err != nil {
-			time.Sleep(5 * time.Millisecond) // out of files
+			<-time.After(5 * time.Millisecond) // out of files
 			continue
 		}
 		fmt.Fprintln(c, os.Getpid())

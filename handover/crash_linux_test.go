@@ -77,7 +77,7 @@ func (c cell) test(t *testing.T) {
 	if c.pause > 0 {
 		go f.continueAfter(c.pause)
 	}
-	f.awaitOutcome(t, c)
+	f.awaitOutcome(t)
 	owner := f.awaitOneOwner(t)
 	if slowest := clients.stop(); slowest > time.Second {
 		t.Errorf("a client waited for %v", slowest)
@@ -125,23 +125,19 @@ func (c cell) mayLose(hasFailed bool) bool {
 
 // continueAfter continues whoever is stopped, some time after somebody is.
 func (f *family) continueAfter(pause time.Duration) {
-	time.Sleep(pause + 500*time.Millisecond) // the step comes about half a second after the signal
+	<-time.After(pause + 500*time.Millisecond) // the step comes about half a second after the signal
 	_ = syscall.Kill(-f.pid(), syscall.SIGCONT)
 }
 
 // awaitOutcome waits until the old process is dead or has said what has become of the upgrade.
-func (f *family) awaitOutcome(t *testing.T, c cell) {
+func (f *family) awaitOutcome(t *testing.T) {
 	t.Helper()
-	deadline := time.Now().Add(15 * time.Second)
-	for time.Now().Before(deadline) {
-		if !alive(f.pid()) {
-			return
-		}
-		if _, ok := f.awaitAny(20*time.Millisecond, func(l said) bool { return l.What == "failed" || l.What == "replaced" }); ok {
-			return
-		}
+	if !waitUntil(15*time.Second, func() bool {
+		_, told := f.awaitAny(0, func(l said) bool { return l.What == "failed" || l.What == "replaced" })
+		return told || !alive(f.pid())
+	}) {
+		t.Fatalf("nothing has come of the upgrade; told:\n%s", f.told())
 	}
-	t.Fatalf("nothing has come of the upgrade; told:\n%s", f.told())
 }
 
 // awaitOneOwner waits until a good many newcomers in a row are served by the same process.
@@ -149,20 +145,18 @@ func (f *family) awaitOneOwner(t *testing.T) (pid int) {
 	t.Helper()
 	same := 0
 	var last error
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); {
+	if !waitUntil(5*time.Second, func() bool {
 		who, err := f.whoAnswers(time.Second)
 		if err != nil || who != pid {
-			pid, same, last = who, 0, err
-			time.Sleep(5 * time.Millisecond)
-			continue
+			same = 0
 		}
-		if same++; same == 30 {
-			return pid
-		}
-		time.Sleep(2 * time.Millisecond)
+		pid, last = who, err
+		same++
+		return same == 30
+	}) {
+		t.Fatalf("there is no one owner: last %d (%v)", pid, last)
 	}
-	t.Fatalf("there is no one owner: last %d (%v)", pid, last)
-	return 0
+	return pid
 }
 
 // clients come all the time, one after the other, and come again if they are turned away.
@@ -184,15 +178,10 @@ func startClients(f *family) *clients {
 func (c *clients) come(f *family) {
 	for {
 		began := time.Now()
-		for {
-			if _, err := f.whoAnswers(5 * time.Second); err == nil {
-				break
-			}
-			if time.Since(began) > 5*time.Second {
-				break
-			}
-			time.Sleep(5 * time.Millisecond)
-		}
+		waitUntil(5*time.Second, func() bool {
+			_, err := f.whoAnswers(5 * time.Second)
+			return err == nil
+		})
 		c.mu.Lock()
 		c.slowest = max(c.slowest, time.Since(began))
 		c.mu.Unlock()

@@ -254,7 +254,7 @@ func (s *stream) write(from *rand.PCG) {
 		if _, err := s.c.Write(chunk); err != nil {
 			return
 		}
-		time.Sleep(time.Millisecond) // so that several fit onto a machine
+		<-time.After(time.Millisecond) // so that several fit onto a machine
 	}
 }
 
@@ -275,18 +275,26 @@ func (s *stream) check(in io.Reader, from *rand.PCG) {
 	}
 }
 
-// flows waits until some more has come back.
+// flows waits until some more has come back, and reports whether it has.
 func (s *stream) flows(limit time.Duration) bool {
 	before := s.n.Load()
-	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if s.n.Load() > before {
-			return true
-		}
-		if s.lost.Load() {
+	waitUntil(limit, func() bool { return s.n.Load() > before || s.lost.Load() })
+	return s.n.Load() > before
+}
+
+// waitUntil looks again and again, as what it waits for happens in another process, and reports whether it has.
+func waitUntil(limit time.Duration, happened func() bool) bool {
+	deadline := time.After(limit)
+	again := time.NewTicker(5 * time.Millisecond)
+	defer again.Stop()
+	for !happened() {
+		select {
+		case <-deadline:
 			return false
+		case <-again.C:
 		}
 	}
-	return false
+	return true
 }
 
 func (s *stream) stop() {

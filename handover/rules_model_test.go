@@ -2,6 +2,7 @@ package handover
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -151,11 +152,8 @@ func (m *model) story(n int32) string {
 	for ; n > 0; n = m.from[n].before {
 		lines = append(lines, "\n  "+m.from[n].by)
 	}
-	var s strings.Builder
-	for i := len(lines) - 1; i >= 0; i-- {
-		s.WriteString(lines[i])
-	}
-	return s.String()
+	slices.Reverse(lines)
+	return strings.Join(lines, "")
 }
 
 // steps passes on all that can happen next.
@@ -257,13 +255,14 @@ func (m *model) oldSteps(w world, next func(string, world, string)) {
 		}
 		return
 	}
-	if !w.toOld.empty() {
+	switch {
+	case !w.toOld.empty():
 		w2 := w
 		it := w2.toOld.pop()
 		m.oldLearns(w2, eventKind(it.kind), it.batch, "old hears", next)
-	} else if w.newLife == dead {
+	case w.newLife == dead:
 		m.oldLearns(w, heirGone, 0, "old: new is dead", next)
-	} else if w.old.step >= settles && w.old.step <= moves {
+	case w.old.step >= settles && w.old.step <= moves:
 		m.oldLearns(w, silence, 0, "old: new is silent", next)
 	}
 	if w.old.step != moves || !w.old.open.empty() {

@@ -163,11 +163,10 @@ func TestSocketActivatedProcessCanBeReplaced(t *testing.T) {
 		"--setenv=CHILD_SETTLE", "--setenv=CHILD_PROBATION", os.Args[0])
 	f := startCommand(t, command, "CHILD_LISTEN=unix:"+path)
 	f.address = path
-	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-		if _, err := os.Stat(path); err == nil {
-			break
-		}
-	}
+	waitUntil(5*time.Second, func() bool {
+		_, err := os.Stat(path)
+		return err == nil
+	})
 	first, err := f.whoAnswers(10 * time.Second)
 	if err != nil || first != f.pid() {
 		t.Fatalf("%d answers (%v), not %d", first, err, f.pid())
@@ -298,8 +297,7 @@ func TestPIDFileIsOfWhoServes(t *testing.T) {
 	if err := syscall.Kill(next.PID, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(5 * time.Second); alive(next.PID) && time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-	}
+	waitUntil(5*time.Second, func() bool { return !alive(next.PID) })
 	if _, err := os.Stat(path); !os.IsNotExist(err) {
 		t.Errorf("it is left behind: %v", err)
 	}
