@@ -28,13 +28,8 @@ func TestMain(m *testing.M) {
 		os.Exit(m.Run())
 	case "echo":
 		os.Exit(echoMain())
-	default:
-		main, ok := children[role]
-		if !ok {
-			fmt.Fprintln(os.Stderr, "there is no child", role)
-			os.Exit(2)
-		}
-		os.Exit(main())
+	case "server":
+		os.Exit(serverMain())
 	}
 }
 

@@ -63,9 +63,10 @@ type listenersBody struct {
 	Names []string `json:"names"`
 }
 
-// A stateBody tells how the file that comes with it is divided.
+// A stateBody tells how the file that comes with it is divided, and which id the last connection had.
 type stateBody struct {
-	Parts []part `json:"parts"`
+	Parts  []part `json:"parts"`
+	LastID uint64 `json:"last_id,omitempty"`
 }
 
 // A part is a piece of a file.

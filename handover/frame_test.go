@@ -38,7 +38,7 @@ func TestFramesOfAnotherKindAreRefused(t *testing.T) {
 func FuzzFrame(f *testing.F) {
 	f.Add([]byte("\x01\x05\x00\x00\x00\x00\x00\x00"), int64(0))
 	f.Add(newFrame(frameOffer, offerBody{Batch: 1, Server: "echo", Conns: []offer{{3, 2}, {4, 1}}}).appendTo(nil), int64(7))
-	f.Add(newFrame(frameState, stateBody{[]part{{"a", 3}, {"b", 0}}}).appendTo(nil), int64(3))
+	f.Add(newFrame(frameState, stateBody{Parts: []part{{"a", 3}, {"b", 0}}, LastID: 7}).appendTo(nil), int64(3))
 	f.Add(newFrame(frameTaken, takenBody{1, []int{0, 2}, "why"}).appendTo(nil), int64(0))
 	f.Fuzz(func(t *testing.T, message []byte, size int64) {
 		got, err := parseFrame(message)

@@ -23,21 +23,20 @@ import (
 
 // A said line is what a child has told.
 type said struct {
-	PID       int    `json:"pid"`
-	What      string `json:"what"`
-	Address   string `json:"address"`
-	State     string `json:"state"`
-	From      string `json:"from"`
-	Error     string `json:"error"`
-	Upgrading bool   `json:"upgrading"`
-	By        int    `json:"by"`
-	Moved     int    `json:"moved"`
-	Adopted   int    `json:"adopted"`
-	MS        int    `json:"ms"`
+	PID       int               `json:"pid"`
+	What      string            `json:"what"`
+	Address   string            `json:"address"`
+	Addresses map[string]string `json:"addresses"`
+	Stayed    int               `json:"stayed"`
+	State     string            `json:"state"`
+	From      string            `json:"from"`
+	Error     string            `json:"error"`
+	Upgrading bool              `json:"upgrading"`
+	By        int               `json:"by"`
+	Moved     int               `json:"moved"`
+	Adopted   int               `json:"adopted"`
+	MS        int               `json:"ms"`
 }
-
-// children are more of the test binary's roles.
-var children = map[string]func() int{}
 
 // A family is a process, and those that replace it.
 type family struct {
@@ -74,10 +73,12 @@ var quickly = []string{"CHILD_SETTLE=50ms", "CHILD_PROBATION=150ms", "CHILD_READ
 // startFamily starts a process that serves. All that it leaves behind is killed at the test's end.
 func startFamily(t *testing.T, env ...string) *family {
 	t.Helper()
-	f := startCommand(t, exec.Command(os.Args[0]), env...)
+	f := startCommand(t, childCommand(), env...)
 	f.address = f.await("serving", 0).Address
 	return f
 }
+
+func childCommand() *exec.Cmd { return exec.Command(os.Args[0]) }
 
 // startCommand starts a command that becomes such a process.
 func startCommand(t *testing.T, command *exec.Cmd, env ...string) *family {
@@ -221,20 +222,33 @@ type stream struct {
 	done chan struct{}
 }
 
-// startStream connects. Its bytes come from the seed, and what comes back is compared with them.
+// startStream connects to who greets with the number of the process.
 func startStream(t *testing.T, address string, seed uint64) *stream {
 	t.Helper()
 	c, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &stream{c: c, done: make(chan struct{})}
 	in := bufio.NewReader(c)
 	line, err := in.ReadString('\n')
 	if err != nil {
 		t.Fatal(err)
 	}
+	s := flow(t, c, in, seed)
 	s.born, _ = strconv.Atoi(strings.TrimSpace(line))
+	return s
+}
+
+// newStream connects to who does not.
+func newStream(t *testing.T, path string, seed uint64) *stream {
+	t.Helper()
+	c := dialUnix(t, path)
+	return flow(t, c, c, seed)
+}
+
+// flow begins. The bytes come from the seed, and what comes back is compared with them.
+func flow(t *testing.T, c net.Conn, in io.Reader, seed uint64) *stream {
+	s := &stream{c: c, done: make(chan struct{})}
 	go s.write(rand.NewPCG(seed, 1))
 	go s.check(in, rand.NewPCG(seed, 1))
 	t.Cleanup(s.stop)

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/levee-net/levee"
 )
 
 const (
@@ -17,6 +19,8 @@ const (
 	environment = "LEVEE_HANDOVER"
 
 	beginLimit = 10 * time.Second // for what the predecessor sends before it starts the process
+
+	idsToSpare = 1 << 20 // for connections that the predecessor has had since it said what its last was, if it says no more
 
 	beat      = 100 * time.Millisecond // how often the old process says something, and either looks whether the other has
 	deafAfter = 7                      // beats without a word. They are counted, so that who was stopped itself does not blame the other
@@ -33,6 +37,7 @@ type succession struct {
 	heir    heir
 	servers map[string]adoptFunc
 	fresh   map[string][]byte // state that came when it was to accept
+	lastID  uint64            // that a connection of the predecessor's may have
 	batch   *incoming         // that is being taken
 	trouble string            // why it cannot go on
 	parted  bool
@@ -116,7 +121,8 @@ func (p *Process) takeStart(r *received) (done bool, err error) {
 		}
 		r.fds = nil
 	case frameState:
-		p.state, err = r.state()
+		p.state, p.lastID, err = r.state()
+		p.lastID += idsToSpare
 	case frameStart:
 		return true, nil
 	default:
@@ -128,26 +134,26 @@ func (p *Process) takeStart(r *received) (done bool, err error) {
 }
 
 // state reads a state's frame.
-func (r *received) state() (map[string][]byte, error) {
+func (r *received) state() (state map[string][]byte, lastID uint64, err error) {
 	var body stateBody
 	if err := r.read(&body); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if len(r.fds) != 1 {
-		return nil, fmt.Errorf("%w: state in %d files", errFrame, len(r.fds))
+		return nil, 0, fmt.Errorf("%w: state in %d files", errFrame, len(r.fds))
 	}
 	content, err := readMemory(r.fds[0])
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if err := body.check(int64(len(content))); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	state := make(map[string][]byte, len(body.Parts))
+	state = make(map[string][]byte, len(body.Parts))
 	for _, part := range body.Parts {
 		state[part.Name], content = content[:part.Size:part.Size], content[part.Size:]
 	}
-	return state, nil
+	return state, body.LastID, nil
 }
 
 // awaitTurn says that the process could accept, and waits until it is to.
@@ -234,11 +240,11 @@ func (p *Process) understand(r *received) event {
 			_ = p.link.send(newFrame(framePong, nil)) // who does not get it has ended, or is full of others
 		}
 	case frameTake:
-		state, err := r.state()
+		state, lastID, err := r.state()
 		if err != nil {
 			return p.puzzled(err)
 		}
-		p.fresh = state
+		p.fresh, p.lastID = state, lastID
 		return event{kind: gotTake}
 	case frameOffer:
 		batch, err := r.offer()
@@ -283,10 +289,11 @@ func (p *Process) do(d deed) {
 		_ = p.link.send(newFrame(frameReady, nil)) // who does not get it has ended, here and below
 	case take:
 		p.mu.Lock()
-		if p.fresh != nil {
+		if len(p.fresh) > 0 {
 			p.state = p.fresh
 		}
 		p.mu.Unlock()
+		levee.SkipIDs(p.lastID)
 		close(p.turn)
 	case sendTook:
 		_ = p.link.send(newFrame(frameTook, nil))

@@ -166,10 +166,12 @@ func orDefault(d, zero, negative time.Duration) time.Duration {
 
 // packServers packs the connections of the plan's servers, in batches.
 func (plan *Plan) packServers(ctx context.Context, found func(server string, parcels []parcel) bool) {
+	done := make(map[*levee.Conn]bool)
 	for range packRounds {
 		for _, s := range plan.Servers {
-			for conns := range slices.Chunk(s.Conns(), batchConns) {
-				parcels := packSome(ctx, s, conns)
+			conns := slices.DeleteFunc(s.Conns(), func(c *levee.Conn) bool { return done[c] })
+			for some := range slices.Chunk(conns, batchConns) {
+				parcels := packSome(ctx, s, some, done)
 				if len(parcels) > 0 && !found(s.Name, parcels) || ctx.Err() != nil {
 					return
 				}
@@ -178,10 +180,12 @@ func (plan *Plan) packServers(ctx context.Context, found func(server string, par
 	}
 }
 
-func packSome(ctx context.Context, s *levee.Server, conns []*levee.Conn) (parcels []parcel) {
+// packSome packs a batch, and notes whom it has packed: those that are refused are not asked again.
+func packSome(ctx context.Context, s *levee.Server, conns []*levee.Conn, done map[*levee.Conn]bool) (parcels []parcel) {
 	ctx, cancel := context.WithTimeout(ctx, packLimit)
 	defer cancel()
 	for _, p := range s.Pack(ctx, conns...) {
+		done[p.Conn()] = true
 		parcels = append(parcels, p)
 	}
 	return parcels

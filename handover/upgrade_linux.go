@@ -50,12 +50,13 @@ type handing struct {
 
 	open    map[uint64]*outgoing // on their way
 	offered uint64               // batches, so far
-	timer   *time.Timer          // of the step
-	greeted bool                 // the new process has said something
-	deaf    int                  // beats since it has
-	eof     bool                 // it can say no more
-	reason  error                // why it is ended
-	failed  step                 // in which step that came, or its end by itself
+	moved   map[*levee.Conn]bool
+	timer   *time.Timer // of the step
+	greeted bool        // the new process has said something
+	deaf    int         // beats since it has
+	eof     bool        // it can say no more
+	reason  error       // why it is ended
+	failed  step        // in which step that came, or its end by itself
 	over    bool
 
 	began, ready, moving time.Time
@@ -75,7 +76,7 @@ type outgoing struct {
 func (p *Process) upgrade(ctx context.Context, plan *Plan) (_ *Outcome, err error) {
 	h := &handing{
 		process: p, plan: plan, began: time.Now(),
-		open: make(map[uint64]*outgoing), stop: make(chan struct{}), exited: make(chan struct{}),
+		open: make(map[uint64]*outgoing), moved: make(map[*levee.Conn]bool), stop: make(chan struct{}), exited: make(chan struct{}),
 	}
 	h.packing, h.enough = context.WithCancel(ctx)
 	defer h.enough()
@@ -90,7 +91,7 @@ func (p *Process) upgrade(ctx context.Context, plan *Plan) (_ *Outcome, err erro
 		return nil, h.verdict()
 	}
 	h.outcome.PID = h.command.Process.Pid
-	h.outcome.Stayed = h.count()
+	h.outcome.Stayed = h.stayed()
 	h.outcome.Ready = h.ready.Sub(h.began)
 	h.outcome.Moving = time.Since(h.moving)
 	h.outcome.Total = time.Since(h.began)
@@ -103,10 +104,14 @@ func (h *handing) progress(step string) {
 	}
 }
 
-// count returns how many connections the servers have.
-func (h *handing) count() (n int) {
+// stayed returns how many connections the servers have that have not moved: one that a goroutine serves leaves a moment after it has.
+func (h *handing) stayed() (n int) {
 	for _, s := range h.plan.Servers {
-		n += len(s.Conns())
+		for _, c := range s.Conns() {
+			if !h.moved[c] {
+				n++
+			}
+		}
 	}
 	return n
 }
@@ -215,13 +220,13 @@ func descriptor(of any) (fd int) {
 	return fd
 }
 
-// sendState sends state that a plan's function returns, in a file in memory. Of no function it sends that there is none.
+// sendState sends state that a plan's function returns, in a file in memory. No function is as one that has nothing to tell.
 func (h *handing) sendState(kind frameKind, get func() map[string][]byte) error {
 	var state map[string][]byte
 	if get != nil {
 		state = get()
 	}
-	var body stateBody
+	body := stateBody{LastID: levee.LastID()}
 	var pieces [][]byte
 	size := 0
 	for _, name := range slices.Sorted(maps.Keys(state)) {
@@ -553,6 +558,9 @@ func (h *handing) release(b *outgoing) {
 		}
 		p.Moved()
 		h.outcome.Moved++
+		if has, ok := p.(*levee.Parcel); ok {
+			h.moved[has.Conn()] = true
+		}
 	}
 }
 

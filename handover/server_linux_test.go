@@ -1,0 +1,217 @@
+package handover
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/levee-net/levee"
+)
+
+// echoSteps returns what it is sent.
+type echoSteps struct{ levee.Stateless }
+
+func (e echoSteps) ServeTCP(_ context.Context, c *levee.Conn) error { return levee.ServeSteps(c, e) }
+
+func (echoSteps) Step(_ *levee.Conn, in []byte, _ int, _ []byte) (int, []byte, error) {
+	return len(in), in, nil
+}
+
+// A joiner joins every connection to one upstream.
+type joiner struct{ to string }
+
+func (j joiner) ServeTCP(ctx context.Context, c *levee.Conn) error {
+	return levee.ServeJoined(ctx, c, j)
+}
+
+func (j joiner) Join(ctx context.Context, _ *levee.Conn) (levee.Upstream, error) {
+	var dialer net.Dialer
+	c, err := dialer.DialContext(ctx, "tcp", j.to)
+	return levee.Upstream{Conn: c}, err
+}
+
+func (j joiner) Rejoin(*levee.Conn) (func(levee.UpstreamEnd), error) { return nil, nil }
+
+// count answers each line with how many there were, in sequential code.
+func count(_ context.Context, c *levee.Conn) error {
+	n, _ := strconv.Atoi(string(c.Saved()))
+	c.MovesWith(func() ([]byte, error) { return strconv.AppendInt(nil, int64(n), 10), nil })
+	in := make([]byte, 100)
+	for c.Next() {
+		if _, err := c.Read(in); err != nil {
+			return err
+		}
+		n++
+		if _, err := fmt.Fprintln(c, n, os.Getpid()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func who(_ context.Context, c *levee.Conn) error {
+	_, err := fmt.Fprintln(c, os.Getpid())
+	return err
+}
+
+// serverMain serves with levee's own servers.
+func serverMain() int {
+	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	upgrade := make(chan os.Signal, 1)
+	signal.Notify(upgrade, syscall.SIGUSR2)
+	p, err := Begin()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "begin:", err)
+		return 2
+	}
+	plan := &Plan{Settle: durationOf("CHILD_SETTLE"), Probation: durationOf("CHILD_PROBATION")}
+	addresses := make(map[string]string)
+	var listeners []net.Listener
+	for name, handler := range map[string]levee.Handler{
+		"echo": echoSteps{}, "pair": joiner{os.Getenv("CHILD_UPSTREAM")}, "count": levee.HandlerFunc(count), "who": levee.HandlerFunc(who),
+	} {
+		address := "unix:" + os.Getenv("CHILD_FOLDER") + "/" + name
+		l, err := p.Listen(ctx, address)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "listen:", err)
+			return 3
+		}
+		addresses[name] = l.Addr().String()
+		listeners = append(listeners, l)
+		plan.Sockets = append(plan.Sockets, Socket{address, l})
+		plan.Servers = append(plan.Servers, &levee.Server{Name: name, Handler: handler})
+	}
+	if err := p.Ready(ctx, plan.Servers...); err != nil {
+		fmt.Fprintln(os.Stderr, "ready:", err)
+		return 4
+	}
+	for i, s := range plan.Servers {
+		go func() { _ = s.Serve(context.Background(), listeners[i]) }()
+	}
+	plan.StopAccepting = func() {
+		for i, s := range plan.Servers {
+			s.HandOver(listeners[i])
+		}
+	}
+	tell("serving", map[string]any{"addresses": addresses})
+	<-p.Done()
+	tell("alone", map[string]any{"adopted": p.Adopted()})
+	select {
+	case <-ctx.Done():
+		return 0
+	case <-upgrade:
+	}
+	outcome, err := p.Upgrade(ctx, plan)
+	if err != nil {
+		tell("failed", map[string]any{"error": err.Error()})
+		return 6
+	}
+	tell("replaced", map[string]any{"by": outcome.PID, "moved": outcome.Moved, "stayed": outcome.Stayed, "ms": outcome.Moving.Milliseconds()})
+	return 0 // who has stayed is cut
+}
+
+// startUpstream echoes in the test's own process.
+func startUpstream(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_, _ = io.Copy(c, c)
+				_ = c.Close()
+			}()
+		}
+	}()
+	return l.Addr().String()
+}
+
+func TestServersConnectionsMoveByteExact(t *testing.T) {
+	const busy, idle = 20, 300
+	f := startCommand(t, childCommand(), childRole+"=server", "CHILD_FOLDER="+t.TempDir(), "CHILD_UPSTREAM="+startUpstream(t))
+	first := f.await("serving", 0)
+	var streams []*stream
+	for i := range busy {
+		streams = append(streams, newStream(t, first.Addresses["echo"], uint64(i)), newStream(t, first.Addresses["pair"], uint64(i)))
+	}
+	var quiet []net.Conn
+	for range idle {
+		quiet = append(quiet, dialUnix(t, first.Addresses["pair"]))
+	}
+	lines := dialUnix(t, first.Addresses["count"])
+	answers := bufio.NewReader(lines)
+	count := func(want int) (pid int) {
+		t.Helper()
+		_, _ = io.WriteString(lines, "line\n")
+		var n int
+		if _, err := fmt.Fscanln(answers, &n, &pid); err != nil || n != want {
+			t.Errorf("line %d is counted as %d: %v", want, n, err)
+		}
+		return pid
+	}
+	if pid := count(1); pid != f.pid() {
+		t.Errorf("counted by %d", pid)
+	}
+	for i, c := range quiet { // all of them are joined
+		talk(t, c, i)
+	}
+	f.signal(syscall.SIGUSR2)
+	replaced := f.await("replaced", f.pid())
+	if want := 2*busy + idle + 1; replaced.Moved != want || replaced.Stayed != 0 {
+		t.Errorf("%d connections have moved and %d stayed, of %d", replaced.Moved, replaced.Stayed, want)
+	}
+	t.Logf("%d connections moved in %d ms", replaced.Moved, replaced.MS)
+	<-f.gone
+	for i, s := range streams {
+		if !s.flows(2*time.Second) || s.bad.Load() != nil {
+			t.Errorf("stream %d: lost %v, %v", i, s.lost.Load(), s.bad.Load())
+		}
+	}
+	for i, c := range quiet {
+		talk(t, c, i)
+	}
+	if pid := count(2); pid != replaced.By {
+		t.Errorf("counted by %d, not by %d", pid, replaced.By)
+	}
+}
+
+func dialUnix(t *testing.T, path string) net.Conn {
+	t.Helper()
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// talk sends something, and expects it back.
+func talk(t *testing.T, c net.Conn, i int) {
+	t.Helper()
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	sent := fmt.Sprintln("hello from", i)
+	_, _ = io.WriteString(c, sent)
+	got := make([]byte, len(sent))
+	if _, err := io.ReadFull(c, got); err != nil || string(got) != sent {
+		t.Errorf("connection %d got %q (%v)", i, strings.TrimSpace(string(got)), err)
+	}
+}
