@@ -30,6 +30,8 @@ func TestMain(m *testing.M) {
 		os.Exit(echoMain())
 	case "server":
 		os.Exit(serverMain())
+	case "page":
+		os.Exit(pageMain())
 	}
 }
 

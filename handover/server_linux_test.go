@@ -122,6 +122,54 @@ func serverMain() int {
 	return 0 // who has stayed is cut
 }
 
+// pageMain is the page that makes a server replaceable.
+func pageMain() int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	upgrade := make(chan os.Signal, 1)
+	signal.Notify(upgrade, syscall.SIGUSR2)
+	p, err := Begin()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "begin:", err)
+		return 2
+	}
+	s := &levee.Server{Name: "echo", Handler: echoSteps{}}
+	go func() {
+		if waitUntil(10*time.Second, func() bool { return s.Stats().Accepted > 0 || p.Adopted() > 0 }) {
+			tell("serving", nil)
+		}
+	}()
+	if err := p.ListenAndServe(ctx, upgrade, s, "unix:"+os.Getenv("CHILD_FOLDER")+"/echo"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	tell("left", nil)
+	return 0
+}
+
+func TestServerOfAPageIsReplaced(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	f := startCommand(t, childCommand(), childRole+"=page", "CHILD_FOLDER="+folder)
+	path := folder + "/echo"
+	waitUntil(5*time.Second, func() bool { _, err := os.Stat(path); return err == nil })
+	s := newStream(t, path, 1)
+	f.await("serving", f.pid())
+	f.signal(syscall.SIGUSR2)
+	f.await("left", f.pid())
+	<-f.gone
+	next := f.successor()
+	if !s.flows(time.Second) || s.bad.Load() != nil {
+		t.Errorf("the stream: lost %v, %v", s.lost.Load(), s.bad.Load())
+	}
+	talk(t, dialUnix(t, path), 1)
+	if err := syscall.Kill(next.PID, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	s.stop()
+	f.await("left", next.PID)
+}
+
 // startUpstream echoes in the test's own process.
 func startUpstream(t *testing.T) string {
 	t.Helper()
