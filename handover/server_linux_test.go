@@ -78,7 +78,6 @@ func serverMain() int {
 	}
 	plan := &Plan{Settle: durationOf("CHILD_SETTLE"), Probation: durationOf("CHILD_PROBATION")}
 	addresses := make(map[string]string)
-	var listeners []net.Listener
 	for name, handler := range map[string]levee.Handler{
 		"echo": echoSteps{}, "pair": joiner{os.Getenv("CHILD_UPSTREAM")}, "count": levee.HandlerFunc(count), "who": levee.HandlerFunc(who),
 	} {
@@ -89,7 +88,6 @@ func serverMain() int {
 			return 3
 		}
 		addresses[name] = l.Addr().String()
-		listeners = append(listeners, l)
 		plan.Sockets = append(plan.Sockets, Socket{address, l})
 		plan.Servers = append(plan.Servers, &levee.Server{Name: name, Handler: handler})
 	}
@@ -97,29 +95,37 @@ func serverMain() int {
 		fmt.Fprintln(os.Stderr, "ready:", err)
 		return 4
 	}
-	for i, s := range plan.Servers {
-		go func() { _ = s.Serve(context.Background(), listeners[i]) }()
+	plan.AcceptAgain = func(sockets []Socket) {
+		plan.Sockets = sockets
+		for i, s := range plan.Servers {
+			go func() { _ = s.Serve(context.Background(), sockets[i].Listener) }()
+		}
 	}
 	plan.StopAccepting = func() {
 		for i, s := range plan.Servers {
-			s.HandOver(listeners[i])
+			s.HandOver(plan.Sockets[i].Listener)
 		}
 	}
-	tell("serving", map[string]any{"addresses": addresses})
+	plan.AcceptAgain(plan.Sockets)
+	tell("serving", map[string]any{"address": addresses["who"], "addresses": addresses})
 	<-p.Done()
 	tell("alone", map[string]any{"adopted": p.Adopted()})
-	select {
-	case <-ctx.Done():
-		return 0
-	case <-upgrade:
+	for {
+		select {
+		case <-ctx.Done():
+			return 0
+		case <-upgrade:
+		}
+		outcome, err := p.Upgrade(ctx, plan)
+		if err != nil {
+			tell("failed", map[string]any{"error": err.Error()})
+			continue
+		}
+		tell("replaced", map[string]any{"by": outcome.PID, "moved": outcome.Moved, "stayed": outcome.Stayed, "ms": outcome.Moving.Milliseconds()})
+		if os.Getenv("CHILD_STAYS") == "" {
+			return 0 // who has stayed is cut
+		}
 	}
-	outcome, err := p.Upgrade(ctx, plan)
-	if err != nil {
-		tell("failed", map[string]any{"error": err.Error()})
-		return 6
-	}
-	tell("replaced", map[string]any{"by": outcome.PID, "moved": outcome.Moved, "stayed": outcome.Stayed, "ms": outcome.Moving.Milliseconds()})
-	return 0 // who has stayed is cut
 }
 
 // pageMain is the page that makes a server replaceable.

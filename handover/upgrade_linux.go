@@ -291,19 +291,23 @@ func (h *handing) run(ctx context.Context) {
 		}
 		select {
 		case r := <-frames:
-			h.deaf = 0
-			h.learn(h.understand(&r))
-			r.drop()
+			h.hear(&r)
 		case <-h.silenced():
 			h.learn(event{kind: heirGone})
 		case <-beats.C:
 			h.onBeat(frames)
 		case <-h.timer.C:
-			h.learn(h.late())
+			step := h.elder.step
+			if h.hearRest(frames); h.elder.step == step {
+				h.learn(h.late())
+			}
 		case b, ok := <-next:
 			h.learn(h.arrived(b, ok))
 		case <-off:
 			off = nil
+			if h.elder.step == moves { // as the packer knows, who has this context too
+				continue
+			}
 			h.learn(h.because(calledOff, context.Cause(ctx)))
 		}
 	}
@@ -327,20 +331,42 @@ func (h *handing) onBeat(frames <-chan received) {
 	default:
 		return
 	}
-	if h.deaf++; h.deaf > deafAfter {
-		select {
-		case r := <-frames: // it was this process that was late
-			h.deaf = 0
-			h.learn(h.understand(&r))
-			r.drop()
-		case <-time.After(beat / 10):
-			h.learn(h.because(silence, fmt.Errorf("it has not answered for %v", deafAfter*beat)))
-		}
+	h.deaf++
+	if h.deaf <= deafAfter && !h.isBatchLate() {
 		return
 	}
+	switch h.hearRest(frames); {
+	case h.elder.step == ends:
+	case h.deaf > deafAfter:
+		h.learn(h.because(silence, fmt.Errorf("it has not answered for %v", deafAfter*beat)))
+	case h.isBatchLate():
+		h.learn(h.late())
+	}
+}
+
+func (h *handing) isBatchLate() bool {
 	for _, b := range h.open {
 		if time.Since(b.since) > batchLimit {
-			h.learn(h.late())
+			return true
+		}
+	}
+	return false
+}
+
+// hear learns of a frame.
+func (h *handing) hear(r *received) {
+	h.deaf = 0
+	h.learn(h.understand(r))
+	r.drop()
+}
+
+// hearRest learns of what the new process has said so far: if it seems to be late, it may be this one that is.
+func (h *handing) hearRest(frames <-chan received) {
+	for range 1000 { // who says so much is not well either
+		select {
+		case r := <-frames:
+			h.hear(&r)
+		case <-time.After(beat / 10):
 			return
 		}
 	}
