@@ -3,6 +3,7 @@ package handover
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -212,6 +213,8 @@ func (f *family) whoAnswers(limit time.Duration) (pid int, err error) {
 	return strconv.Atoi(strings.TrimSpace(line))
 }
 
+const streamChunk = 1504 // bytes, in words
+
 // A stream is a connection whose bytes are checked, without a pause.
 type stream struct {
 	c    net.Conn
@@ -255,26 +258,27 @@ func flow(t *testing.T, c net.Conn, in io.Reader, seed uint64) *stream {
 	return s
 }
 
+// fill fills whole words of 8 bytes.
 func fill(b []byte, from *rand.PCG) {
-	for i := range b {
-		b[i] = byte(from.Uint64())
+	for ; len(b) >= 8; b = b[8:] {
+		binary.LittleEndian.PutUint64(b, from.Uint64())
 	}
 }
 
 func (s *stream) write(from *rand.PCG) {
-	chunk := make([]byte, 1500)
+	chunk := make([]byte, streamChunk)
 	for {
 		fill(chunk, from)
 		if _, err := s.c.Write(chunk); err != nil {
 			return
 		}
-		<-time.After(time.Millisecond) // so that several fit onto a machine
+		<-time.After(4 * time.Millisecond) // so that several fit onto a machine
 	}
 }
 
 func (s *stream) check(in io.Reader, from *rand.PCG) {
 	defer close(s.done)
-	got, want := make([]byte, 1500), make([]byte, 1500)
+	got, want := make([]byte, streamChunk), make([]byte, streamChunk)
 	for {
 		n, err := io.ReadFull(in, got)
 		fill(want, from)

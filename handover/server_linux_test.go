@@ -200,7 +200,7 @@ func startUpstream(t *testing.T) string {
 }
 
 func TestServersConnectionsMoveByteExact(t *testing.T) {
-	const busy, idle = 20, 300
+	const busy, idle = 8, 300
 	f := startCommand(t, childCommand(), childRole+"=server", "CHILD_FOLDER="+t.TempDir(), "CHILD_UPSTREAM="+startUpstream(t))
 	first := f.await("serving", 0)
 	var streams []*stream

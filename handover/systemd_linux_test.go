@@ -182,6 +182,17 @@ func TestSocketActivatedProcessCanBeReplaced(t *testing.T) {
 	}
 }
 
+func TestStoredSocketIsTakenOutByItsAddress(t *testing.T) {
+	m := startManager(t)
+	t.Setenv("NOTIFY_SOCKET", m.address)
+	if err := new(Process).Unstore("unix:/run/levee.sock"); err != nil {
+		t.Fatal(err)
+	}
+	if told := m.await(1); told[0] != "FDSTOREREMOVE=1\nFDNAME=unix|/run/levee.sock" {
+		t.Errorf("the store was told %q", told[0])
+	}
+}
+
 func TestSocketsForAnotherProcessAreNotTaken(t *testing.T) {
 	t.Setenv("LISTEN_PID", "1")
 	t.Setenv("LISTEN_FDS", "1")
