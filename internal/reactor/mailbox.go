@@ -19,6 +19,7 @@ const (
 	opJoin
 	opBack
 	opLeave
+	opHasten
 	opKill
 	opPause
 	opResume
@@ -177,6 +178,8 @@ func (l *loop) obey(m message) bool {
 		}
 		c.set(leaving | readable) // what has arrived is answered first
 		return l.pump(c)
+	case opHasten:
+		return l.hasten(c)
 	case opKill:
 		return l.kill(c)
 	case opPause:
@@ -204,11 +207,15 @@ func (l *loop) pause(c *Conn) {
 }
 
 func (l *loop) resume(c *Conn) bool {
-	if c.is(paused) {
-		c.clear(paused)
+	switch {
+	case !c.is(paused):
+	case c.peer != nil:
+		l.touch(c) // who has had the last word still has
+	default:
 		c.active = l.now
 		l.resumeMessage(c)
 	}
+	c.clear(paused)
 	if c.peer == nil {
 		return l.pump(c)
 	}

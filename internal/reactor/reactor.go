@@ -139,6 +139,11 @@ type Options struct {
 	// Conn.MayLast, once its pair has lasted some 15 seconds: for what costs system calls,
 	// and is of no use to one that lives shorter. It must be quick.
 	Lasting func(fd int)
+	// Quiet is for how long nothing must have moved on a pair that is asked to leave, if no more is known of it.
+	// Zero means QuietTime.
+	Quiet time.Duration
+	// Deliver is how long a reset that is passed on waits for the bytes before it to be taken. Zero means DeliverTime.
+	Deliver time.Duration
 }
 
 // FilesPerLoop is how many files each loop has open, beside its connections.
@@ -151,7 +156,9 @@ type Reactor struct {
 	budget time.Duration
 	epoch  time.Time
 
-	lasting func(fd int) // Options.Lasting
+	lasting func(fd int)  // Options.Lasting
+	quiet   time.Duration // Options.Quiet
+	deliver int64         // Options.Deliver
 
 	bells bells
 	watch watchdog
@@ -173,6 +180,7 @@ func New(o Options) (*Reactor, error) {
 		o.Lasting = func(int) {}
 	}
 	r := &Reactor{budget: o.Budget, epoch: time.Now(), lasting: o.Lasting}
+	r.setQuiet(o)
 	for range o.Loops {
 		l, err := newLoop(r)
 		if err != nil {

@@ -33,8 +33,6 @@ const (
 const (
 	relaySize   = 32 << 10                // one read, and the most that is held of a direction in memory, unless it is sealed
 	bulkLeast   = 16 << 10                // a splice that moves less was not worth a pipe
-	quietTime   = int64(5 * time.Second)  // without a byte, before a pair that is asked to leave does
-	deliverFor  = int64(5 * time.Second)  // how long a reset waits at most for bytes before it to be taken
 	lastingTime = int64(15 * time.Second) // until a pair counts as one that lasts
 )
 
@@ -44,7 +42,7 @@ const (
 // the caller's.
 //
 // The owner's End is told of the near connection, and is the only one of its methods
-// that is called, but for those of a Sealer. Both sockets are closed then.
+// that is called, but for those of a Sealer or an Overhearer. Both sockets are closed then.
 // Limits.WriteStall, Idle and HalfClosed hold for the pair; MaxMessage means nothing, and
 // Uneven is for both. Leave, Kill and the others are for the near connection, and go for
 // both.
@@ -56,6 +54,9 @@ func (r *Reactor) Join(near, far *Conn, nearFD, farFD int, first []byte, owner O
 	near.owner, near.peer, far.peer = owner, far, near
 	if _, ok := owner.(Sealer); ok {
 		near.set(sealed | unopened)
+	}
+	if _, ok := owner.(Overhearer); ok {
+		far.dear = overheard
 	}
 	err := l.join(near, first)
 	if err != nil {
@@ -200,7 +201,7 @@ func (l *loop) move(c, p *Conn) error {
 		return l.moveOpened(c, p)
 	case p.is(sealed):
 		return l.moveSealed(c, p)
-	case c.is(bulk):
+	case c.is(bulk) && !(c.isOverheard() && p.is(leaving)):
 		if ok, err := l.moveByPipe(c, p); ok {
 			return err
 		}
@@ -220,6 +221,7 @@ func (l *loop) move(c, p *Conn) error {
 	}
 	c.read.Add(int64(n))
 	l.spendIn(c, n)
+	l.overhear(c, buffer[:n])
 	l.sent(c)
 	if err := l.pass(p, buffer[:n]); err != nil {
 		l.failed(p, err)
@@ -254,6 +256,7 @@ func (l *loop) moveByPipe(c, p *Conn) (ok bool, err error) {
 	}
 	c.read.Add(int64(n))
 	l.spendIn(c, n)
+	l.overhear(c, nil)
 	l.sent(c)
 	moved, err := pipe.drain(int(p.fd))
 	p.written.Add(int64(moved))
@@ -456,7 +459,7 @@ func (l *loop) settlePair(near *Conn) bool {
 	}
 	switch far := near.peer; {
 	case !near.is(ended) || !far.is(ended) || near.owes() || far.owes():
-		return true
+		return l.leaveAtRest(near)
 	case far.is(endedFirst):
 		return l.endPair(near, FarEOF, nil)
 	}
@@ -468,7 +471,7 @@ func (l *loop) settlePair(near *Conn) bool {
 func (l *loop) passReset(c *Conn) bool {
 	near, p := c.near(), c.peer
 	waits := !p.is(broken) && sendQueue(int(p.fd)) > 0 && pendingError(int(p.fd)) == 0
-	if waits && l.now-lastSent(near) < deliverFor {
+	if waits && l.now-lastSent(near) < l.reactor.deliver {
 		l.wheel.put(near, l.now)
 		return true
 	}
@@ -569,33 +572,3 @@ func (l *loop) lookAtPair(near *Conn) bool {
 	l.watchPair(near)
 	return l.leaveInQuiet(near) && (near.is(gone) || l.settlePair(near))
 }
-
-// leaveInQuiet ends a pair that was asked to leave when it is at rest.
-func (l *loop) leaveInQuiet(near *Conn) bool {
-	if !near.is(leaving) || near.is(gone) {
-		return true
-	}
-	if at := l.restsAt(near); l.now < at {
-		l.wheel.put(near, at)
-		return true
-	}
-	return l.endPair(near, Left, nil)
-}
-
-// restsAt returns when a pair is at rest if nothing happens until then: nothing has moved
-// for a moment, and the far side has had the last word. As far as can be seen from
-// outside, nobody waits for an answer then.
-func (l *loop) restsAt(near *Conn) int64 {
-	at := lastSent(near) + quietTime
-	if near.is(paused) || near.awaitsAnswer() || near.busy() || near.peer.busy() {
-		at = max(at, l.now+quietTime)
-	}
-	return at
-}
-
-// awaitsAnswer reports whether the near one of a pair has sent something, and last.
-func (c *Conn) awaitsAnswer() bool { return c.active > c.peer.active && c.read.Load() > 0 }
-
-// busy reports whether bytes wait to be read, or for the peer to take them, be it here or
-// in the kernel.
-func (c *Conn) busy() bool { return c.owes() || sendQueue(int(c.fd)) > 0 || unread(int(c.fd)) > 0 }

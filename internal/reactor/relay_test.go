@@ -223,14 +223,14 @@ func TestAPausedPairMovesNothingAndLosesNothing(t *testing.T) {
 }
 
 func TestAPausedPairDoesNotLeave(t *testing.T) {
-	r := start(t, reactor.Options{})
+	r := start(t, reactor.Options{Quiet: brief})
 	j := join(t, r, reactor.Limits{}, "")
 	j.Pause()
 	j.Leave()
 	select {
 	case end := <-j.ended:
 		t.Fatalf("ended as %d", end.cause)
-	case <-time.After(1500 * time.Millisecond):
+	case <-time.After(3 * brief):
 	}
 	j.far.Write([]byte("still here"))
 	j.Resume()
@@ -238,9 +238,21 @@ func TestAPausedPairDoesNotLeave(t *testing.T) {
 	j.endsAs(t, reactor.Left)
 }
 
+func TestWhoHadTheLastWordBeforeAPauseStillHas(t *testing.T) {
+	r := start(t, reactor.Options{Quiet: brief})
+	j := join(t, r, reactor.Limits{}, "ask")
+	expect(t, j.far, "ask")
+	j.far.Write([]byte("answer"))
+	expect(t, j.near, "answer")
+	j.Pause()
+	j.Resume()
+	j.Leave()
+	j.endsAs(t, reactor.Left)
+}
+
 // An end in the middle of something must not look like one in good order.
 func TestAPairThatIsKilledIsResetUnlessItRests(t *testing.T) {
-	r := start(t, reactor.Options{})
+	r := start(t, reactor.Options{Quiet: brief})
 	ends := func(j *joint, near, far error) {
 		t.Helper()
 		j.Kill()
@@ -267,7 +279,7 @@ func TestAPairThatIsKilledIsResetUnlessItRests(t *testing.T) {
 	halfClosed.near.(*net.TCPConn).CloseWrite()
 	expectEnd(t, halfClosed.far, nil)
 	ends(halfClosed, syscall.ECONNRESET, nil) // the far one had all that there was
-	<-time.After(5500 * time.Millisecond)
+	<-time.After(2 * brief)
 	ends(waiting, syscall.ECONNRESET, syscall.ECONNRESET)
 	ends(resting, nil, nil)
 }
@@ -463,14 +475,14 @@ func TestAResetDoesNotWaitForWhoHasGone(t *testing.T) {
 }
 
 func TestAPairDoesNotLeaveBeforeItsLastBytesAreTaken(t *testing.T) {
-	r := start(t, reactor.Options{})
+	r := start(t, reactor.Options{Quiet: brief})
 	j, nearFD := joinOverNarrow(t, r, reactor.Limits{})
 	b := j.leaveInKernel(t, nearFD)
 	j.Leave()
 	select {
 	case end := <-j.ended:
 		t.Fatalf("ended as %d", end.cause)
-	case <-time.After(1500 * time.Millisecond):
+	case <-time.After(3 * brief):
 	}
 	expectEnd(t, j.near, b)
 	j.endsAs(t, reactor.Left)
@@ -478,11 +490,11 @@ func TestAPairDoesNotLeaveBeforeItsLastBytesAreTaken(t *testing.T) {
 
 // What has arrived when a pair is asked to leave may be in the same batch.
 func TestAPairDoesNotLeaveOverBytesThatHaveArrived(t *testing.T) {
-	r := start(t, reactor.Options{Loops: 1})
+	r := start(t, reactor.Options{Loops: 1, Quiet: brief})
 	j := join(t, r, reactor.Limits{}, "")
 	j.far.Write([]byte("welcome"))
 	expect(t, j.near, "welcome")
-	<-time.After(5500 * time.Millisecond) // longer than it has to be quiet
+	<-time.After(2 * brief) // longer than it has to be quiet
 	busy, more := make(chan struct{}), make(chan struct{})
 	j.Inspect(func(reactor.View) { close(busy); <-more })
 	<-busy
@@ -520,10 +532,10 @@ func TestSilenceBeginsWhenTheLastBytesWereTaken(t *testing.T) {
 
 // The kernel of who waits for a slow reader may hold bytes for long when the reset comes.
 func TestAResetAfterALongWaitStillComesBehindTheBytes(t *testing.T) {
-	r := start(t, reactor.Options{})
+	r := start(t, reactor.Options{Deliver: brief})
 	j := joinNarrowly(t, r, reactor.Limits{HalfClosed: time.Second, Idle: time.Second, WriteStall: time.Hour}, false)
 	b := j.fill(t)
-	<-time.After(5500 * time.Millisecond) // longer than a reset waits
+	<-time.After(2 * brief) // longer than a reset waits
 	control(t, j.far, func(fd int) {
 		eventually(t, "all is delivered", func() bool { return queued(t, fd) == 0 })
 	})

@@ -144,6 +144,7 @@ func (l *loop) moveSealed(c, p *Conn) error {
 		c.clear(readable)
 	}
 	c.read.Add(int64(n))
+	l.overhear(c, buffer[:n])
 	l.sent(c)
 	b, err := p.sealer().Seal(buffer[:n], l.needBench().out)
 	if err != nil {

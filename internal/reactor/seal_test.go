@@ -217,7 +217,7 @@ func TestRepliesThatNobodyReadsAreBounded(t *testing.T) {
 }
 
 func TestASealedConnectionThatLeavesInQuietIsToldOfTheEnd(t *testing.T) {
-	r := start(t, reactor.Options{})
+	r := start(t, reactor.Options{Quiet: brief})
 	j := joinSealed(t, r, reactor.Limits{}, "")
 	j.near.Write(flip([]byte("question")))
 	expect(t, j.far, "question")
@@ -226,7 +226,7 @@ func TestASealedConnectionThatLeavesInQuietIsToldOfTheEnd(t *testing.T) {
 	began := time.Now()
 	j.Leave()
 	expectEnd(t, j.near, []byte{ends})
-	if quiet := time.Since(began); quiet < 4*time.Second {
+	if quiet := time.Since(began); quiet < brief*4/5 {
 		t.Errorf("left after %v", quiet)
 	}
 	j.endsAs(t, reactor.Left)
