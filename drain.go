@@ -11,9 +11,14 @@ const lastWords = 100 * time.Millisecond
 
 // Shutdown stops accepting, serves the connections that already wait in the
 // accept queue, and asks every connection to leave: those that wait in
-// [Conn.Next] do at once, the others when they are done. It returns nil as soon
-// as the last has left. When ctx ends before that, the rest are cut and it
+// [Conn.Next] do at once, the others when they are done. If they are many it takes
+// [Server.DrainSpread] to ask them all, those first that have been silent for the longest time. It returns nil as soon
+// as the last has left. When ctx ends before that, the rest are cut, the oldest first, and it
 // returns a [*DrainError] with their number.
+//
+// Joined connections wait for a quiet moment to leave, see [Joiner]. In the last fifth of the
+// time until ctx's deadline, and 5 seconds at most, less of one will do, for the oldest
+// first: a tenth of the silence; and to one of which its [Upstream] knows that it is at rest, none.
 //
 // It may be called more than once, and from several goroutines: each call waits,
 // the first deadline to pass cuts.
@@ -22,32 +27,18 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.stopAccepting(draining)
 	s.resumeReads() // who is not read from does not leave
 	s.lobby.close()
-	s.askAllToLeave()
-	select {
-	case <-s.gone:
-		return s.verdict()
-	case <-ctx.Done():
-		return s.cutAll(DrainTimeout)
-	}
-}
-
-// askAllToLeave asks first and tells the Trace afterwards, on the side: a hook that
-// blocks delays neither the others nor the deadline.
-func (s *Server) askAllToLeave() {
-	var told []*Conn
-	for _, c := range s.Conns() {
-		if c.ask(Drained, nil) {
-			told = append(told, c)
+	e := s.exodus(ctx)
+	timer := time.NewTimer(e.goOn())
+	defer timer.Stop()
+	for {
+		select {
+		case <-s.gone:
+			return s.verdict()
+		case <-ctx.Done():
+			return s.cutAll(DrainTimeout)
+		case <-timer.C:
+			timer.Reset(e.goOn())
 		}
-	}
-	if len(told) > 0 {
-		go tellAllDraining(told) // ends with the last hook; each connection's Closed waits for its own
-	}
-}
-
-func tellAllDraining(conns []*Conn) {
-	for _, c := range conns {
-		c.tellDraining()
 	}
 }
 
@@ -61,7 +52,7 @@ func (s *Server) Close() error {
 func (s *Server) cutAll(reason CloseReason) error {
 	s.stopAccepting(closed)
 	s.lobby.close()
-	for _, c := range s.Conns() {
+	for _, c := range oldestFirst(s.Conns()) {
 		_ = c.cut(reason, nil)
 	}
 	timer := time.NewTimer(lastWords)
@@ -88,18 +79,41 @@ func (s *Server) awaitLoops() {
 // verdict says how the connections left: nil if Shutdown and Close had none to cut.
 func (s *Server) verdict() error {
 	s.awaitLoops()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	cut := int(s.left.closed[DrainTimeout] + s.left.closed[ServerClosed])
-	for _, c := range s.conns { // their handlers have not returned even so
-		if reason := c.Reason(); reason == DrainTimeout || reason == ServerClosed {
-			cut++
-		}
-	}
-	if cut > 0 {
+	if cut := s.DrainReport().Cut; cut > 0 {
 		return &DrainError{Cut: cut}
 	}
 	return nil
+}
+
+// A DrainReport says what has become of the connections that a server had when it began to drain, and of those that
+// came from its accept queues after that.
+type DrainReport struct {
+	Drained int // have left when they were asked to: their reason is drained
+	Gone    int // have ended for another reason, such as client_closed
+	Cut     int // have been cut, by the deadline or by Close
+	Open    int // are still there
+}
+
+// DrainReport tells how Shutdown, or Close, gets on, or has got on. It is zero before.
+func (s *Server) DrainReport() DrainReport {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state == serving {
+		return DrainReport{}
+	}
+	r := DrainReport{
+		Drained: int(s.left.closed[Drained] - s.before.closed[Drained]),
+		Cut:     int(s.left.closed[DrainTimeout] + s.left.closed[ServerClosed]),
+		Open:    len(s.conns),
+	}
+	r.Gone = int(s.left.total-s.before.total) - r.Drained - r.Cut
+	for _, c := range s.conns { // their handlers have not returned even so
+		if reason := c.Reason(); reason == DrainTimeout || reason == ServerClosed {
+			r.Cut++
+			r.Open--
+		}
+	}
+	return r
 }
 
 // stopAccepting moves the server on to the given state. The acceptors notice
@@ -112,6 +126,7 @@ func (s *Server) stopAccepting(next state) {
 	}
 	if s.state == serving {
 		close(s.stopping)
+		s.before = s.left
 	}
 	s.state = next
 	for d := range s.doors {

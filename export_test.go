@@ -27,6 +27,9 @@ func IdleLimits(s *Server) (idle, joined time.Duration) {
 	return limits.idle, limits.joinedIdle
 }
 
+// SetQuiet has joined connections that are asked to leave do so after a silence of d. It is called before s is used.
+func SetQuiet(s *Server, d time.Duration) { s.quiet = d }
+
 // Pause has an event loop not read c until it is resumed, and reports whether one serves it.
 func Pause(c *Conn) bool { return c.pause() }
 

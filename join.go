@@ -1,6 +1,7 @@
 package levee
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/levee-net/levee/internal/bare"
+	"github.com/levee-net/levee/internal/reactor"
 )
 
 // A Joiner is a Handler that joins its connection to another one, its upstream: what
@@ -37,7 +39,7 @@ import (
 // its messages end.
 //
 // Asked to leave, a joined connection does when nothing has moved for five seconds and
-// the upstream has had the last word.
+// the upstream has had the last word; or as [Upstream].Rest has it.
 type Joiner interface {
 	Handler
 
@@ -54,6 +56,13 @@ type Upstream struct {
 	// Conn is closed by levee. A *net.TCPConn or *net.UnixConn can be served by an event
 	// loop, and must not be used by anybody else then.
 	Conn net.Conn
+
+	// Rest, if not nil, knows more of when the connection may leave than can be told by its silence. It is asked of one
+	// that was asked to leave, and is shown up to RestBytes of what the upstream has sent since the client has last
+	// sent something: the first of them, and the last, which may overlap. If some of the bytes have not been seen, as bulk
+	// stays inside the kernel, first has none of what comes behind them, and last none of what came before. Rest must be
+	// quick, must not keep the slices, and may be called from several goroutines.
+	Rest func(first, last []byte) Rest
 
 	// Ended is called once, when Conn has been closed, before [Trace.Closed]. It may be
 	// nil. It must be quick, and must not panic. It is called as well when the connection has moved to
@@ -124,8 +133,11 @@ type joint struct {
 	first           atomic.Pointer[ending] // the one of the two that was over or broken before the other
 	nearEnd, farEnd ending                 // of the sockets
 
+	leaving, hasty atomic.Bool // it was asked to leave, and the time is running out
+
 	mu    sync.Mutex
-	timer *time.Timer // of leaveInQuiet
+	heard *overhearing // nil if nobody listens
+	timer *time.Timer  // of leaveInQuiet
 	over  bool
 }
 
@@ -184,9 +196,8 @@ func (e *ending) meaning(raw net.Conn, err error, notified bool) error {
 }
 
 const (
-	quietTime  = 5 * time.Second       // without a byte, before a joined connection that is asked to leave does
-	deliverFor = 5 * time.Second       // how long a reset waits at most until the bytes before it have been taken
-	takenLook  = 10 * time.Millisecond // how often it is looked whether they have
+	takenLook = 10 * time.Millisecond // how often it is looked whether a peer has taken what it is to
+	leastRest = 10 * time.Millisecond // to wait for who is not at rest
 )
 
 // join moves bytes both ways until both ends are over.
@@ -194,6 +205,10 @@ func (s *stream) join(ctx context.Context, u Upstream) error {
 	far := netsOwn(u.Conn)
 	j := &joint{stream: s, far: far, sock: newFarSocket(far)}
 	j.watch = newStallWatch(j)
+	if u.Rest != nil {
+		heard := s.conn.overhears(u)
+		j.heard = &heard
+	}
 	now := int64(s.wire.clock())
 	j.sentAt.Store(now)
 	j.receivedAt.Store(now + 1)
@@ -263,7 +278,9 @@ type farWriter struct{ *joint }
 
 // Write writes all of p, as long as the upstream takes some of it now and then.
 func (j farWriter) Write(p []byte) (done int, err error) {
-	j.takes(&j.sentAt) // before its answer can come
+	if !j.takesMore() {
+		return 0, net.ErrClosed
+	}
 	defer j.hasMoved()
 	j.watch.begin()
 	defer j.watch.end()
@@ -303,6 +320,17 @@ func (j *joint) takes(at *atomic.Int64) {
 	at.Store(int64(j.stream.wire.clock()))
 }
 
+// takesMore takes what the client has sent, before the answer to it can come, unless the connection has left.
+func (j *joint) takesMore() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.stream.conn.over() {
+		return false
+	}
+	j.takes(&j.sentAt)
+	return true
+}
+
 // hasMoved notes that it has none any more.
 func (j *joint) hasMoved() {
 	j.movedAt.Store(int64(j.stream.wire.clock()))
@@ -323,10 +351,12 @@ func (j *joint) moveDown() {
 		buffer, n, err := j.receive(pace.chunk(copySize))
 		if n > 0 {
 			j.received.Add(int64(n))
+			j.overhear(buffer[:n])
 			j.takes(&j.receivedAt)
 			_, nearErr := s.write(buffer[:n])
 			j.hasMoved()
 			copyBuffers.Put(buffer)
+			j.leaveAtRest()
 			switch {
 			case nearErr == nil:
 				continue
@@ -529,47 +559,90 @@ func (j *joint) cutsShort(e *ending) bool {
 
 // leaveInQuiet ends a connection that was asked to leave when it is at rest.
 func (j *joint) leaveInQuiet() {
-	s := j.stream
-	wait := j.restsIn()
-	j.mu.Lock()
-	if j.over {
-		j.mu.Unlock()
-		return
-	}
-	if wait > 0 {
-		j.timer = time.AfterFunc(wait, j.leaveInQuiet) // ended by finish
-		j.mu.Unlock()
-		return
-	}
-	j.mu.Unlock()
-	reason, cause := s.conn.asked()
-	if s.conn.ends(reason, cause) {
-		s.sayGoodbye()
-		_ = s.wire.Close()
+	j.leaving.Store(true)
+	if j.leaves(j.restsIn()) {
+		j.stream.sayGoodbye()
+		_ = j.stream.wire.Close()
 		j.closeFar()
 	}
 }
 
+// leaves ends a connection that is at rest, unless its client has said something meanwhile, and reports whether it has.
+// Else it has leaveInQuiet look again.
+func (j *joint) leaves(restsIn time.Duration) bool {
+	reason, cause := j.stream.conn.asked()
+	j.mu.Lock() // until then nothing is taken from the client
+	defer j.mu.Unlock()
+	switch {
+	case j.over:
+		return false
+	case restsIn <= 0 && j.inHand.Load() == 0 && j.sentAt.Load() <= j.receivedAt.Load():
+		return j.stream.conn.ends(reason, cause)
+	case j.timer == nil:
+		j.timer = time.AfterFunc(max(restsIn, leastRest), j.leaveInQuiet) // ended by finish
+	default:
+		j.timer.Reset(max(restsIn, leastRest))
+	}
+	return false
+}
+
+// leaveAtRest is leaveInQuiet behind each part of an answer, if more is known of it than that it is quiet.
+func (j *joint) leaveAtRest() {
+	if j.leaving.Load() && j.heard != nil {
+		j.leaveInQuiet()
+	}
+}
+
+// overhear keeps what is to be known of an answer.
+func (j *joint) overhear(b []byte) {
+	if j.heard == nil {
+		return
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.heard.Overhear(b, j.sentAt.Load() > j.receivedAt.Load())
+}
+
+// rest returns what is known of the connection.
+func (j *joint) rest() Rest {
+	if j.heard == nil {
+		return RestUnknown
+	}
+	j.mu.Lock()
+	heard := *j.heard
+	j.mu.Unlock()
+	return heard.ask() // anybody's code
+}
+
 // restsIn returns how long it takes until the connection is at rest if nothing happens
-// meanwhile: nothing has moved for quietTime, and the upstream has had the last word. As
+// meanwhile: nothing has moved for a moment, and the upstream has had the last word. As
 // far as can be seen from here, nobody waits for an answer then.
 func (j *joint) restsIn() time.Duration {
+	rest, hasty, most := j.rest(), j.hasty.Load(), j.stream.conn.server.quietTime()
+	if rest == NotAtRest {
+		return most
+	}
+	quiet := reactor.Quiet(most, reactor.Rest(rest), hasty)
 	busy := j.inHand.Load() > 0 // first: once that is over, movedAt tells of it
-	for _, raw := range [...]net.Conn{j.stream.wire.raw, socketUnder(j.far)} {
-		busy = busy || pending(raw) || unread(raw) > 0
+	near, far := j.stream.wire.raw, socketUnder(j.far)
+	busy = busy || unread(near) > 0 || unread(far) > 0 || pending(far)
+	if rest != AtRest || !hasty { // else it may say its next before it has acknowledged the answer
+		busy = busy || pending(near)
 	}
 	asked, answered := j.sentAt.Load(), j.receivedAt.Load()
-	wait := quietTime + time.Duration(max(asked, answered, j.movedAt.Load())) - j.stream.wire.clock()
+	wait := quiet + time.Duration(max(asked, answered, j.movedAt.Load())) - j.stream.wire.clock()
 	if busy || asked > answered {
-		return max(wait, quietTime)
+		return max(wait, quiet, leastRest)
 	}
 	return wait
 }
 
+func (s *Server) quietTime() time.Duration { return cmp.Or(s.quiet, reactor.QuietTime) }
+
 // awaitTaken waits until a peer has taken what the kernel holds for it, or does not.
 func awaitTaken(conn net.Conn) {
 	raw := socketUnder(conn)
-	for giveUp := time.Now().Add(deliverFor); pending(raw) && time.Now().Before(giveUp); {
+	for giveUp := time.Now().Add(reactor.DeliverTime); pending(raw) && time.Now().Before(giveUp); {
 		time.Sleep(takenLook)
 	}
 }

@@ -70,7 +70,7 @@ func (c *Conn) joinOnLoop(u Upstream) (moved bool) {
 	if far < 0 {
 		return false
 	}
-	p := c.newPair(u.Ended)
+	p := c.newPair(u)
 	if _, ok := u.Conn.(*bare.Conn); ok {
 		p.itself().far.MayLast() // who dialled otherwise has set the options that he wants
 	}
@@ -140,7 +140,7 @@ func (c *Conn) handPairTo(loops *reactor.Reactor, near, far int, uneven bool, p 
 	return true
 }
 
-// An owner is a pair, or a sealedPair.
+// An owner is a pair, of whichever kind.
 type owner interface {
 	reactor.Owner
 	itself() *pair
@@ -150,12 +150,42 @@ type owner interface {
 	takeOver(s *stream) (first []byte)
 }
 
-func (c *Conn) newPair(ended func(UpstreamEnd)) owner {
-	if s := c.stream.Load(); s != nil && s.tls != nil {
-		return &sealedPair{pair: pair{conn: c, ended: ended}, tls: s.tls}
+func (c *Conn) newPair(u Upstream) (o owner) {
+	s := c.stream.Load()
+	isSealed := s != nil && s.tls != nil
+	switch {
+	case isSealed && u.Rest != nil:
+		o = &overheardSealedPair{sealedPair: sealedPair{tls: s.tls}, overhearing: c.overhears(u)}
+	case isSealed:
+		o = &sealedPair{tls: s.tls}
+	case u.Rest != nil:
+		o = &overheardPair{overhearing: c.overhears(u)}
+	default:
+		o = new(pair)
 	}
-	return &pair{conn: c, ended: ended}
+	p := o.itself()
+	p.conn, p.ended = c, u.Ended
+	return o
 }
+
+// An overheardPair is a pair whose upstream has a Rest, an overheardSealedPair likewise. They are types of their own
+// as the others are many, and need not have room for it.
+type (
+	overheardPair struct {
+		pair
+		overhearing
+	}
+	overheardSealedPair struct {
+		sealedPair
+		overhearing
+	}
+)
+
+var (
+	_ reactor.Overhearer = (*overheardPair)(nil)
+	_ reactor.Overhearer = (*overheardSealedPair)(nil)
+	_ reactor.Sealer     = (*overheardSealedPair)(nil)
+)
 
 func (p *pair) itself() *pair { return p }
 

@@ -78,7 +78,16 @@ func (s *joins) shutDown(within time.Duration) <-chan error {
 	return result
 }
 
-// A pair that is asked to leave waits for seconds, so all of these wait at once.
+// brief is a silence after which pairs leave that are asked to: longer than anything that goes on in a test takes.
+const brief = 500 * time.Millisecond
+
+// hasty has its pairs do so.
+func hasty(s *levee.Server) *levee.Server {
+	levee.SetQuiet(s, brief)
+	return s
+}
+
+// A pair that is asked to leave waits for a moment, so all of these wait at once.
 func TestAPairThatIsAskedToLeaveDoes(t *testing.T) {
 	atOnceOnEveryEngine(t, func(t testing.TB, e engine) {
 		var all sync.WaitGroup
@@ -96,7 +105,7 @@ func TestAPairThatIsAskedToLeaveDoes(t *testing.T) {
 }
 
 func quietLeavesSoon(t testing.TB, e engine) {
-	s := e.join(t, &levee.Server{}, e.itsUpstream())
+	s := e.join(t, hasty(&levee.Server{}), e.itsUpstream())
 	c := s.answered()
 	began := time.Now()
 	done := s.shutDown(longest)
@@ -106,19 +115,19 @@ func quietLeavesSoon(t testing.TB, e engine) {
 	if err := receive(t, done); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(began); took > 8*time.Second {
+	if took := time.Since(began); took > 3*time.Second {
 		t.Errorf("it took %v", took)
 	}
 }
 
 func leavesOnceAnswered(t testing.TB, e engine) {
-	s := e.join(t, &levee.Server{}, e.itsUpstream())
+	s := e.join(t, hasty(&levee.Server{}), e.itsUpstream())
 	c := s.meet()
 	done := s.shutDown(longest)
 	select {
 	case p := <-s.over:
 		t.Fatalf("left as %v before its answer had come", p.Reason)
-	case <-time.After(7 * time.Second):
+	case <-time.After(3 * brief):
 	}
 	send(t, c.far, "welcome\n")
 	want(t, c.near, "welcome\n")
@@ -144,10 +153,10 @@ func TestAPairThatGetsNoAnswerIsCutAtTheDeadline(t *testing.T) {
 }
 
 func busyDoesNotLeave(t testing.TB, e engine) {
-	s := e.join(t, &levee.Server{}, e.itsUpstream())
+	s := e.join(t, hasty(&levee.Server{}), e.itsUpstream())
 	c := s.answered()
 	c.conn.Drain(nil)
-	ticker := time.NewTicker(2 * time.Second)
+	ticker := time.NewTicker(brief * 2 / 5)
 	defer ticker.Stop()
 	for range 4 { // an answer that comes in drips
 		<-ticker.C
@@ -183,7 +192,7 @@ func TestAnAnswerThatOvertakesItsRequestIsTheLastWord(t *testing.T) {
 	e, to := engine{network: "tcp", alone: true}, memoryUpstream
 	l, dial := to.start(t)
 	t.Cleanup(func() { l.Close() })
-	s := e.joinAt(t, &levee.Server{}, listenTCP(t), to, l, func(ctx context.Context) (net.Conn, error) {
+	s := e.joinAt(t, hasty(&levee.Server{}), listenTCP(t), to, l, func(ctx context.Context) (net.Conn, error) {
 		c, err := dial(ctx)
 		return overtaken{c, make(chan struct{}, 1)}, err
 	})
@@ -194,7 +203,7 @@ func TestAnAnswerThatOvertakesItsRequestIsTheLastWord(t *testing.T) {
 }
 
 func slowClientGetsAllOfIt(t testing.TB, e engine) {
-	s := e.tightly(t, &levee.Server{})
+	s := e.tightly(t, hasty(&levee.Server{}))
 	c := s.meet()
 	answer := payload(150_000)
 	go c.far.Write(answer) // ends with the reading, or the connection
@@ -206,7 +215,7 @@ func slowClientGetsAllOfIt(t testing.TB, e engine) {
 	select {
 	case p := <-s.over:
 		t.Fatalf("left as %v with bytes to give", p.Reason)
-	case <-time.After(7 * time.Second):
+	case <-time.After(3 * brief):
 	}
 	if n, err := io.ReadFull(c.near, got[1000:]); err != nil {
 		t.Errorf("after %d bytes: %v", 1000+n, err)
@@ -217,7 +226,7 @@ func slowClientGetsAllOfIt(t testing.TB, e engine) {
 }
 
 func oldEnoughLeaves(t testing.TB, e engine) {
-	s := e.join(t, &levee.Server{MaxLifetime: soon}, e.itsUpstream())
+	s := e.join(t, hasty(&levee.Server{MaxLifetime: soon}), e.itsUpstream())
 	c := s.answered()
 	wantEOF(t, c.near)
 	wantEnd(t, c.far)
@@ -283,9 +292,9 @@ func TestAPairThatIsCutInTheMiddleIsReset(t *testing.T) {
 
 func TestAPairThatIsCutAtRestEndsInGoodOrder(t *testing.T) {
 	atOnceOnEveryEngine(t, func(t testing.TB, e engine) {
-		s := e.join(t, &levee.Server{}, tcpUpstream)
+		s := e.join(t, hasty(&levee.Server{}), tcpUpstream)
 		c := s.answered()
-		<-time.After(6 * time.Second)
+		<-time.After(2 * brief)
 		c.conn.Kill(nil)
 		wantEOF(t, c.far)
 		if !e.tls { // which has words of its own for an end in good order

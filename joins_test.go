@@ -70,7 +70,8 @@ type joins struct {
 	joined   chan *levee.Conn
 	over     chan parting
 	by       engine
-	explodes atomic.Bool  // Ended panics
+	explodes atomic.Bool // Ended panics
+	rest     func(first, last []byte) levee.Rest
 	header   atomic.Int64 // bytes that a client sends which are not for the upstream
 	rough    atomic.Bool  // connections are ended at any time
 
@@ -128,7 +129,7 @@ func (s *joins) Join(ctx context.Context, c *levee.Conn) (levee.Upstream, error)
 	s.ends[c] = nil
 	s.mu.Unlock()
 	s.joined <- c
-	return levee.Upstream{Conn: conn, Ended: func(end levee.UpstreamEnd) {
+	return levee.Upstream{Conn: conn, Rest: s.rest, Ended: func(end levee.UpstreamEnd) {
 		s.mu.Lock()
 		s.ends[c] = append(s.ends[c], end)
 		s.mu.Unlock()

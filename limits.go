@@ -12,6 +12,7 @@ type limits struct {
 	message                      time.Duration
 	joinedIdle                   time.Duration
 	lifetime, drain, step        time.Duration
+	drainSpread                  time.Duration // zero depends on how many there are
 	conns, arrivals, handshakes  int
 }
 
@@ -27,6 +28,7 @@ func (s *Server) effectiveLimits() limits {
 		message:     patience(s.MessageTimeout, time.Minute),
 		lifetime:    patience(s.MaxLifetime, -1),
 		drain:       patience(s.DrainTimeout, 25*time.Second),
+		drainSpread: s.DrainSpread,
 		step:        patience(s.StepBudget, time.Millisecond),
 		conns:       cmp.Or(s.MaxConns, s.defaultMaxConns()),
 		arrivals:    cmp.Or(s.MaxArrivals, 16<<10),

@@ -62,7 +62,7 @@ func (s *Server) eventLoops() *reactor.Reactor {
 		if budget < 0 {
 			budget = tooLong
 		}
-		r, err := reactor.New(reactor.Options{Budget: budget, Lasting: bare.KeepAlive})
+		r, err := reactor.New(reactor.Options{Budget: budget, Lasting: bare.KeepAlive, Quiet: s.quiet})
 		if err != nil {
 			s.acceptLog.complain(s.Logger, "no event loops: each connection gets a goroutine", "err", err)
 			return
@@ -230,6 +230,7 @@ const (
 
 func (l *looped) traffic() (read, written int64) { return l.Traffic() }
 func (l *looped) askToLeave()                    { l.Leave() }
+func (l *looped) hasten()                        { l.Hasten() }
 func (l *looped) held() int                      { return l.Held() }
 func (l *looped) pause()                         { l.Pause() }
 func (l *looped) resume()                        { l.Resume() }

@@ -124,6 +124,12 @@ type Server struct {
 	// seconds, which fits into the 30 that container platforms give.
 	DrainTimeout time.Duration
 
+	// DrainSpread is how long [Server.Shutdown] takes to ask the connections to leave, each at a moment of its own, so
+	// that their clients do not all come back at the same instant. It is at most half of the time that they have.
+	// Zero means a millisecond for each connection beyond the first 1,000, and at most a fifth of that time; negative
+	// asks all at once.
+	DrainSpread time.Duration
+
 	// StepBudget is how long a [Stepper]'s Step may hold up the other connections of
 	// its event loop, before the loop goes on without it. It is looked at as often,
 	// so a Step may hold them up for twice as long. Zero means 1 ms; with no limit
@@ -155,6 +161,8 @@ type Server struct {
 	acceptLog  complaints
 	panicLog   complaints
 
+	quiet time.Duration // of a joined connection that is to leave; zero is reactor.QuietTime
+
 	once  sync.Once
 	slots slots         // one per open connection
 	gone  chan struct{} // closed when nobody can come any more and the last has left
@@ -169,6 +177,7 @@ type Server struct {
 	base      context.Context     // of Serve: the parent of those of connections that were adopted; nil before
 	lag       lagWindow
 	left      tally // of the connections that have ended
+	before    tally // of those that had when it stopped accepting
 	leaving   int   // ended, but their Closed hook is still running
 }
 

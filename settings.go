@@ -92,7 +92,7 @@ func (s *Server) holdSettings() *settings {
 // are in force when it returns, all at once: no connection is served by some of the old and
 // some of the new. The connections that are there are not touched, and go on by what let
 // them in; under a MaxConns that is lower all of them stay, and there is no room for
-// newcomers until enough have left. DrainTimeout is also that of the server itself.
+// newcomers until enough have left. DrainTimeout and DrainSpread are also those of the server itself.
 //
 // Name, Trace, Logger, StepBudget and GoroutinePerConn must be the same: they are the server's
 // for life. An error says what cannot be, and then nothing has changed. The server's own fields
