@@ -58,6 +58,10 @@ type Drain struct {
 	Since time.Time `json:"since"`
 	Until time.Time `json:"until"` // when those who have not left are cut
 	Left  int64     `json:"left"`  // connections
+
+	Drained int64 `json:"drained"` // have left when they were asked to
+	Gone    int64 `json:"gone"`    // have ended by themselves
+	Cut     int64 `json:"cut"`
 }
 
 // Listener is a listener with its counts.

@@ -113,7 +113,7 @@ func (g *generation) report() []reportLine {
 		say(true, "the listeners' connections may take %d files together, two for each that goes to an upstream, but the limit of open files leaves %d: raise it (ulimit -n) or lower limits.max_connections", files, limit)
 	}
 	g.reportAdmin(say)
-	say(false, "drain: up to %s after SIGTERM, the rest are cut", g.cfg.Drain.Timeout)
+	say(false, "drain: %s", drainInWords(&g.cfg.Drain))
 	return lines
 }
 
@@ -213,6 +213,17 @@ func (g *generation) reportUpstream(u *config.Upstream, say func(warning bool, f
 	}
 }
 
+func drainInWords(d *config.Drain) string {
+	said := fmt.Sprintf("up to %s after SIGTERM, the rest are cut", d.Timeout)
+	switch {
+	case d.Spread > 0:
+		said += "; asked to leave one after the other, in " + shortDuration(d.Spread)
+	case d.Spread < 0:
+		said += "; all are asked to leave at once"
+	}
+	return said
+}
+
 func upstreamInWords(u *config.Upstream) string {
 	servers := make([]string, len(u.Servers))
 	for i, s := range u.Servers {
@@ -221,6 +232,9 @@ func upstreamInWords(u *config.Upstream) string {
 	secure := "plaintext"
 	if u.TLS.Mode == config.ModeOn {
 		secure = "TLS"
+	}
+	if protocol := u.Speaks(); protocol != config.ProtocolNone {
+		secure = string(protocol) + " in " + secure
 	}
 	return fmt.Sprintf("%s: %s to %s; %s; dial %s, %d tries, %s in all; %s; %s", u.Name, secure, strings.Join(servers, ", "), u.Balance,
 		shortDuration(u.Dial.Timeout), u.Dial.Tries, shortDuration(u.Dial.TotalTimeout), healthInWords(&u.Health), breakerInWords(&u.Breaker))

@@ -62,8 +62,11 @@ type front struct {
 	told    *telling
 	tracing *tracing // nil when nobody asks for spans
 
+	hurried <-chan struct{} // closed at a second signal to stop; nil before the first
+
 	mu        sync.Mutex
 	listeners []*listener // those that are leaving too
+	closing   bool        // those that come are closed
 
 	running sync.WaitGroup
 	beside  context.Context // of what works beside the servers
@@ -189,7 +192,7 @@ func (f *front) run(ctx context.Context, p *opening) error {
 	defer f.told.close()
 	defer f.tracing.end(f.log)
 	defer f.shared.close()
-	defer f.running.Wait()
+	defer f.awaitRunning()
 	beside, stop := context.WithCancel(context.Background())
 	defer stop()
 	f.begin(beside, p)
@@ -262,7 +265,16 @@ func (f *front) drain() error {
 	done := make(chan struct{})
 	defer close(done)
 	hurry := f.hurry(done)
-	f.endReloads()
+	f.hurried = hurry
+	go func() { // ends with done
+		select {
+		case <-hurry:
+			f.log.Warn("a second signal: cutting what is left")
+			f.closeServers()
+		case <-done:
+		}
+	}()
+	f.endReloads(hurry)
 	cfg := &f.now.Load().cfg.Drain
 	if pause := cfg.PreStop; pause > 0 {
 		f.log.Info("not ready any more, still accepting", "pre_stop", pause)
@@ -273,31 +285,53 @@ func (f *front) drain() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), cfg.Timeout)
 	defer cancel()
-	go func() { // ends with done
-		select {
-		case <-hurry:
-			f.log.Warn("a second signal: cutting what is left")
-			f.closeServers()
-		case <-done:
-		}
-	}()
-	cut := f.shutDown(ctx)
-	f.told.record.drained(cut)
+	went := f.shutDown(ctx)
+	f.told.record.drained(went)
 	took := time.Since(began).Round(time.Millisecond)
-	if cut > 0 {
-		f.log.Error("drained, but connections that had not finished were cut", "cut", cut, "took", took)
+	if went.Cut > 0 {
+		f.log.Error("drained, but connections that had not finished were cut", "cut", went.Cut, "left", went.Drained, "gone", went.Gone, "took", took)
 		return &exitError{code: exitCut}
 	}
-	f.log.Info("drained", "took", took)
+	f.log.Info("drained", "left", went.Drained, "gone", went.Gone, "took", took)
 	return nil
 }
 
-// endReloads has no generation come any more. One that is about to, does so first.
-func (f *front) endReloads() {
-	f.reloading.Lock()
-	defer f.reloading.Unlock()
-	f.ending = true
-	close(f.ended)
+// endReloads has no generation come any more. One that is about to, does so first, unless that would take too long
+// for who is in a hurry.
+func (f *front) endReloads(hurry <-chan struct{}) {
+	ended := make(chan struct{})
+	go func() { // ends with the reload
+		defer close(ended)
+		f.reloading.Lock()
+		defer f.reloading.Unlock()
+		f.ending = true
+		close(f.ended)
+	}()
+	select {
+	case <-ended:
+	case <-hurry:
+	}
+}
+
+// lastWork is what those who work beside the servers have to come to an end when there has been a second signal.
+const lastWork = 100 * time.Millisecond
+
+// awaitRunning waits for all that was started, but hardly if somebody is in a hurry: a reload may wait for others.
+func (f *front) awaitRunning() {
+	over := make(chan struct{})
+	go func() { // ends with them
+		defer close(over)
+		f.running.Wait()
+	}()
+	select {
+	case <-over:
+		return
+	case <-f.hurried:
+	}
+	select {
+	case <-over:
+	case <-time.After(lastWork):
+	}
 }
 
 // hurry returns a channel that is closed at the next signal to stop.
@@ -320,21 +354,22 @@ func (f *front) hurry(done <-chan struct{}) <-chan struct{} {
 	return hurry
 }
 
-// shutDown drains all servers at the same time and returns how many connections
-// had to be cut.
-func (f *front) shutDown(ctx context.Context) int {
-	var (
-		all sync.WaitGroup
-		cut atomic.Int64
-	)
-	for _, l := range f.every() {
-		all.Go(func() { cut.Add(int64(cutBy(l.server.Shutdown(ctx)))) })
+// shutDown drains all servers at the same time and returns what has become of their connections.
+func (f *front) shutDown(ctx context.Context) (went levee.DrainReport) {
+	var all sync.WaitGroup
+	servers := f.allServers()
+	for _, server := range servers {
+		all.Go(func() { _ = server.Shutdown(ctx) }) // its report says so
 	}
 	all.Wait()
-	return int(cut.Load())
+	return reportOf(servers)
 }
 
+// closeServers cuts all connections, and those of the listeners that a reload may be about to add.
 func (f *front) closeServers() {
+	f.mu.Lock()
+	f.closing = true
+	f.mu.Unlock()
 	for _, l := range f.every() {
 		_ = l.server.Close()
 	}

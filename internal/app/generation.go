@@ -160,6 +160,7 @@ func (g *generation) server(i, maxConns int) *levee.Server {
 		MessageTimeout:     l.Timeouts.Message,
 		MaxLifetime:        l.Timeouts.Lifetime,
 		DrainTimeout:       g.cfg.Drain.Timeout,
+		DrainSpread:        g.cfg.Drain.Spread,
 		Trace:              g.trace,
 		Logger:             g.log,
 	}

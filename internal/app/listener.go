@@ -255,7 +255,11 @@ func (g *generation) carryOut(o *opening) (gone []<-chan struct{}) {
 func (f *front) add(l *listener) {
 	f.mu.Lock()
 	f.listeners = append(f.listeners, l)
+	closing := f.closing
 	f.mu.Unlock()
+	if closing {
+		_ = l.server.Close()
+	}
 	f.connections.Watch(l.server)
 }
 

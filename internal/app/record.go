@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/levee-net/levee"
 	"github.com/levee-net/levee/internal/admin"
 	"github.com/levee-net/levee/overload"
 	"github.com/levee-net/levee/telemetry"
@@ -97,7 +98,9 @@ func (r record) draining(timeout time.Duration) {
 	r.add(kindDrain, "draining, for %s at most", shortDuration(timeout))
 }
 
-func (r record) drained(cut int) { r.add(kindDrain, "drained; %d connections were cut", cut) }
+func (r record) drained(of levee.DrainReport) {
+	r.add(kindDrain, "drained: of the connections %d left, %d ended by themselves, %d were cut", of.Drained, of.Gone, of.Cut)
+}
 
 // eventOf shows an event as the admin API does.
 func eventOf(e *telemetry.Event) admin.Event {

@@ -32,7 +32,7 @@ func TestWhatHappensIsRecordedByItsKind(t *testing.T) {
 	r.overloaded(overload.State{TurnedAway: 0.25, Since: time.Now()})
 	r.overloaded(overload.State{})
 	r.draining(25 * time.Second)
-	r.drained(2)
+	r.drained(levee.DrainReport{Drained: 7, Gone: 3, Cut: 2})
 	want := []string{
 		"reload: certificates, client policies, tickets and lists are read again",
 		"reload: generation 2 of the configuration is in force",
@@ -47,7 +47,7 @@ func TestWhatHappensIsRecordedByItsKind(t *testing.T) {
 		"overload: overload: none, by memory; 25 % of newcomers are turned away",
 		"overload: no overload any more",
 		"drain: draining, for 25s at most",
-		"drain: drained; 2 connections were cut",
+		"drain: drained: of the connections 7 left, 3 ended by themselves, 2 were cut",
 	}
 	events := r.Events(0)
 	for i, e := range events {
@@ -59,7 +59,7 @@ func TestWhatHappensIsRecordedByItsKind(t *testing.T) {
 	if len(events) != len(want) {
 		t.Errorf("%d events, want %d", len(events), len(want))
 	}
-	record{}.drained(0) // a record of nothing does not mind
+	record{}.drained(levee.DrainReport{}) // a record of nothing does not mind
 }
 
 func TestAStoryIsShownAsTheAPIHasIt(t *testing.T) {
@@ -94,7 +94,7 @@ func TestAStoryIsShownAsTheAPIHasIt(t *testing.T) {
 
 func TestWhatIsRecordedIsShownToOperators(t *testing.T) {
 	f := &front{told: &telling{record: newRecord()}, events: new(admin.Feed)}
-	f.told.record.drained(0)
+	f.told.record.drained(levee.DrainReport{})
 	ctx, cancel := context.WithCancel(t.Context())
 	var passing sync.WaitGroup
 	passing.Go(func() { f.passOnEvents(ctx) })

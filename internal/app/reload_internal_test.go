@@ -2,17 +2,24 @@ package app
 
 import (
 	"context"
+	"errors"
+	"io"
 	"log/slog"
+	"os"
 	"runtime"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/levee-net/levee"
 	"github.com/levee-net/levee/internal/admin"
 	"github.com/levee-net/levee/internal/config"
 	"github.com/levee-net/levee/internal/handlers"
 	"github.com/levee-net/levee/leveetest"
+	"github.com/levee-net/levee/telemetry"
 )
 
 // A listener that came with the third configuration has only seen those since.
@@ -79,4 +86,74 @@ func TestNobodyWhoLooksOnWaitsForAReload(t *testing.T) {
 	}
 	f.reloading.Unlock()
 	<-drained
+}
+
+func TestASecondSignalActsAtOnceAlsoDuringAReload(t *testing.T) {
+	door, signals := leveetest.Listen(), make(chan os.Signal, 2)
+	server := &levee.Server{Handler: handlers.Echo}
+	f := &front{
+		env: Env{Signals: signals}, log: slog.New(slog.DiscardHandler), told: new(telling), ended: make(chan struct{}),
+		listeners: []*listener{{name: "main", server: server, sockets: []*socket{{Listener: door}}}},
+	}
+	f.state.begin()
+	f.reloads = &reloads{front: f}
+	f.now.Store(&generation{front: f, number: 1, cfg: &config.Config{Drain: config.Drain{Timeout: time.Hour}}})
+	served := make(chan struct{})
+	go func() { // ends with the drain
+		defer close(served)
+		_ = server.Serve(context.Background(), door)
+	}()
+	c, err := door.Dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, "here"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, make([]byte, 4)); err != nil {
+		t.Fatal(err)
+	}
+
+	f.reloading.Lock() // one is under way
+	reloaded := make(chan struct{})
+	f.running.Go(func() { <-reloaded })
+	drained := make(chan error, 1)
+	go func() {
+		err := f.drain()
+		f.awaitRunning()
+		drained <- err
+	}()
+	for f.state.told() == nil {
+		runtime.Gosched()
+	}
+	select {
+	case err := <-drained:
+		t.Fatalf("it has not waited for the reload: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	began := time.Now()
+	signals <- syscall.SIGTERM
+	select {
+	case err := <-drained:
+		if code := err.(*exitError); code.code != exitCut {
+			t.Errorf("%v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it waits for the reload")
+	}
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("it took %v", took)
+	}
+	<-served
+
+	late := &listener{name: "late", server: &levee.Server{Handler: handlers.Echo}} // that the reload adds
+	f.connections = telemetry.NewMetrics(prometheus.NewRegistry())
+	f.add(late)
+	if err := late.server.Serve(context.Background(), leveetest.Listen()); !errors.Is(err, levee.ErrServerClosed) {
+		t.Errorf("a listener that comes late is served: %v", err)
+	}
+	f.reloading.Unlock()
+	close(reloaded)
+	<-f.ended
 }

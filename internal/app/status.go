@@ -34,6 +34,8 @@ func (f *front) status() admin.Status {
 	s.Totals = totalsOf(stats)
 	if s.Drain != nil {
 		s.State, s.Drain.Left = stateDraining, s.Totals.Active
+		r := reportOf(f.allServers())
+		s.Drain.Drained, s.Drain.Gone, s.Drain.Cut = int64(r.Drained), int64(r.Gone), int64(r.Cut)
 	}
 	s.Ready = f.admin.Ready()
 	s.Process = f.process()
@@ -189,6 +191,18 @@ func (g *generation) stayDrained(before *generation) {
 func (f *front) patience() time.Duration {
 	drain := &f.now.Load().cfg.Drain
 	return drain.PreStop + drain.Timeout
+}
+
+// reportOf tells what becomes of the connections of servers that drain.
+func reportOf(servers []*levee.Server) (all levee.DrainReport) {
+	for _, server := range servers {
+		r := server.DrainReport()
+		all.Drained += r.Drained
+		all.Gone += r.Gone
+		all.Cut += r.Cut
+		all.Open += r.Open
+	}
+	return all
 }
 
 // beginDrain begins what SIGTERM does.

@@ -98,12 +98,20 @@ func (r *reached) awaitEnd(ctx context.Context, env Env) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go cancelOnSignal(ctx, cancel, env.Signals)
+	var last *admin.Drain
 	for {
 		s, err := r.Status(ctx)
 		switch {
 		case ctx.Err() != nil:
 			return exit(exitCut, fmt.Errorf("drain: %w", context.Cause(ctx)))
 		case isGone(err):
+			if last != nil {
+				was := "were"
+				if last.Left == 1 {
+					was = "was"
+				}
+				fmt.Fprintf(env.Stdout, "%d left when they were asked to, %d by themselves, %d were cut, and %d %s still there when it was asked last\n", last.Drained, last.Gone, last.Cut, last.Left, was)
+			}
 			_, err = fmt.Fprintln(env.Stdout, "it has ended")
 			return err
 		case err != nil:
@@ -111,6 +119,7 @@ func (r *reached) awaitEnd(ctx context.Context, env Env) error {
 		case s.Drain != nil && time.Since(s.Drain.Until) > operatorTimeout:
 			return exit(exitCut, errors.New("drain: its time is over, and it still answers"))
 		}
+		last = s.Drain
 		pause(ctx, 200*time.Millisecond)
 	}
 }

@@ -282,8 +282,9 @@ func TestDrainWaitsForTheEnd(t *testing.T) {
 	serving(t, r, 1)
 	draining := start(t, app.Env{}, "drain", "--wait", "--admin", r.adminAddress())
 	draining.find(&draining.stdout, "^it drains")
+	<-time.After(300 * time.Millisecond) // it has asked how it goes
 	c.Close()
-	if code := draining.wait(); code != 0 || !strings.HasSuffix(draining.stdout.String(), "it has ended\n") {
+	if code := draining.wait(); code != 0 || !strings.HasSuffix(draining.stdout.String(), "0 were cut, and 1 was still there when it was asked last\nit has ended\n") {
 		t.Errorf("%d %q %q", code, &draining.stdout, &draining.stderr)
 	}
 	r.wait()

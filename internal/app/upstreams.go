@@ -314,7 +314,7 @@ func (b *backend) dial(ctx context.Context, c *levee.Conn, header []byte) (levee
 		return levee.Upstream{}, err
 	}
 	c.SetTarget(b.target(conn.Server()), conn.Tries())
-	return levee.Upstream{Conn: conn.Conn, Ended: b.toldBy(conn.Ended)}, nil
+	return levee.Upstream{Conn: conn.Conn, Rest: restOf(b.cfg.Speaks()), Ended: b.toldBy(conn.Ended)}, nil
 }
 
 // resume is the proxy's, for what another process has dialled.
@@ -351,6 +351,17 @@ func (b *backend) toldBy(over func(upstream.End)) func(levee.UpstreamEnd) {
 func (b *backend) clientOf(c *levee.Conn) upstream.Client {
 	if b.pool.CutOnDown || b.pool.Rebalance > 0 {
 		return &client{conn: c}
+	}
+	return nil
+}
+
+// restOf returns what knows when a client of a server that speaks a protocol may leave; nil if nothing does.
+func restOf(protocol config.Protocol) func(first, last []byte) levee.Rest {
+	switch protocol {
+	case config.ProtocolPostgres:
+		return proxy.PostgresRest
+	case config.ProtocolRedis:
+		return proxy.RedisRest
 	}
 	return nil
 }

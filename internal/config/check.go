@@ -19,6 +19,7 @@ func (c *Config) Check() error {
 
 func (c *Config) check(ps *Problems) {
 	c.checkAdmin(ps)
+	c.Drain.check(ps, "drain")
 	c.Telemetry.Traces.check(ps, "telemetry.traces")
 	c.Redis.check(ps, "redis")
 	c.checkNames(ps)
@@ -37,6 +38,12 @@ func (c *Config) check(ps *Problems) {
 	c.checkLimits(ps)
 	for i := range c.Upstreams {
 		c.Upstreams[i].check(ps, fmt.Sprintf("upstreams[%d]", i), own)
+	}
+}
+
+func (d *Drain) check(ps *Problems, path string) {
+	if ps.clean(path) && 2*d.Spread > d.Timeout {
+		ps.add(d.Pos, path, "spread (%s) is more than half of timeout (%s), and who is asked late has to leave as well; change one of them", formatDuration(d.Spread), formatDuration(d.Timeout))
 	}
 }
 

@@ -58,7 +58,7 @@ func (c *Config) keys() []key {
 		},
 		{
 			"drain", optional,
-			object{of: &c.Drain},
+			object{of: &c.Drain, pos: &c.Drain.Pos},
 			"How levee leaves: on SIGTERM it stops accepting and lets connections finish.",
 		},
 		{
@@ -165,8 +165,10 @@ func (a *Admin) keys() []key {
 
 // Drain is how long the connections get to finish when levee leaves.
 type Drain struct {
+	Pos     Position // zero when the file has no drain key
 	Timeout time.Duration
 	PreStop time.Duration
+	Spread  time.Duration // 0 depends on how many there are
 }
 
 func (d *Drain) keys() []key {
@@ -180,6 +182,10 @@ func (d *Drain) keys() []key {
 			"pre_stop", optional,
 			duration{p: &d.PreStop, def: 0, min: 0, max: day},
 			"How long levee reports itself not ready, yet still accepts, before it drains: time for load balancers to look away.",
+		},
+		{
+			"spread", optional, timeout(&d.Spread, 0, day),
+			"How long it takes to ask the connections to leave, the quiet ones first, so that their clients do not all come back at once. Without it, a millisecond for each connection of a listener beyond the first 1000, and at most a fifth of timeout. off asks all at once.",
 		},
 	}
 }

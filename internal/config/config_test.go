@@ -56,7 +56,7 @@ var accepted = withLimits([]acceptance{
 	{
 		"everything", `version: 1
 admin: {listen: "unix:/run/levee/admin.sock"}
-drain: {timeout: 1m30s, pre_stop: 5s}
+drain: {timeout: 1m30s, pre_stop: 5s, spread: 45s}
 telemetry: {logs: {format: json, level: error, access: all, access_file: /var/log/levee/access.log}, traces: {otlp: "https://otel.example.com:4318/v1/levee", ratio: 1, ca: /tls/ca.pem, service: edge, queue: 64, timeout: 1s, headers: {api-key: 'a\"b', X-Tenant: "7"}, resource: {deployment.environment.name: tést}}}
 listeners:
   - name: public
@@ -80,7 +80,7 @@ listeners:
 		Config{
 			Version: 1,
 			Admin:   Admin{Listen: Address{Network: "unix", Address: "/run/levee/admin.sock"}},
-			Drain:   Drain{90 * time.Second, 5 * time.Second},
+			Drain:   Drain{Timeout: 90 * time.Second, PreStop: 5 * time.Second, Spread: 45 * time.Second},
 			Telemetry: Telemetry{Logs{Format: LogJSON, Level: slog.LevelError, Access: AccessAll, AccessFile: "/var/log/levee/access.log"}, Traces{
 				OTLP: "https://otel.example.com:4318/v1/levee", Ratio: 1, CA: "/tls/ca.pem", Service: "edge", Queue: 64, Timeout: time.Second,
 				Headers: map[string]string{"api-key": "a\\\"b", "X-Tenant": "7"}, Resource: map[string]string{"deployment.environment.name": "tést"},
@@ -167,7 +167,8 @@ early_close: off
 on_down: {cut: true, rate: 0.25}
 rebalance: 12.5
 send_proxy: v2
-send_traceparent: true`),
+send_traceparent: true
+protocol: none`),
 		Config{
 			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}, Traces: noTraces},
 			Listeners: []Listener{{
@@ -205,7 +206,7 @@ send_traceparent: true`),
 				},
 				Queue:          Queue{Length: -1, Timeout: 3 * time.Second},
 				MaxConnections: 7, SlowStart: Off, PanicThreshold: -1, EarlyClose: Off,
-				OnDown: OnDown{Cut: true, Rate: 0.25}, Rebalance: 12.5, SendProxy: "v2", SendTraceparent: true,
+				OnDown: OnDown{Cut: true, Rate: 0.25}, Rebalance: 12.5, SendProxy: "v2", SendTraceparent: true, Protocol: ProtocolNone,
 			}},
 		},
 	},

@@ -161,6 +161,7 @@ levee.yaml:5:35: listeners[0].timeouts.arrival: "24h1s" is too long; the most is
 	{"longer than any duration", frame(loopback + "\ntimeouts: {idle: 99999999999h}"), false, `levee.yaml:5:20: listeners[0].timeouts.idle: "99999999999h" is too long; the most is 720h; say off to disable it`},
 	{"no drain", "drain: {timeout: off, pre_stop: -1s}\n" + frame(loopback), true, `levee.yaml:1:18: drain.timeout: "off" is not a duration; write one such as 250ms, 10s, 1m30s or 24h
 levee.yaml:1:33: drain.pre_stop: must not be negative`},
+	{"a drain that is spread too far", "drain:\n  timeout: 10s\n  spread: 6s\n" + frame(loopback), false, `levee.yaml:2:3: drain: spread (6s) is more than half of timeout (10s), and who is asked late has to leave as well; change one of them`},
 	{"a drain of no time", "drain: {timeout: 0}\n" + frame(loopback), true, `levee.yaml:1:18: drain.timeout: must be more than 0`},
 
 	// Addresses and prefixes.

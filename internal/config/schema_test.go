@@ -151,6 +151,8 @@ func TestTheSchemaTellsDefaults(t *testing.T) {
 		"admin.listen":                     `"127.0.0.1:9180"`,
 		"drain.timeout":                    `"25s"`,
 		"drain.pre_stop":                   `"0s"`,
+		"drain.spread":                     ``,
+		"upstreams.protocol":               ``,
 		"telemetry.logs.level":             `"info"`,
 		"listeners.insecure":               `false`,
 		"listeners.tls.mode":               `"terminate"`,

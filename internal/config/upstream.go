@@ -12,6 +12,7 @@ type Upstream struct {
 	Servers        []ServerSource // at least one
 	Balance        string
 	TLS            UpstreamTLS
+	Protocol       Protocol // empty is what Health.Probe speaks: see Speaks
 	Health         Health
 	Breaker        Breaker
 	Dial           Dial
@@ -32,6 +33,22 @@ const (
 	ModeOn  = "on"
 	ModeOff = "off"
 )
+
+// ProtocolNone is that of an Upstream of which levee is not to know what its servers speak.
+const ProtocolNone Protocol = "none"
+
+// Speaks returns what the servers speak: ProtocolPostgres, ProtocolRedis, or ProtocolNone where that is not known.
+func (u *Upstream) Speaks() Protocol {
+	switch {
+	case u.Protocol != "":
+		return u.Protocol
+	case u.Health.Probe == ProbePostgres:
+		return ProtocolPostgres
+	case u.Health.Probe == ProbeRedis:
+		return ProtocolRedis
+	}
+	return ProtocolNone
+}
 
 func (u *Upstream) keys() []key {
 	return []key{
@@ -63,6 +80,11 @@ func (u *Upstream) keys() []key {
 			"tls", optional,
 			object{of: &u.TLS, pos: &u.TLS.Pos},
 			"Encryption towards the servers. Without this key levee speaks plaintext to them.",
+		},
+		{
+			"protocol", optional,
+			choice[Protocol]{p: &u.Protocol, options: words(ProtocolNone, ProtocolPostgres, ProtocolRedis)},
+			"What the servers speak, so that connections that are asked to leave do between two transactions, or commands. Without it, what health.probe speaks, if that is one of these.",
 		},
 		{
 			"health", optional,

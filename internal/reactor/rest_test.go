@@ -246,7 +246,7 @@ func TestAnOwnerKnowsWhichBytesItHasNotHeard(t *testing.T) {
 				j.view(t)
 			}
 			b := random(8 << 20)
-			var writing = make(chan error, 1)
+			writing := make(chan error, 1)
 			go func() {
 				_, err := j.far.Write(b)
 				writing <- err
