@@ -47,7 +47,7 @@ func (s *Server) exodus(ctx context.Context) *exodus {
 	return e
 }
 
-// drainSpread returns how long it takes to ask so many, of whom the last is cut when that time is over.
+// drainSpread returns how long it takes to ask so many, who are cut when the time that is left is over.
 func (s *Server) drainSpread(conns int, left time.Duration) time.Duration {
 	spread, share := s.inForce.Load().limits.drainSpread, time.Duration(2)
 	if spread == 0 {

@@ -247,6 +247,10 @@ func TestADrainReportSaysHowEachHasLeft(t *testing.T) {
 // Under load: nobody is cut who can end in time, and nobody waits for who cannot.
 func TestAFullHouseLeavesInTime(t *testing.T) {
 	const active, idle, parked = 1000, 200, 50
+	late := 200 * time.Millisecond
+	if underRaceDetector() { // it takes ten times the processor
+		late = 2 * time.Second
+	}
 	for name, test := range map[string]struct {
 		limit   time.Duration
 		isStuck bool
@@ -319,7 +323,7 @@ func TestAFullHouseLeavesInTime(t *testing.T) {
 				}
 			}
 			if test.isStuck {
-				if took := over.Sub(began); took < test.limit-200*time.Millisecond || took > test.limit+200*time.Millisecond {
+				if took := over.Sub(began); took < test.limit || took > test.limit+late {
 					t.Errorf("it took %v, the limit was %v", took, test.limit)
 				}
 				if cut, ok := errors.AsType[*levee.DrainError](err); !ok || cut.Cut < active {
@@ -334,7 +338,7 @@ func TestAFullHouseLeavesInTime(t *testing.T) {
 			for len(last) > 0 {
 				end = <-last
 			}
-			if waited := over.Sub(end); waited > 200*time.Millisecond {
+			if waited := over.Sub(end); waited > late {
 				t.Errorf("it waited %v longer than the last connection was there", waited)
 			}
 			if r := s.DrainReport(); r.Cut != 0 || r.Open != 0 || r.Drained+r.Gone != active+idle+parked {

@@ -70,12 +70,12 @@ type joins struct {
 	joined   chan *levee.Conn
 	over     chan parting
 	by       engine
-	explodes atomic.Bool // Ended panics
-	rest     func(first, last []byte) levee.Rest
+	explodes atomic.Bool  // Ended panics
 	header   atomic.Int64 // bytes that a client sends which are not for the upstream
 	rough    atomic.Bool  // connections are ended at any time
 
 	mu   sync.Mutex
+	rest func(first, last []byte) levee.Rest // of those who come
 	ends map[*levee.Conn][]levee.UpstreamEnd // as they are told; there is an entry once Join has returned
 }
 
@@ -127,9 +127,10 @@ func (s *joins) Join(ctx context.Context, c *levee.Conn) (levee.Upstream, error)
 	}
 	s.mu.Lock()
 	s.ends[c] = nil
+	rest := s.rest
 	s.mu.Unlock()
 	s.joined <- c
-	return levee.Upstream{Conn: conn, Rest: s.rest, Ended: func(end levee.UpstreamEnd) {
+	return levee.Upstream{Conn: conn, Rest: rest, Ended: func(end levee.UpstreamEnd) {
 		s.mu.Lock()
 		s.ends[c] = append(s.ends[c], end)
 		s.mu.Unlock()

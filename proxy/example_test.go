@@ -50,3 +50,18 @@ func ExampleTo() {
 	// hello from behind
 	// <nil>
 }
+
+func ExamplePostgresRest() {
+	answered := []byte("C\x00\x00\x00\x0bCOMMIT\x00Z\x00\x00\x00\x05I")
+	begun := []byte("C\x00\x00\x00\x0aBEGIN\x00Z\x00\x00\x00\x05T")
+	fmt.Println(proxy.PostgresRest(answered, answered) == levee.AtRest, proxy.PostgresRest(begun, begun) == levee.NotAtRest)
+
+	var dialer net.Dialer
+	database := &proxy.Proxy{Dial: func(ctx context.Context, _ *levee.Conn, _ []byte) (levee.Upstream, error) {
+		conn, err := dialer.DialContext(ctx, "tcp", "10.0.0.7:5432")
+		return levee.Upstream{Conn: conn, Rest: proxy.PostgresRest}, err
+	}}
+	_ = &levee.Server{Handler: database} // whose Shutdown leaves between two transactions
+	// Output:
+	// true true
+}

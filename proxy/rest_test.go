@@ -2,7 +2,6 @@ package proxy_test
 
 import (
 	"bytes"
-	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -94,9 +93,9 @@ func FuzzRest(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, answer []byte) {
 		first, last := ends(string(answer))
-		kept := fmt.Sprint(first, last)
+		kept := string(first) + string(last)
 		postgres, redis := proxy.PostgresRest(first, last), proxy.RedisRest(first, last)
-		if fmt.Sprint(first, last) != kept {
+		if string(first)+string(last) != kept {
 			t.Error("it has changed what it was shown")
 		}
 		want := levee.RestUnknown

@@ -136,7 +136,7 @@ func TestASecondSignalActsAtOnceAlsoDuringAReload(t *testing.T) {
 	signals <- syscall.SIGTERM
 	select {
 	case err := <-drained:
-		if code := err.(*exitError); code.code != exitCut {
+		if end, ok := errors.AsType[*exitError](err); !ok || end.code != exitCut {
 			t.Errorf("%v", err)
 		}
 	case <-time.After(10 * time.Second):
