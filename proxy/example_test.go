@@ -61,7 +61,8 @@ func ExamplePostgresRest() {
 		conn, err := dialer.DialContext(ctx, "tcp", "10.0.0.7:5432")
 		return levee.Upstream{Conn: conn, Rest: proxy.PostgresRest}, err
 	}}
-	_ = &levee.Server{Handler: database} // whose Shutdown leaves between two transactions
+	srv := &levee.Server{Handler: database}
+	_ = srv.Shutdown(context.Background()) // asks who is there to leave between two transactions
 	// Output:
 	// true true
 }
