@@ -225,13 +225,17 @@ func (c *Conn) rejoin(h Handler, r *record, sockets []int) (crate, error) {
 	if !ok || loops == nil {
 		return nil, cannotGoOn(h)
 	}
-	p := &pair{conn: c}
+	var u Upstream
 	err := c.consult("Rejoin", func() (err error) {
-		p.ended, err = j.Rejoin(c)
+		u, err = j.Rejoin(c)
 		return err
 	})
 	if err != nil {
 		return nil, err
+	}
+	p := c.newPair(u)
+	if o, ok := p.(*overheardPair); ok && r.Heard != nil {
+		o.restore(r.Heard)
 	}
 	limits := &c.set.onLoops.joined
 	if r.uneven {
@@ -240,7 +244,7 @@ func (c *Conn) rejoin(h Handler, r *record, sockets []int) (crate, error) {
 	c.looped.state.Store(rejoins)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	loops.Restore(&c.looped.Conn, &p.far, sockets, r.Loop, p, limits)
+	loops.Restore(&c.looped.Conn, &p.itself().far, sockets, r.Loop, p, limits)
 	c.loopHasItLocked()
 	return &loopCrate{c, r.Loop.Near.EndedFirst}, nil
 }

@@ -667,7 +667,7 @@ func (unasked) Join(context.Context, *levee.Conn) (levee.Upstream, error) {
 	return levee.Upstream{}, errors.New("nobody is to be joined anew")
 }
 
-func (unasked) Rejoin(*levee.Conn) (func(levee.UpstreamEnd), error) { return nil, nil }
+func (unasked) Rejoin(*levee.Conn) (levee.Upstream, error) { return levee.Upstream{}, nil }
 
 func BenchmarkPackOfIdlePairs(b *testing.B) {
 	const many = 4000

@@ -157,9 +157,9 @@ type Rejoiner interface {
 	Joiner
 
 	// Rejoin is told of a connection that is joined already, to the upstream that [Conn.Target] tells of. It
-	// returns what is to be called when that has ended, as [Upstream] has it, and nil for nothing. It must not
+	// returns that as Join does, but without its Conn. It must not
 	// block. An error has the connection stay where it was.
-	Rejoin(c *Conn) (ended func(UpstreamEnd), err error)
+	Rejoin(c *Conn) (Upstream, error)
 }
 
 // A Rerouter is a [Router] that can tell the handler of a connection which that of another process has routed.

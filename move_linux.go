@@ -104,6 +104,11 @@ func (one packed) data() (data []byte, err error) {
 	}
 	r := recordOf(c)
 	r.Loop, r.Next, r.State = one.loop, one.next, one.state
+	if r.Loop != nil {
+		if o, ok := c.looped.Owner().(*overheardPair); ok {
+			r.Heard = o.save()
+		}
+	}
 	if m, ok := c.stepper().(Movable); ok && r.Loop != nil && r.Loop.Far == nil {
 		err = errStays // if it panics
 		c.server.guard(c, func() { r.State, err = m.Save(c) })

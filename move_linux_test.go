@@ -154,15 +154,15 @@ func (r *rejoiner) ended(end levee.UpstreamEnd) {
 	r.ends <- end
 }
 
-func (r *rejoiner) Rejoin(c *levee.Conn) (func(levee.UpstreamEnd), error) {
+func (r *rejoiner) Rejoin(c *levee.Conn) (levee.Upstream, error) {
 	if to := c.Target(); to == nil || to.Server != r.address {
-		return nil, errors.New("joined to somebody else")
+		return levee.Upstream{}, errors.New("joined to somebody else")
 	}
 	if r.refuses != nil {
-		return nil, r.refuses
+		return levee.Upstream{}, r.refuses
 	}
 	r.active.Add(1)
-	return r.ended, nil
+	return levee.Upstream{Ended: r.ended}, nil
 }
 
 // plainEcho is a Movable.

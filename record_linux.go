@@ -19,7 +19,8 @@ type record struct {
 
 	ID          uint64
 	Age         time.Duration
-	Network     string // "tcp" or "unix"
+	Accepted    time.Time // by the clock on the wall, which both have
+	Network     string    // "tcp" or "unix"
 	Local, Peer string
 	Client      netip.AddrPort    // that a PROXY header has told of; the zero value without one
 	Trace       string            `json:",omitempty"` // its TraceParent
@@ -30,6 +31,7 @@ type record struct {
 	Lifetime    time.Duration     `json:",omitempty"` // what is left of it; 0 for no limit
 	State       []byte            `json:",omitempty"` // what a Movable has saved, or a handler that moves in Next
 	Loop        *reactor.Snapshot `json:",omitempty"` // of one on an event loop
+	Heard       *heard            `json:",omitempty"` // of one of these that is joined, if its upstream has a Rest
 	Next        *nextRecord       `json:",omitempty"` // of one in a goroutine, else
 
 	uneven bool // one of its sockets is a Unix socket
@@ -87,7 +89,7 @@ func within(d time.Duration) time.Duration { return min(max(d, 0), tooLong) }
 
 // recordOf returns what is to be told of the connection, but for how it is served.
 func recordOf(c *Conn) record {
-	r := record{Version: recordVersion, ID: c.id, Age: c.Age(), Trace: c.TraceParent().String()}
+	r := record{Version: recordVersion, ID: c.id, Age: c.Age(), Accepted: c.Accepted().Round(0), Trace: c.TraceParent().String()}
 	r.Network, r.Local, r.Peer = c.local.Network(), c.local.String(), c.peer.String()
 	if client := c.client.Load(); client != nil {
 		r.Client = *client
@@ -108,9 +110,19 @@ func recordOf(c *Conn) record {
 	return r
 }
 
+// accepted returns when the connection was accepted, by the server's clock. The way takes some milliseconds, which the clock on the wall
+// tells, unless that was set meanwhile.
+func (r *record) accepted(s *Server) time.Duration {
+	byAge := s.clock() - r.Age
+	if byWall := r.Accepted.Sub(s.epoch.Round(0)); (byWall - byAge).Abs() < time.Minute {
+		return byWall
+	}
+	return byAge
+}
+
 // tell has the connection be as it was.
 func (r *record) tell(c *Conn) {
-	c.id, c.accepted = r.ID, c.server.clock()-r.Age
+	c.id, c.accepted = r.ID, r.accepted(c.server)
 	if r.Client.IsValid() {
 		client := netip.AddrPortFrom(r.Client.Addr().Unmap(), r.Client.Port())
 		c.client.Store(&client)

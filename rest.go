@@ -1,6 +1,10 @@
 package levee
 
-import "github.com/levee-net/levee/internal/reactor"
+import (
+	"bytes"
+
+	"github.com/levee-net/levee/internal/reactor"
+)
 
 // A Rest is what the last that an upstream has sent tells of whether the connection that is joined to it may leave
 // without harm; see [Upstream].
@@ -50,6 +54,22 @@ func (o *overhearing) Overhear(b []byte, first bool) {
 	stays := min(int(o.kept), RestBytes-len(b))
 	copy(o.last[:], o.last[int(o.kept)-stays:o.kept])
 	o.kept = uint8(stays + copy(o.last[stays:], b)) //nolint:gosec // the same
+}
+
+// A heard record is what another process is told of an overhearing.
+type heard struct {
+	First, Last []byte `json:",omitempty"`
+	More        bool   `json:",omitempty"`
+}
+
+func (o *overhearing) save() *heard {
+	return &heard{bytes.Clone(o.first[:o.began]), bytes.Clone(o.last[:o.kept]), o.more}
+}
+
+// restore takes over what another process has heard.
+func (o *overhearing) restore(h *heard) {
+	o.began, o.more = uint8(copy(o.first[:], h.First)), h.More              //nolint:gosec // at most RestBytes
+	o.kept = uint8(copy(o.last[:], h.Last[max(0, len(h.Last)-RestBytes):])) //nolint:gosec // the same
 }
 
 // Rest is reactor.Overhearer's.

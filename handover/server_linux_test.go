@@ -40,7 +40,7 @@ func (j joiner) Join(ctx context.Context, _ *levee.Conn) (levee.Upstream, error)
 	return levee.Upstream{Conn: c}, err
 }
 
-func (j joiner) Rejoin(*levee.Conn) (func(levee.UpstreamEnd), error) { return nil, nil }
+func (j joiner) Rejoin(*levee.Conn) (levee.Upstream, error) { return levee.Upstream{}, nil }
 
 // count answers each line with how many there were, in sequential code.
 func count(_ context.Context, c *levee.Conn) error {

@@ -62,10 +62,10 @@ type Proxy struct {
 	MeetTimeout time.Duration
 
 	// Resume, if not nil, is told of a connection that another process has joined: whoever keeps
-	// account of those that Dial makes has to count it too. It returns what Dial would have as
-	// [levee.Upstream.Ended], or an error to have the connection stay in that process. It must
+	// account of those that Dial makes has to count it too. It returns what Dial would have, but
+	// without a Conn, or an error to have the connection stay in that process. It must
 	// not block. Nil keeps no account.
-	Resume func(c *levee.Conn) (ended func(levee.UpstreamEnd), err error)
+	Resume func(c *levee.Conn) (levee.Upstream, error)
 }
 
 var _ levee.Rejoiner = (*Proxy)(nil)
@@ -100,9 +100,9 @@ func (p *Proxy) Join(ctx context.Context, c *levee.Conn) (levee.Upstream, error)
 }
 
 // Rejoin is told of a connection that another process has joined.
-func (p *Proxy) Rejoin(c *levee.Conn) (ended func(levee.UpstreamEnd), err error) {
+func (p *Proxy) Rejoin(c *levee.Conn) (levee.Upstream, error) {
 	if p.Resume == nil {
-		return nil, nil
+		return levee.Upstream{}, nil
 	}
 	return p.Resume(c)
 }

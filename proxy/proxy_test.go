@@ -470,25 +470,25 @@ func TestVersion2TellsWhatTheConnectionIsAPartOf(t *testing.T) {
 }
 
 func TestWhatAnotherProcessHasJoinedIsCounted(t *testing.T) {
-	if ended, err := (&proxy.Proxy{}).Rejoin(nil); ended != nil || err != nil {
+	if u, err := (&proxy.Proxy{}).Rejoin(nil); u.Ended != nil || err != nil {
 		t.Errorf("without an account: %v", err)
 	}
 	var told levee.UpstreamEnd
 	refused := errors.New("it has gone to another upstream")
-	p := &proxy.Proxy{Resume: func(c *levee.Conn) (func(levee.UpstreamEnd), error) {
+	p := &proxy.Proxy{Resume: func(c *levee.Conn) (levee.Upstream, error) {
 		if c == nil {
-			return nil, refused
+			return levee.Upstream{}, refused
 		}
-		return func(end levee.UpstreamEnd) { told = end }, nil
+		return levee.Upstream{Ended: func(end levee.UpstreamEnd) { told = end }}, nil
 	}}
 	if _, err := p.Rejoin(nil); !errors.Is(err, refused) {
 		t.Errorf("%v, want %v", err, refused)
 	}
-	ended, err := p.Rejoin(new(levee.Conn))
+	u, err := p.Rejoin(new(levee.Conn))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if ended(levee.UpstreamEnd{Sent: 7}); told.Sent != 7 {
+	if u.Ended(levee.UpstreamEnd{Sent: 7}); told.Sent != 7 {
 		t.Errorf("told of %+v", told)
 	}
 }

@@ -96,14 +96,14 @@ func TestAConnectionThatWasJoinedElsewhereCountsInItsPool(t *testing.T) {
 		}
 	}
 	c.SetTarget(&levee.Target{Upstream: "db", Server: "10.0.0.1:1"}, 2)
-	ended, err := b.resume(c)
+	u, err := b.resume(c)
 	if err != nil || active() != 1 || b.users != 1 {
 		t.Fatalf("%v; %d active, %d users", err, active(), b.users)
 	}
 	if s := c.Story(); s.Server != "10.0.0.1:1" || s.Upstream != "db" || s.Tries != 2 {
 		t.Errorf("%+v", s)
 	}
-	ended(levee.UpstreamEnd{Reason: levee.UpstreamClosed, Sent: 5, Received: 6})
+	u.Ended(levee.UpstreamEnd{Reason: levee.UpstreamClosed, Sent: 5, Received: 6})
 	if s := b.pool.Stats().Servers[0]; s.Active != 0 || s.Sent != 5 || s.Received != 6 || b.users != 0 || s.Breaker != upstream.BreakerClosed {
 		t.Errorf("%+v; %d users", s, b.users)
 	}

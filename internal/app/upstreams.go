@@ -318,19 +318,19 @@ func (b *backend) dial(ctx context.Context, c *levee.Conn, header []byte) (levee
 }
 
 // resume is the proxy's, for what another process has dialled.
-func (b *backend) resume(c *levee.Conn) (ended func(levee.UpstreamEnd), err error) {
+func (b *backend) resume(c *levee.Conn) (levee.Upstream, error) {
 	to := c.Target()
 	if to == nil || to.Upstream != b.cfg.Name {
-		return nil, fmt.Errorf("upstream %s: the connection is to another", b.cfg.Name)
+		return levee.Upstream{}, fmt.Errorf("upstream %s: the connection is to another", b.cfg.Name)
 	}
 	b.enter()
 	over, err := b.pool.Resume(to.Server, b.clientOf(c))
 	if err != nil {
 		b.leave()
-		return nil, err
+		return levee.Upstream{}, err
 	}
 	c.SetTarget(b.target(to.Server), c.Story().Tries)
-	return b.toldBy(over), nil
+	return levee.Upstream{Rest: restOf(b.cfg.Speaks()), Ended: b.toldBy(over)}, nil
 }
 
 // toldBy returns what tells the pool how a connection has ended.

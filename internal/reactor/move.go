@@ -88,6 +88,9 @@ func (r *Reactor) Restore(near, far *Conn, sockets []int, s *Snapshot, owner Own
 	near.owner = owner
 	if s.Far != nil {
 		near.peer, far.peer = far, near
+		if _, ok := owner.(Overhearer); ok {
+			far.dear = overheard
+		}
 	}
 	for i, side := range near.sides() {
 		side.fd, side.gen, side.limits, side.loop = int32(sockets[i]), turn, limits, l //nolint:gosec // descriptors are small
