@@ -321,10 +321,17 @@ func (s *stream) stop() {
 }
 
 func alive(pid int) bool {
+	state := stateOf(pid)
+	return state != "" && state != "Z" && state != "X"
+}
+
+// stateOf returns the kernel's letter for what a process does, or nothing if there is none.
+func stateOf(pid int) string {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
-		return false
+		return ""
 	}
 	_, rest, _ := strings.Cut(string(stat), ") ")
-	return !strings.HasPrefix(rest, "Z") && !strings.HasPrefix(rest, "X")
+	state, _, _ := strings.Cut(rest, " ")
+	return state
 }

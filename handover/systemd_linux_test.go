@@ -131,6 +131,9 @@ func TestClientsInTheQueueOutliveACrash(t *testing.T) {
 		t.Errorf("the store was told %q", told[1])
 	}
 	f.signal(syscall.SIGSTOP)
+	if !waitUntil(time.Second, func() bool { return stateOf(f.pid()) == "T" }) {
+		t.Fatal("it does not stop")
+	}
 	parked, err := net.Dial("tcp", f.address)
 	if err != nil {
 		t.Fatal(err)

@@ -24,7 +24,7 @@ const (
 	batchLimit = 10 * time.Second // until it has taken a batch, likewise
 	forever    = 1 << 62
 
-	exitPatience = 100 * time.Millisecond // between the end of what a process says and its own
+	exitPatience = 200 * time.Millisecond // between the end of what a process says and its own
 	errorLines   = 5                      // of what it wrote, for the error
 	errorBytes   = 1000
 	passedOn     = 256 << 10 // of that, for the log
@@ -61,15 +61,6 @@ type handing struct {
 
 	began, ready, moving time.Time
 	outcome              Outcome
-}
-
-// An outgoing batch of connections.
-type outgoing struct {
-	number  uint64
-	server  string
-	parcels []parcel
-	answer  takenBody
-	since   time.Time
 }
 
 // upgrade hands over, and returns what has come of it.
@@ -372,6 +363,9 @@ func (h *handing) hearRest(frames <-chan received) {
 	}
 }
 
+// errSilenced is of a new process that has closed the link. If it has not been killed even so, it was about to end.
+var errSilenced = errors.New("it speaks to this one no more")
+
 // because makes an event that may be why the new process is ended.
 func (h *handing) because(kind eventKind, reason error) event {
 	if h.reason == nil {
@@ -402,7 +396,7 @@ func (h *handing) understand(r *received) event {
 		case <-h.exited:
 			return event{kind: heard} // and that is the next
 		case <-time.After(exitPatience):
-			return h.because(linkEnded, errors.New("it speaks to this one no more"))
+			return h.because(linkEnded, errSilenced)
 		}
 	}
 	if r.err != nil {
@@ -541,90 +535,6 @@ func call(f func()) {
 	}
 }
 
-// offer sends a batch. One that cannot be sent stays here.
-func (h *handing) offer(b *outgoing) {
-	err := h.sendOffer(b)
-	for until := time.Now().Add(sendLimit); errors.Is(err, errTooManyInFlight) && time.Now().Before(until); {
-		time.Sleep(beat / 10) // those before it arrive
-		err = h.sendOffer(b)
-	}
-	if err != nil && !isGone(err) {
-		h.process.logger().Warn("connections stay, as they could not be offered", "server", b.server, "connections", len(b.parcels), "err", err)
-		h.learn(event{unsent, b.number})
-	}
-}
-
-func (h *handing) sendOffer(b *outgoing) error {
-	body := offerBody{Batch: b.number, Server: b.server}
-	var records [][]byte
-	fds := []int{-1}
-	for _, p := range b.parcels {
-		body.Conns = append(body.Conns, offer{len(p.Data()), len(p.Sockets())})
-		records = append(records, p.Data())
-		fds = append(fds, p.Sockets()...)
-	}
-	fd, err := memory("connections", records)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	fds[0] = fd
-	return h.link.send(newFrame(frameOffer, body), fds...)
-}
-
-// release lets go of the connections that the new process has taken, and goes on with those that it has not.
-func (h *handing) release(b *outgoing) {
-	if n := len(b.answer.Refused); n > 0 {
-		h.process.logger().Warn("connections stay, as the new process refuses them", "server", b.server, "connections", n, "err", b.answer.Why)
-	}
-	for i, p := range b.parcels {
-		if slices.Contains(b.answer.Refused, i) {
-			p.Unpack()
-			continue
-		}
-		p.Moved()
-		h.outcome.Moved++
-		if has, ok := p.(*levee.Parcel); ok {
-			h.moved[has.Conn()] = true
-		}
-	}
-}
-
-func unpack(parcels []parcel) {
-	for _, p := range parcels {
-		p.Unpack()
-	}
-}
-
-// pack packs connections, a batch after the other: one of them waits while two are on their way.
-func (h *handing) pack(batches chan<- *outgoing) {
-	defer close(batches)
-	pack := h.plan.pack
-	if pack == nil {
-		pack = h.plan.packServers
-	}
-	pack(h.packing, func(server string, parcels []parcel) bool {
-		select {
-		case batches <- &outgoing{server: server, parcels: parcels}:
-			return true
-		case <-h.stop:
-			unpack(parcels)
-			return false
-		}
-	})
-}
-
-// awaitPacker waits until nobody has a packed connection in hand any more.
-func (h *handing) awaitPacker() {
-	h.enough()
-	if h.batches == nil {
-		return
-	}
-	for b := range h.batches {
-		unpack(b.parcels)
-	}
-}
-
 // passOnErrors writes what the new process has written to where this one's errors go.
 func (h *handing) passOnErrors() {
 	_, _ = io.Copy(os.Stderr, io.NewSectionReader(h.stderr, 0, passedOn))
@@ -639,7 +549,9 @@ func (h *handing) verdict() error {
 			said = ": " + said
 		}
 	}
-	if h.reason != nil {
+	status, _ := h.command.ProcessState.Sys().(syscall.WaitStatus)
+	byItself := h.reason == nil || h.reason == errSilenced && status.Signal() != syscall.SIGKILL //nolint:errorlint // it is not wrapped
+	if !byItself {
 		return fmt.Errorf("new process was ended %s: %w%s", stepWords[h.failed], h.reason, said)
 	}
 	return fmt.Errorf("new process ended %s: %v%s", stepWords[h.failed], h.command.ProcessState, said)
