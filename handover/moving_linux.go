@@ -2,6 +2,7 @@ package handover
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -35,11 +36,15 @@ func (h *handing) offer(b *outgoing) {
 func (h *handing) sendOffer(b *outgoing) error {
 	body := offerBody{Batch: b.number, Server: b.server}
 	var records [][]byte
-	fds := []int{-1}
+	fds, size := []int{-1}, 0
 	for _, p := range b.parcels {
+		size += len(p.Data())
 		body.Conns = append(body.Conns, offer{len(p.Data()), len(p.Sockets())})
 		records = append(records, p.Data())
 		fds = append(fds, p.Sockets()...)
+	}
+	if size > maxMemory {
+		return fmt.Errorf("%d bytes of connections are more than can be handed over at once", size)
 	}
 	fd, err := memory("connections", records)
 	if err != nil {

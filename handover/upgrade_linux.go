@@ -550,7 +550,7 @@ func (h *handing) verdict() error {
 		}
 	}
 	status, _ := h.command.ProcessState.Sys().(syscall.WaitStatus)
-	byItself := h.reason == nil || h.reason == errSilenced && status.Signal() != syscall.SIGKILL //nolint:errorlint // it is not wrapped
+	byItself := h.reason == nil || h.reason == errSilenced && status.Signal() != syscall.SIGKILL
 	if !byItself {
 		return fmt.Errorf("new process was ended %s: %w%s", stepWords[h.failed], h.reason, said)
 	}
