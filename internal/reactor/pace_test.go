@@ -244,10 +244,11 @@ func TestAPacedPairSplicesBulk(t *testing.T) {
 }
 
 func TestHeldTellsWhatWaits(t *testing.T) {
+	const reply = 64 << 20 // bytes: the kernels of both ends have room for 36 MiB
 	r := start(t, reactor.Options{})
 	o, peer := serve(t, r, reactor.Limits{}, func(in, _ []byte) (int, []byte, error) {
 		if bytes.Contains(in, []byte("\n")) {
-			return len(in), make([]byte, 4<<20), nil
+			return len(in), make([]byte, reply), nil
 		}
 		return 0, nil, nil
 	})
@@ -257,7 +258,7 @@ func TestHeldTellsWhatWaits(t *testing.T) {
 	eventually(t, "it holds a part of a message", func() bool { return o.Held() >= len(part) && o.Held() < 4*len(part) })
 	peer.Write([]byte("\n"))
 	eventually(t, "it holds a part of a reply", func() bool { return o.Held() > 100_000 })
-	if _, err := io.ReadFull(peer, make([]byte, 4<<20)); err != nil {
+	if _, err := io.ReadFull(peer, make([]byte, reply)); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "it holds nothing", func() bool { return o.Held() == 0 })
