@@ -75,7 +75,7 @@ type UpstreamEnd struct {
 	Reason         CloseReason // the client's, too; ReasonNone if it has not ended, but moved
 	Err            error       // what the network, or TLS, said of it; nil if all went well
 	ClientFirst    bool        // the client had ended its stream, or reset it, before the upstream did either
-	Sent, Received int64       // bytes to and from the upstream
+	Sent, Received int64       // bytes to and from the upstream, in all processes; 0 if it has moved, as it ends elsewhere
 }
 
 // ServeJoined is ServeTCP for a Joiner.

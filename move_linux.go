@@ -168,8 +168,7 @@ func (k *loopCrate) letGo() {
 	c := k.conn
 	c.looped.Discard()
 	if p, ok := c.looped.Owner().(*pair); ok {
-		received, sent := p.far.Traffic()
-		c.tellEnded(p.ended, UpstreamEnd{ClientFirst: k.endedFirst, Sent: sent, Received: received})
+		c.tellEnded(p.ended, UpstreamEnd{ClientFirst: k.endedFirst}) // its bytes are counted where it ends, all of them
 	}
 }
 
