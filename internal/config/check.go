@@ -20,6 +20,7 @@ func (c *Config) Check() error {
 func (c *Config) check(ps *Problems) {
 	c.checkAdmin(ps)
 	c.Drain.check(ps, "drain")
+	c.Upgrade.check(ps)
 	c.Telemetry.Traces.check(ps, "telemetry.traces")
 	c.Redis.check(ps, "redis")
 	c.checkNames(ps)

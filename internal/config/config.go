@@ -36,6 +36,7 @@ type Config struct {
 	Version   int
 	Admin     Admin
 	Drain     Drain
+	Upgrade   Upgrade
 	Telemetry Telemetry
 	Redis     Redis
 	Limits    Whole
@@ -60,6 +61,11 @@ func (c *Config) keys() []key {
 			"drain", optional,
 			object{of: &c.Drain, pos: &c.Drain.Pos},
 			"How levee leaves: on SIGTERM it stops accepting and lets connections finish.",
+		},
+		{
+			"upgrade", optional,
+			object{of: &c.Upgrade, pos: &c.Upgrade.Pos},
+			"How a new process takes the place of this one, on SIGUSR2 or levee upgrade.",
 		},
 		{
 			"telemetry", optional,

@@ -36,6 +36,8 @@ var proxyTimeouts = func() Timeouts {
 // noTraces are what traces are without the key.
 var noTraces = Traces{Ratio: 0.01, Queue: 4096, Timeout: 10 * time.Second}
 
+var usualUpgrade = Upgrade{Timeout: 30 * time.Second, Settle: 2 * time.Second, Probation: 5 * time.Second}
+
 func tcp(address string) Address { return Address{Network: "tcp", Address: address} }
 
 // accepted holds good documents and what they mean.
@@ -46,6 +48,7 @@ var accepted = withLimits([]acceptance{
 			Version:   1,
 			Admin:     Admin{Listen: tcp("127.0.0.1:9180")},
 			Drain:     Drain{Timeout: 25 * time.Second},
+			Upgrade:   usualUpgrade,
 			Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}, Traces: noTraces},
 			Listeners: []Listener{{
 				Name: "main", Listen: []Address{tcp("127.0.0.1:8080")}, TLS: TLS{Mode: TLSOff},
@@ -57,6 +60,7 @@ var accepted = withLimits([]acceptance{
 		"everything", `version: 1
 admin: {listen: "unix:/run/levee/admin.sock"}
 drain: {timeout: 1m30s, pre_stop: 5s, spread: 45s}
+upgrade: {timeout: 45s, settle: 1s, probation: 10s, pid_file: /run/levee.pid}
 telemetry: {logs: {format: json, level: error, access: all, access_file: /var/log/levee/access.log}, traces: {otlp: "https://otel.example.com:4318/v1/levee", ratio: 1, ca: /tls/ca.pem, service: edge, queue: 64, timeout: 1s, headers: {api-key: 'a\"b', X-Tenant: "7"}, resource: {deployment.environment.name: tést}}}
 listeners:
   - name: public
@@ -81,6 +85,7 @@ listeners:
 			Version: 1,
 			Admin:   Admin{Listen: Address{Network: "unix", Address: "/run/levee/admin.sock"}},
 			Drain:   Drain{Timeout: 90 * time.Second, PreStop: 5 * time.Second, Spread: 45 * time.Second},
+			Upgrade: Upgrade{Timeout: 45 * time.Second, Settle: time.Second, Probation: 10 * time.Second, PIDFile: "/run/levee.pid"},
 			Telemetry: Telemetry{Logs{Format: LogJSON, Level: slog.LevelError, Access: AccessAll, AccessFile: "/var/log/levee/access.log"}, Traces{
 				OTLP: "https://otel.example.com:4318/v1/levee", Ratio: 1, CA: "/tls/ca.pem", Service: "edge", Queue: 64, Timeout: time.Second,
 				Headers: map[string]string{"api-key": "a\\\"b", "X-Tenant": "7"}, Resource: map[string]string{"deployment.environment.name": "tést"},
@@ -116,7 +121,7 @@ listeners:
 	{
 		"no admin, a byte order mark, Windows line ends", "\ufeff" + strings.ReplaceAll("admin: {listen: off}\n"+frame(loopback+"\ntls: {mode: optional, development: true}"), "\n", "\r\n"),
 		Config{
-			Version: 1, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}, Traces: noTraces},
+			Version: 1, Drain: Drain{Timeout: 25 * time.Second}, Upgrade: usualUpgrade, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}, Traces: noTraces},
 			Listeners: []Listener{{
 				Name: "main", Listen: []Address{tcp("127.0.0.1:8080")}, TLS: TLS{Mode: TLSOptional, Development: true},
 				Timeouts: fixedTimeouts, Routes: []Route{{Handler: HandlerEcho}},
@@ -126,7 +131,7 @@ listeners:
 	{
 		"JSON", `{"version": 1, "listeners": [{"name": "main", "listen": ["127.0.0.1:8080"], "routes": [{"handler": "echo"}]}]}`,
 		Config{
-			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}, Traces: noTraces},
+			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Upgrade: usualUpgrade, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}, Traces: noTraces},
 			Listeners: []Listener{{
 				Name: "main", Listen: []Address{tcp("127.0.0.1:8080")}, TLS: TLS{Mode: TLSOff},
 				Timeouts: fixedTimeouts, Routes: []Route{{Handler: HandlerEcho}},
@@ -136,7 +141,7 @@ listeners:
 	{
 		"an upstream", front("postgres", `servers: [10.0.0.7:5432, "[2001:DB8::7]:05432", DB.example.com:5432]`),
 		Config{
-			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}, Traces: noTraces},
+			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Upgrade: usualUpgrade, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}, Traces: noTraces},
 			Listeners: []Listener{{
 				Name: "main", Listen: []Address{tcp("127.0.0.1:8080")}, TLS: TLS{Mode: TLSOff},
 				Timeouts: proxyTimeouts, Routes: []Route{{Upstream: "postgres"}},
@@ -170,7 +175,7 @@ send_proxy: v2
 send_traceparent: true
 protocol: none`),
 		Config{
-			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}, Traces: noTraces},
+			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Upgrade: usualUpgrade, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}, Traces: noTraces},
 			Listeners: []Listener{{
 				Name: "main", Listen: []Address{tcp("127.0.0.1:8080")}, TLS: TLS{Mode: TLSOff},
 				Timeouts: proxyTimeouts, Routes: []Route{{Upstream: "main"}},
@@ -217,7 +222,7 @@ health: {interval: 5s, timeout: 2s, fall: 3, rise: 2, send: "", expect: "", host
 breaker: {}
 send_proxy: ""`),
 		Config{
-			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}, Traces: noTraces},
+			Version: 1, Admin: Admin{Listen: tcp("127.0.0.1:9180")}, Drain: Drain{Timeout: 25 * time.Second}, Upgrade: usualUpgrade, Telemetry: Telemetry{Logs: Logs{Format: LogAuto, Level: slog.LevelInfo, Access: AccessOff}, Traces: noTraces},
 			Listeners: []Listener{{
 				Name: "main", Listen: []Address{tcp("127.0.0.1:8080")}, TLS: TLS{Mode: TLSOff},
 				Timeouts: proxyTimeouts, Routes: []Route{{Upstream: "postgres"}},
@@ -381,11 +386,11 @@ func TestValuesKnowWhereTheyStand(t *testing.T) {
 	u := fronted.Upstreams[0]
 	for want, got := range map[string]Position{
 		"levee.yaml:2:17":  cfg.Admin.Listen.Pos,
-		"levee.yaml:6:5":   l.Pos,
-		"levee.yaml:7:23":  l.Listen[1].Pos,
-		"levee.yaml:10:7":  l.TLS.Pos,
-		"levee.yaml:10:63": l.TLS.Certificates[1].Pos,
-		"levee.yaml:15:9":  l.Routes[1].Pos,
+		"levee.yaml:7:5":   l.Pos,
+		"levee.yaml:8:23":  l.Listen[1].Pos,
+		"levee.yaml:11:7":  l.TLS.Pos,
+		"levee.yaml:11:63": l.TLS.Certificates[1].Pos,
+		"levee.yaml:16:9":  l.Routes[1].Pos,
 		"front.yaml:7:3":   u.Pos,
 		"front.yaml:8:13":  u.Servers[0].Pos,
 		"front.yaml:8:18":  u.Servers[1].Pos,

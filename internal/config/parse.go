@@ -149,6 +149,7 @@ func (c *Config) resolvePaths(folder string) {
 			l.Routes[j].TLS.resolvePaths(resolve)
 		}
 	}
+	resolve(&c.Upgrade.PIDFile)
 	resolve(&c.Telemetry.Logs.AccessFile)
 	resolve(&c.Telemetry.Traces.CA)
 	resolve(&c.Redis.CA)

@@ -46,8 +46,8 @@ var rejectedInGeneral = []rejection{
 	{"an empty file", "", false, `levee.yaml:1:1: is empty; begin with version: 1`},
 	{"only comments", "# nothing\n\n# here\n", false, `levee.yaml:1:1: is empty; begin with version: 1`},
 	{"an empty document", "---\n...\n", false, `levee.yaml:1:1: is empty; begin with version: 1`},
-	{"a list", "- version: 1\n", true, `levee.yaml:1:1: must be a mapping with version, admin, drain, telemetry, redis, limits, overload, listeners and upstreams, not a list`},
-	{"a word", "levee\n", true, `levee.yaml:1:1: must be a mapping with version, admin, drain, telemetry, redis, limits, overload, listeners and upstreams, not "levee"`},
+	{"a list", "- version: 1\n", true, `levee.yaml:1:1: must be a mapping with version, admin, drain, upgrade, telemetry, redis, limits, overload, listeners and upstreams, not a list`},
+	{"a word", "levee\n", true, `levee.yaml:1:1: must be a mapping with version, admin, drain, upgrade, telemetry, redis, limits, overload, listeners and upstreams, not "levee"`},
 	{"a second document", frame(loopback) + "---\nversion: 1\n", false, `levee.yaml:6:1: a second document starts here; a configuration is one document`},
 	{"a second document that is not YAML", frame(loopback) + "---\n[\n", false, `levee.yaml:7:2: the file ends where a value is expected; look for a bracket that is never closed`},
 	{"not UTF-8", "version: 1 # caf\xe9\n", false, `levee.yaml:1:17: byte 0xe9 is not UTF-8; save the file as UTF-8`},
@@ -109,7 +109,7 @@ levee.yaml:3:12: listeners[0].listen[0]: ":80" can be reached from other machine
 	},
 	{
 		"nothing but an unknown key", "backends: []\n", true,
-		`levee.yaml:1:1: unknown key "backends"; the keys here are version, admin, drain, telemetry, redis, limits, overload, listeners and upstreams
+		`levee.yaml:1:1: unknown key "backends"; the keys here are version, admin, drain, upgrade, telemetry, redis, limits, overload, listeners and upstreams
 levee.yaml:1:1: version: is missing; it takes the number 1
 levee.yaml:1:1: listeners: is missing; it takes a list of listeners, each with name, listen and routes`,
 	},
@@ -161,6 +161,9 @@ levee.yaml:5:35: listeners[0].timeouts.arrival: "24h1s" is too long; the most is
 	{"longer than any duration", frame(loopback + "\ntimeouts: {idle: 99999999999h}"), false, `levee.yaml:5:20: listeners[0].timeouts.idle: "99999999999h" is too long; the most is 720h; say off to disable it`},
 	{"no drain", "drain: {timeout: off, pre_stop: -1s}\n" + frame(loopback), true, `levee.yaml:1:18: drain.timeout: "off" is not a duration; write one such as 250ms, 10s, 1m30s or 24h
 levee.yaml:1:33: drain.pre_stop: must not be negative`},
+	{"a probation that ends before it begins", "upgrade: {settle: 3s, probation: 1s}\n" + frame(loopback), false, `levee.yaml:1:10: upgrade.probation: 1s is less than settle (3s): connections move only to a process that accepts already`},
+	{"an upgrade that takes for ever", "upgrade: {timeout: 1h, settle: -1s}\n" + frame(loopback), true, `levee.yaml:1:20: upgrade.timeout: "1h" is too long; the most is 1m
+levee.yaml:1:32: upgrade.settle: must not be negative`},
 	{"a drain that is spread too far", "drain:\n  timeout: 10s\n  spread: 6s\n" + frame(loopback), false, `levee.yaml:2:3: drain: spread (6s) is more than half of timeout (10s), and who is asked late has to leave as well; change one of them`},
 	{"a drain of no time", "drain: {timeout: 0}\n" + frame(loopback), true, `levee.yaml:1:18: drain.timeout: must be more than 0`},
 
@@ -468,13 +471,13 @@ func TestHostileDocumentsAreRefused(t *testing.T) {
 		{"brace nesting", fill("{a: "), `levee.yaml:1:129: is nested more than 32 levels deep`},
 		{"block nesting", fill("- "), `levee.yaml:1:65: is nested more than 32 levels deep`},
 		{"key nesting", fill("? "), `levee.yaml:1:65: is nested more than 32 levels deep`},
-		{"a billion laughs", laughs, `levee.yaml:1:1: unknown key "a"; the keys here are version, admin, drain, telemetry, redis, limits, overload, listeners and upstreams`},
+		{"a billion laughs", laughs, `levee.yaml:1:1: unknown key "a"; the keys here are version, admin, drain, upgrade, telemetry, redis, limits, overload, listeners and upstreams`},
 		{"directives", fill("%TAG !a! b\n"), `levee.yaml:1:1: a line that begins with % is a YAML directive, which is not supported; indent or quote it`},
 		{"documents", fill("---\n"), `levee.yaml:1:1: is empty; begin with version: 1`},
-		{"unknown keys", strings.Repeat("a: 1\n", 20_000), `levee.yaml:1:1: unknown key "a"; the keys here are version, admin, drain, telemetry, redis, limits, overload, listeners and upstreams`},
+		{"unknown keys", strings.Repeat("a: 1\n", 20_000), `levee.yaml:1:1: unknown key "a"; the keys here are version, admin, drain, upgrade, telemetry, redis, limits, overload, listeners and upstreams`},
 		{"one key", "version: 1\n" + strings.Repeat("version: 1\n", 90_000), `levee.yaml:2:1: version: is given twice; the first is on line 1`},
-		{"one word", fill("a"), `levee.yaml:1:1: must be a mapping with version, admin, drain, telemetry, redis, limits, overload, listeners and upstreams, not "` + strings.Repeat("a", 60) + `..."`},
-		{"one number", fill("1"), `levee.yaml:1:1: must be a mapping with version, admin, drain, telemetry, redis, limits, overload, listeners and upstreams, not "` + strings.Repeat("1", 60) + `..."`},
+		{"one word", fill("a"), `levee.yaml:1:1: must be a mapping with version, admin, drain, upgrade, telemetry, redis, limits, overload, listeners and upstreams, not "` + strings.Repeat("a", 60) + `..."`},
+		{"one number", fill("1"), `levee.yaml:1:1: must be a mapping with version, admin, drain, upgrade, telemetry, redis, limits, overload, listeners and upstreams, not "` + strings.Repeat("1", 60) + `..."`},
 		{"one duration", "drain: {timeout: " + strings.Repeat("1h", maxSize/4) + "}\n" + frame(loopback), `levee.yaml:1:18: drain.timeout: "` + strings.Repeat("1h", 30) + `..." is too long; the most is 24h`},
 		{"upstreams that do not exist", routes(strings.Repeat("{upstream: aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa}, ", 1_000)) + "upstreams: [" + upstreams.String() + "]", `levee.yaml:5:19: listeners[0].routes[0].upstream: there is no upstream "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"; did you mean "aaaaaaaaaaaaaaaaaaaaaaaaaa-0"?`},
 		{"servers twice", front("db", "servers: ["+strings.Repeat("a:1, ", 20_000)+"]"), `levee.yaml:8:18: upstreams[0].servers[1]: "a:1" is servers[0] already; write each server once, and its share as its weight`},

@@ -254,8 +254,8 @@ func (h *Health) keys() []key {
 			"What a check does once it has connected: connect is nothing more, the others want an answer. Without it, send_expect where send or expect stands, else connect.",
 		},
 		{
-			"send", optional, text(&h.Send, "text to send", maxSendExpect, nil),
-			`What send_expect sends. "..." in double quotes can have \r\n in it.`,
+			"send", optional, secret(&h.Send, "text to send", maxSendExpect, nil),
+			`What send_expect sends. "..." in double quotes can have \r\n in it. It may be a password, so it is shown to nobody.`,
 		},
 		{
 			"expect", optional, text(&h.Expect, "text to expect", maxSendExpect, nil),
