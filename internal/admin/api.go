@@ -38,6 +38,9 @@ type API struct {
 	Drain func() Status
 	// Reload puts in force what the files say now. Its error is why the configuration of before still is.
 	Reload func(context.Context) (Generation, error)
+	// Upgrade has a new process take the place of this one, and returns when it has, or has failed: then its error
+	// is why, and nothing has changed. ErrBusy is of one that was not begun.
+	Upgrade func(context.Context) (Upgrade, error)
 
 	// Events are what has happened, and what happens.
 	Events *Feed
@@ -146,6 +149,7 @@ func (a *API) table(s *streams) []route {
 		{"GET /api/v1/config", a.Config != nil, a.config},
 		{"POST /api/v1/drain", a.Drain != nil, a.drain},
 		{"POST /api/v1/reload", true, a.reload},
+		{"POST /api/v1/upgrade", true, a.upgrade},
 		{"GET /api/v1/events", a.Events != nil, func(w http.ResponseWriter, r *http.Request) { s.serve(w, r, a.Events) }},
 		{"GET /api/v1/openapi.json", true, openAPI},
 		{"GET /api/v1/limits", a.Limits != nil, tell(func() any { return a.Limits() })},

@@ -1,10 +1,12 @@
 package admin
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 )
 
 const (
@@ -174,6 +176,29 @@ func (a *API) reload(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	reply(w, http.StatusOK, g)
+}
+
+// ErrBusy is why an upgrade is not begun: another is under way, or the process is about to end.
+var ErrBusy = errors.New("not now")
+
+func (a *API) upgrade(w http.ResponseWriter, r *http.Request) {
+	if !empty(w, r) {
+		return
+	}
+	if a.Upgrade == nil {
+		reject(w, http.StatusNotImplemented, "this levee cannot be upgraded while it runs")
+		return
+	}
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Time{}) // each of its steps has a bound
+	u, err := a.Upgrade(r.Context())
+	switch {
+	case errors.Is(err, ErrBusy):
+		reject(w, http.StatusConflict, err.Error())
+	case err != nil:
+		reject(w, http.StatusUnprocessableEntity, err.Error())
+	default:
+		reply(w, http.StatusOK, u)
+	}
 }
 
 // empty takes a body that says nothing, as JSON all the same: see receive.

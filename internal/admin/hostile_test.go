@@ -64,11 +64,12 @@ func newFortress(t *testing.T, change func(*fortress)) *fortress {
 	f.Server = &admin.Server{
 		Metrics: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler), Token: loaded(t), Hosts: []string{"levee.example.com"},
 		API: admin.API{
-			Status: func() admin.Status { return admin.Status{} },
-			End:    func(uint64) bool { return do() },
-			EndAll: func(admin.Query) (int, error) { do(); return 1, nil },
-			Drain:  func() admin.Status { do(); return admin.Status{} },
-			Reload: func(context.Context) (admin.Generation, error) { do(); return admin.Generation{}, nil },
+			Status:  func() admin.Status { return admin.Status{} },
+			End:     func(uint64) bool { return do() },
+			EndAll:  func(admin.Query) (int, error) { do(); return 1, nil },
+			Drain:   func() admin.Status { do(); return admin.Status{} },
+			Reload:  func(context.Context) (admin.Generation, error) { do(); return admin.Generation{}, nil },
+			Upgrade: func(context.Context) (admin.Upgrade, error) { do(); return admin.Upgrade{}, nil },
 			Ban: func(string, time.Duration, string) (admin.Ban, error) {
 				do()
 				return admin.Ban{}, nil
@@ -289,7 +290,7 @@ func TestNoHostileRequestIsAnsweredAndNothingChanges(t *testing.T) {
 		good(), with(func(r *raw) { r.body = "" }), with(func(r *raw) { r.host = "levee.example.com:9180" }), with(func(r *raw) { r.host = "LEVEE.example.com" }),
 		header("Origin: http://127.0.0.1", "Sec-Fetch-Site: same-origin"), withToken("bearer " + theToken),
 		withToken("Basic " + base64.StdEncoding.EncodeToString([]byte("whoever:"+theToken))),
-		target("/api/v1/reload"), target("/api/v1/upstreams/db/servers/unix:%2Frun%2Fdb/drain"), method("DELETE", "/api/v1/connections/7"), method("DELETE", "/api/v1/connections?client=10.0.0.1"),
+		target("/api/v1/reload"), target("/api/v1/upgrade"), target("/api/v1/upstreams/db/servers/unix:%2Frun%2Fdb/drain"), method("DELETE", "/api/v1/connections/7"), method("DELETE", "/api/v1/connections?client=10.0.0.1"),
 	} {
 		before := f.done.Load()
 		if status, _, body := f.send(t, r.String()); status < 200 || status > 299 || f.done.Load() != before+1 {

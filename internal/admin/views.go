@@ -15,6 +15,9 @@ type Status struct {
 	Totals     Totals     `json:"totals"`
 	Process    Process    `json:"process"`
 	Drain      *Drain     `json:"drain,omitempty"` // while it drains
+
+	Upgrade     *Upgrade     `json:"upgrade,omitempty"`     // the last that was asked of this process
+	Predecessor *Predecessor `json:"predecessor,omitempty"` // the process whose place this one has taken
 }
 
 // Generation is a configuration that has been in force.
@@ -62,6 +65,26 @@ type Drain struct {
 	Drained int64 `json:"drained"` // have left when they were asked to
 	Gone    int64 `json:"gone"`    // have ended by themselves
 	Cut     int64 `json:"cut"`
+}
+
+// Upgrade is how far a new process has come on its way to take the place of this one.
+type Upgrade struct {
+	State   string    `json:"state"` // starting, settling, probation, moving, ending, done, failed
+	Began   time.Time `json:"began"`
+	Ended   time.Time `json:"ended,omitzero"`
+	PID     int       `json:"pid,omitempty"`     // of the new process
+	Moved   int64     `json:"moved"`             // connections that go on there
+	Left    int64     `json:"left"`              // those that finish here
+	Problem string    `json:"problem,omitempty"` // why it failed: this process goes on
+}
+
+// Predecessor is a process that has left its place to this one.
+type Predecessor struct {
+	PID     int       `json:"pid"`
+	Since   time.Time `json:"since"`   // it has left its place
+	Adopted int64     `json:"adopted"` // connections that have moved here
+	Gone    bool      `json:"gone"`    // it has ended
+	Left    int64     `json:"left"`    // connections that finish there
 }
 
 // Listener is a listener with its counts.
