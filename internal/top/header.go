@@ -26,10 +26,17 @@ func stateWords(s *admin.Status, now time.Time) []string {
 	if s.Drain != nil {
 		state = fmt.Sprintf("%s: %s left, cut in %s", state, number(s.Drain.Left), ago(s.Drain.Until.Sub(now)))
 	}
-	return []string{
+	words := []string{
 		name, state, "up " + since(s.Started, now),
 		fmt.Sprintf("generation %d for %s", s.Generation.Number, since(s.Generation.Since, now)),
 	}
+	if u := s.Upgrade; u != nil && u.Ended.IsZero() {
+		words = append(words, fmt.Sprintf("upgrade %s for %s", Plain(u.State), since(u.Began, now)))
+	}
+	if p := s.Predecessor; p != nil && !p.Gone {
+		words = append(words, fmt.Sprintf("%s finish in process %d", number(p.Left), p.PID))
+	}
+	return words
 }
 
 // speeds is how fast totals grow.
@@ -131,6 +138,9 @@ func overloadWords(o *admin.Overload) []string {
 
 // trouble is what somebody should look at.
 func trouble(s *admin.Status, now time.Time) string {
+	if u := s.Upgrade; u != nil && u.Problem != "" {
+		return fmt.Sprintf("the upgrade %s ago failed: %s", since(u.Ended, now), Plain(u.Problem))
+	}
 	if g := &s.Generation; g.Problem != "" {
 		return fmt.Sprintf("the reload %s ago was not taken: %s", since(g.Failed, now), Plain(g.Problem))
 	}
