@@ -42,7 +42,9 @@ type Stats struct {
 // does not drain, or else of s. Stats that are zero add nothing.
 func (s Stats) Add(t Stats) Stats {
 	s.Accepted += t.Accepted
+	s.Adopted += t.Adopted
 	s.Active += t.Active
+	s.Moved += t.Moved
 	s.Closed = together(s.Closed, t.Closed)
 	s.Refused = together(s.Refused, t.Refused)
 	s.Arriving += t.Arriving

@@ -141,6 +141,8 @@ func (m *Metrics) Unwatch(s *levee.Server) {
 // growing are the counts that only grow, by the words that they are saved by. Closed and Refused are others.
 var growing = map[string]func(*levee.Stats) *int64{
 	"accepted":      func(s *levee.Stats) *int64 { return &s.Accepted },
+	"adopted":       func(s *levee.Stats) *int64 { return &s.Adopted },
+	"moved":         func(s *levee.Stats) *int64 { return &s.Moved },
 	"read":          func(s *levee.Stats) *int64 { return &s.Read },
 	"written":       func(s *levee.Stats) *int64 { return &s.Written },
 	"panics":        func(s *levee.Stats) *int64 { return &s.Panics },
@@ -172,12 +174,22 @@ func (m *Metrics) collect() (all []named) {
 		i := slices.IndexFunc(all, func(n named) bool { return n.name == server.Name })
 		if i < 0 {
 			i = len(all)
-			all = append(all, named{server.Name, m.inherited[server.Name].Add(m.past[server.Name])})
+			all = append(all, named{server.Name, m.beforeLocked(server.Name)})
 		}
 		all[i].stats = all[i].stats.Add(server.Stats())
 	}
 	return all
 }
+
+// Before returns what servers of a name have counted that are not watched any more, and those of the
+// processes before this one; see [Metrics.Restore]. With the Stats of those that are watched it is what the metrics tell.
+func (m *Metrics) Before(name string) levee.Stats {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.beforeLocked(name)
+}
+
+func (m *Metrics) beforeLocked(name string) levee.Stats { return m.inherited[name].Add(m.past[name]) }
 
 // counts is the part of Metrics that is read from the servers at each scrape. All
 // of one server's are of the same instant.
