@@ -148,7 +148,7 @@ func (e *echoes) plan(address string, l net.Listener) *Plan {
 			e.mu.Unlock()
 			go e.serve(sockets[0].Listener)
 		},
-		Progress: func(step string) { fmt.Fprintln(os.Stderr, os.Getpid(), step) },
+		Progress: func(step Step) { fmt.Fprintln(os.Stderr, os.Getpid(), step) },
 		pack:     e.pack,
 	}
 }

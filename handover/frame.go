@@ -36,6 +36,10 @@ const (
 	frameOffer     frameKind = 7 // a batch of connections
 	frameDone      frameKind = 8 // nothing else comes: the rest is the new process's alone
 
+	// What the old process says while it drains. Who does not know of it loses no more than that.
+	frameLeft    frameKind = 9  // how many have yet to leave
+	frameBequest frameKind = 10 // what the services have come to know, at the end
+
 	frameReady  frameKind = 16 // it could accept
 	framePong   frameKind = 17 // it is well, and has come as far as the ping
 	frameTook   frameKind = 18 // it accepts
@@ -93,6 +97,11 @@ type takenBody struct {
 	Batch   uint64 `json:"batch"`
 	Refused []int  `json:"refused,omitempty"`
 	Why     string `json:"why,omitempty"` // of the first that was refused
+}
+
+// A leftBody tells how many connections have yet to leave.
+type leftBody struct {
+	Conns int `json:"conns"`
 }
 
 // A failedBody says why a hand-over cannot go on.

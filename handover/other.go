@@ -27,8 +27,28 @@ func (p *Process) upgrade(context.Context, *Plan) (*Outcome, error) {
 	return nil, fmt.Errorf("replace the process: %w", errors.ErrUnsupported)
 }
 
+// TellLeft does nothing here: there is nobody to tell.
+func (p *Process) TellLeft(int) {}
+
+// Bequeath does nothing here: there is nobody to leave anything to.
+func (p *Process) Bequeath(map[string][]byte) error { return nil }
+
+func (p *Process) closeHeirLink() {}
+
+// Free returns a channel that is closed: there is no predecessor here.
+func (p *Process) Free() <-chan struct{} { return p.Done() }
+
+// Left returns 0: there is no predecessor here.
+func (p *Process) Left() int { return 0 }
+
+// Bequest returns nil: there is no predecessor here.
+func (p *Process) Bequest(string) []byte { return nil }
+
 // Notify does nothing here: it tells systemd.
 func Notify(...string) error { return nil }
+
+// NotifyReloading does nothing here: it tells systemd.
+func NotifyReloading() error { return nil }
 
 // Store does nothing here: there is no systemd.
 func (p *Process) Store(Socket) error { return nil }

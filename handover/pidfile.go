@@ -34,8 +34,10 @@ func (p *Process) writePIDFile() error {
 	return nil
 }
 
-// Leave removes the PID file, unless it holds another process's number by now. A process calls it last.
+// Leave removes the PID file, unless it holds another process's number by now, and has the process that has replaced this one
+// know that there is nothing more to come. A process calls it last.
 func (p *Process) Leave() {
+	p.closeHeirLink()
 	if p.PIDFile == "" {
 		return
 	}

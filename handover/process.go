@@ -16,9 +16,14 @@ import (
 // A Process is this process in the row of those that serve one after the other. [Begin] makes it; there
 // is one. Its methods may be called from several goroutines.
 type Process struct {
-	// PIDFile is the path of a file that holds the number of the process that serves. It is written, as one, before the process
-	// says that it is ready, and again after an upgrade that has failed. Empty means none. It must not be changed after Ready.
+	// PIDFile is the path of a file that holds the number of the process that serves. It is written, as one, before Ready
+	// returns, and again after an upgrade that has failed. Empty means none. It must not be changed after Ready.
 	PIDFile string
+
+	// Turn is called when the process is to accept, before Ready returns and before any live connection comes; State is
+	// what it is after Ready. It has to be quick: the predecessor hears nothing meanwhile. Nil does nothing. It must be
+	// set before Ready.
+	Turn func()
 
 	// Logger gets what an operator has to see. Nil means slog.Default().
 	Logger *slog.Logger
@@ -118,6 +123,7 @@ func (p *Process) readyWith(ctx context.Context, adopts map[string]adoptFunc) er
 	p.mu.Lock()
 	for _, i := range p.inherited {
 		_ = i.file.Close()
+		_ = p.Unstore(i.name) // or systemd would keep a queue that nobody serves; it matters to nobody else if that fails
 	}
 	p.inherited = nil
 	p.mu.Unlock()

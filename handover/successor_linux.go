@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -31,7 +32,12 @@ type succession struct {
 	link  *link                     // nil if there is none
 	ready chan map[string]adoptFunc // what can be served, by the servers' names
 	turn  chan struct{}             // closed when the process is to accept
-	over  chan struct{}             // closed when it is on its own
+	over  chan struct{}             // closed when the predecessor has ended
+	free  chan struct{}             // closed when the predecessor does not watch any more
+
+	heirLink *link             // to the process that has replaced this one; nil if none has
+	left     atomic.Int64      // connections that the predecessor has yet to drain
+	bequest  map[string][]byte // what it has left; written before over is closed
 
 	// The rest is of the goroutine that follows the predecessor.
 	heir    heir
@@ -41,7 +47,8 @@ type succession struct {
 	batch   *incoming         // that is being taken
 	trouble string            // why it cannot go on
 	parted  bool
-	stderr  int // where this process's errors are to go from now on, or -1
+	mute    bool // the predecessor can say no more
+	stderr  int  // where this process's errors are to go from now on, or -1
 }
 
 // begin takes what the process was given.
@@ -70,7 +77,7 @@ func (p *Process) begin() error {
 		return err
 	}
 	_ = p.link.send(newFrame(frameHello, hello{PID: os.Getpid()})) // who does not get it has ended, which shows soon
-	p.ready, p.turn, p.over = make(chan map[string]adoptFunc), make(chan struct{}), make(chan struct{})
+	p.ready, p.turn, p.over, p.free = make(chan map[string]adoptFunc), make(chan struct{}), make(chan struct{}), make(chan struct{})
 	go p.follow() // ends when the predecessor has, or has nothing more to say, and the process accepts
 	return nil
 }
@@ -176,8 +183,7 @@ func (p *Process) awaitTurn(ctx context.Context, adopts map[string]adoptFunc) er
 	}
 }
 
-// Done returns a channel that is closed when the process is on its own: it has no predecessor, or that has handed over all that it
-// could, or is dead. Until then the predecessor may still end it.
+// Done returns a channel that is closed when the predecessor has ended, or at once if there is none.
 func (p *Process) Done() <-chan struct{} {
 	if p.link == nil {
 		done := make(chan struct{})
@@ -224,12 +230,38 @@ func (p *Process) follow() {
 			}
 		}
 	}
+	if !p.mute {
+		p.hearOut(frames)
+	}
+}
+
+// hearOut listens to a predecessor that drains, until it has ended.
+func (p *Process) hearOut(frames <-chan received) {
+	for ended := false; !ended; {
+		r := <-frames
+		ended = r.err == io.EOF
+		switch {
+		case r.err != nil:
+		case r.kind == frameLeft:
+			var body leftBody
+			if r.read(&body) == nil {
+				p.left.Store(int64(max(0, body.Conns)))
+			}
+		case r.kind == frameBequest:
+			if state, _, err := r.state(); err == nil {
+				p.bequest = state
+			}
+		}
+		r.drop()
+	}
+	p.left.Store(0)
 }
 
 // understand makes an event of a frame, and answers a ping.
 func (p *Process) understand(r *received) event {
 	switch {
 	case r.err == io.EOF:
+		p.mute = true
 		return event{kind: linkEnded}
 	case r.err != nil && (r.err != errFilesLost || r.kind != frameOffer):
 		return p.puzzled(r.err)
@@ -294,6 +326,7 @@ func (p *Process) do(d deed) {
 		}
 		p.mu.Unlock()
 		levee.SkipIDs(p.lastID)
+		call(p.Turn)
 		close(p.turn)
 	case sendTook:
 		_ = p.link.send(newFrame(frameTook, nil))
@@ -309,6 +342,7 @@ func (p *Process) do(d deed) {
 		p.logger().Error("the predecessor is not to be understood; it is asked to end this process", "err", p.trouble)
 		_ = p.link.send(newFrame(frameFailed, failedBody{p.trouble}))
 	case partWays:
+		close(p.free)
 		p.takeBackStderr()
 		p.parted = true
 	}

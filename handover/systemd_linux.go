@@ -47,12 +47,19 @@ func monotonicTime() string {
 	return fmt.Sprintf("MONOTONIC_USEC=%d", now.Nano()/1000)
 }
 
+// NotifyReloading tells systemd that the service reads its configuration anew (Type=notify-reload). It is over when systemd is told
+// READY=1, by Notify.
+func NotifyReloading() error { return Notify("RELOADING=1", monotonicTime()) }
+
 // Store puts a listener's socket into systemd's file descriptor store, under the address by which [Process.Listen] finds it if
 // the process dies and is started again: those who wait in its queue are served then. The unit needs a
 // FileDescriptorStoreMax of at least as many. It does nothing if systemd has not asked to be told anything.
 //
 // Sockets that systemd has made need no storing, and those that a predecessor has stored are there already.
 func (p *Process) Store(s Socket) error {
+	if os.Getenv("NOTIFY_SOCKET") == "" {
+		return nil
+	}
 	f, err := socketOf(s)
 	if err != nil {
 		return err

@@ -63,11 +63,26 @@ type Plan struct {
 	// connections move. Zero means 5 seconds, negative no time.
 	Probation time.Duration
 
-	// Progress is told of each step as it begins, in words. It may be nil.
-	Progress func(step string)
+	// Started is told the number of the new process when it has been started. It may be nil.
+	Started func(pid int)
+
+	// Progress is told of each step as it begins. It may be nil.
+	Progress func(Step)
 
 	pack func(ctx context.Context, found func(server string, parcels []parcel) bool) // packs what Servers have; tests have others
 }
+
+// A Step is a step of an upgrade.
+type Step string
+
+// The steps.
+const (
+	Starting  Step = "starting"  // the new process has been started, and is not ready yet
+	Settling  Step = "settling"  // it is ready, and watched
+	Probation Step = "probation" // it accepts, and all can still be taken back
+	Moving    Step = "moving"    // live connections move
+	Ending    Step = "ending"    // it has failed, or the upgrade was called off: it is ended
+)
 
 // A Socket is a listener, and the address by which the new process asks for it; see [Process.Listen].
 type Socket struct {

@@ -24,6 +24,8 @@ const (
 	batchLimit = 10 * time.Second // until it has taken a batch, likewise
 	forever    = 1 << 62
 
+	lateIDs = 1 << 10 // of connections that are accepted here while accepting stops
+
 	exitPatience = 200 * time.Millisecond // between the end of what a process says and its own
 	errorLines   = 5                      // of what it wrote, for the error
 	errorBytes   = 1000
@@ -72,15 +74,16 @@ func (p *Process) upgrade(ctx context.Context, plan *Plan) (_ *Outcome, err erro
 	h.packing, h.enough = context.WithCancel(ctx)
 	defer h.enough()
 	defer h.closeFiles()
-	h.progress("starts the new process")
+	h.progress(Starting)
 	if err := h.start(); err != nil {
 		return nil, fmt.Errorf("start the new process: %w", err)
 	}
-	defer h.link.conn.Close()
 	h.run(ctx)
 	if h.elder.step != parted {
+		_ = h.link.conn.Close()
 		return nil, h.verdict()
 	}
+	p.heirLink = h.link
 	h.outcome.PID = h.command.Process.Pid
 	h.outcome.Stayed = h.stayed()
 	h.outcome.Ready = h.ready.Sub(h.began)
@@ -89,7 +92,7 @@ func (p *Process) upgrade(ctx context.Context, plan *Plan) (_ *Outcome, err erro
 	return &h.outcome, nil
 }
 
-func (h *handing) progress(step string) {
+func (h *handing) progress(step Step) {
 	if h.plan.Progress != nil {
 		h.plan.Progress(step)
 	}
@@ -193,7 +196,7 @@ func (h *handing) sendStart() error {
 			return fmt.Errorf("send sockets: %w", err)
 		}
 	}
-	if err := h.sendState(frameState, h.plan.State); err != nil {
+	if err := h.sendPlanned(frameState, h.plan.State); err != nil {
 		return fmt.Errorf("send state: %w", err)
 	}
 	return h.link.send(newFrame(frameStart, nil))
@@ -211,13 +214,17 @@ func descriptor(of any) (fd int) {
 	return fd
 }
 
-// sendState sends state that a plan's function returns, in a file in memory. No function is as one that has nothing to tell.
-func (h *handing) sendState(kind frameKind, get func() map[string][]byte) error {
-	var state map[string][]byte
-	if get != nil {
-		state = get()
+// sendPlanned sends state that a plan's function returns. Of no function it sends that there is none.
+func (h *handing) sendPlanned(kind frameKind, get func() map[string][]byte) error {
+	if get == nil {
+		return h.link.sendState(newFrame(kind, nil), nil)
 	}
-	body := stateBody{LastID: levee.LastID()}
+	return h.link.sendState(newFrame(kind, nil), get())
+}
+
+// sendState sends state in a file in memory.
+func (l *link) sendState(f frame, state map[string][]byte) error {
+	body := stateBody{LastID: levee.LastID() + lateIDs}
 	var pieces [][]byte
 	size := 0
 	for _, name := range slices.Sorted(maps.Keys(state)) {
@@ -233,7 +240,8 @@ func (h *handing) sendState(kind frameKind, get func() map[string][]byte) error 
 		return err
 	}
 	defer unix.Close(fd)
-	return h.link.send(newFrame(kind, body), fd)
+	f.body = newFrame(f.kind, body).body
+	return l.send(f, fd)
 }
 
 // exec starts the new process with its end of the link.
@@ -253,6 +261,9 @@ func (h *handing) exec(other *os.File) error {
 		return err
 	}
 	go h.await() // ends with the new process
+	if h.plan.Started != nil {
+		h.plan.Started(h.command.Process.Pid)
+	}
 	return nil
 }
 
@@ -466,27 +477,23 @@ func (h *handing) enter(before step) {
 		h.ready, h.deaf = time.Now(), 0
 		h.passOnErrors()
 		h.timer.Reset(orDefault(h.plan.Settle, settle, 0))
-		h.progress("watches the new process, which is ready")
+		h.progress(Settling)
 	case awaitsTook:
 		h.timer.Reset(tookLimit)
-		h.progress("has the new process accept")
 	case watches:
 		h.timer.Reset(time.Until(h.ready.Add(orDefault(h.plan.Probation, probation, 0))))
-		h.progress("watches the new process, which accepts")
+		h.progress(Probation)
 	case moves:
 		h.timer.Stop()
-		h.progress("moves live connections")
+		h.progress(Moving)
 	case ends:
 		h.timer.Stop()
 		h.failed = before
-		h.progress("ends the new process")
+		h.progress(Ending)
 	case alone:
 		if before != ends {
 			h.failed = before
 		}
-		h.progress("goes on")
-	case parted:
-		h.progress("has handed over")
 	}
 }
 
@@ -505,7 +512,7 @@ func (h *handing) do(d deed) {
 			h.copies = nil // they are the plan's now
 		}
 	case sendTake:
-		if err := h.sendState(frameTake, h.plan.FreshState); err != nil {
+		if err := h.sendPlanned(frameTake, h.plan.FreshState); err != nil {
 			h.learn(h.because(linkEnded, fmt.Errorf("tell it to accept: %w", err)))
 		}
 	case startMoving:
