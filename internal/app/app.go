@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/urfave/cli/v3"
 
+	"github.com/levee-net/levee/handover"
 	"github.com/levee-net/levee/internal/config"
 	"github.com/levee-net/levee/telemetry"
 )
@@ -42,6 +44,8 @@ type Env struct {
 	Signals        <-chan os.Signal
 	Executable     string // to start another levee, or nothing
 
+	args     []string          // that it was started with
+	process  *handover.Process // nil unless it serves
 	lookOnly bool              // write nothing: this is a check
 	logs     *telemetry.Writer // to Stderr
 }
@@ -52,8 +56,8 @@ type Env struct {
 func Process() Env {
 	signal.Ignore(syscall.SIGPIPE)
 	signals := make(chan os.Signal, 4) // a burst is kept; beyond that they say nothing new
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	executable, _ := os.Executable() // without it, what would be in a process of its own is not
+	signal.Notify(signals, knownSignals()...)
+	executable := executable() // without it, what would be in a process of its own is not
 	return Env{
 		Stdin:      os.Stdin,
 		Executable: executable,
@@ -65,6 +69,30 @@ func Process() Env {
 		ConfigDir:  os.UserConfigDir,
 		Signals:    signals,
 	}
+}
+
+// executable returns where levee is, or nothing. It is the path that it was started by, which may be a link
+// that leads elsewhere by the time of an upgrade, if that leads here.
+func executable() string {
+	real, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	given, err := exec.LookPath(os.Args[0])
+	if err != nil {
+		return real
+	}
+	if given, err = filepath.Abs(given); err != nil {
+		return real
+	}
+	here, err := os.Stat(real)
+	if err != nil {
+		return real
+	}
+	if there, err := os.Stat(given); err != nil || !os.SameFile(here, there) {
+		return real
+	}
+	return given
 }
 
 // An exitError is an error with the exit code that belongs to it.
@@ -93,7 +121,7 @@ func exit(code int, err error) error {
 // until it is done or ctx ends, and returns its exit code. What went wrong stands
 // on env.Stderr, a line for each problem.
 func Run(ctx context.Context, args []string, env Env) int {
-	env.logs = telemetry.NewWriter(env.Stderr, 0)
+	env.args, env.logs = args, telemetry.NewWriter(env.Stderr, 0)
 	err := command(env).Run(ctx, args)
 	env.logs.Flush(flushTime)
 	if err == nil {
@@ -125,6 +153,7 @@ Exit codes: 0 all left in their own time; 1 some had to be cut; 2 bad usage or c
 		ExitErrHandler:                  func(context.Context, *cli.Command, error) {},
 		OnUsageError:                    usageError,
 		Flags: append(addressFlags(),
+			superviseFlag(),
 			&cli.BoolFlag{Name: "version", Usage: "print the version", HideDefault: true, Local: true}),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			if name := c.Args().First(); name != "" {
@@ -151,6 +180,7 @@ Exit codes: 0 all left in their own time; 1 some had to be cut; 2 bad usage or c
 			upstreamsCommand(env),
 			drainCommand(env),
 			reloadCommand(env),
+			upgradeCommand(env),
 			limitsCommand(env),
 			bansCommand(env),
 			banCommand(env),

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/levee-net/levee"
 	"github.com/levee-net/levee/certs"
+	"github.com/levee-net/levee/handover"
 	"github.com/levee-net/levee/httpserve"
 	"github.com/levee-net/levee/internal/admin"
 	"github.com/levee-net/levee/internal/config"
@@ -38,7 +38,7 @@ type front struct {
 	registry    *prometheus.Registry
 
 	admin       *admin.Server // nil when off
-	adminSocket net.Listener
+	adminSocket *doorway
 	own         []*part // that is no generation's
 
 	ca        *certs.CA    // nil when no listener asks for it
@@ -51,6 +51,7 @@ type front struct {
 
 	first     *config.Config // that it was started with
 	reloads   *reloads
+	upgrades  upgrades
 	reloading sync.Mutex // by whoever makes a generation, or ends one
 	now       atomic.Pointer[generation]
 	steering  sync.Mutex    // of servers by an operator, while the generation stays the same
@@ -62,6 +63,7 @@ type front struct {
 	told    *telling
 	tracing *tracing // nil when nobody asks for spans
 
+	stopped bool            // somebody wants it to end, and not only has another process taken its place
 	hurried <-chan struct{} // closed at a second signal to stop; nil before the first
 
 	mu        sync.Mutex
@@ -85,6 +87,7 @@ func assemble(cfg *config.Config, env Env) (*front, error) {
 	f.connections = telemetry.NewMetrics(f.registry)
 	f.metrics, f.upstreams = newTLSMetrics(f), newUpstreamMetrics(f.registry)
 	f.reloads = newReloads(f)
+	f.initUpgrades()
 	if err := f.startTracing(&cfg.Telemetry.Traces); err != nil {
 		return nil, exit(exitUsage, err)
 	}
@@ -179,10 +182,12 @@ func (f *front) open(ctx context.Context) (*opening, error) {
 	if err != nil || f.admin == nil {
 		return p, err
 	}
-	if f.adminSocket, err = listenPrivately(ctx, g.cfg.Admin.Listen); err != nil {
+	l, err := f.listenPrivately(ctx, g.cfg.Admin.Listen)
+	if err != nil {
 		p.abandon()
 		return nil, fmt.Errorf("admin: %w", err)
 	}
+	f.adminSocket = newDoorway(l)
 	return p, nil
 }
 
@@ -192,10 +197,13 @@ func (f *front) run(ctx context.Context, p *opening) error {
 	defer f.told.close()
 	defer f.tracing.end(f.log)
 	defer f.shared.close()
+	defer f.env.process.Leave()
 	defer f.awaitRunning()
 	beside, stop := context.WithCancel(context.Background())
 	defer stop()
-	f.begin(beside, p)
+	if err := f.begin(ctx, beside, p); err != nil {
+		return exit(exitNotStart, err)
+	}
 	f.running.Go(func() { f.passOnEvents(beside) })
 	if f.admin != nil {
 		f.admin.SetReady(true)
@@ -208,6 +216,11 @@ func (f *front) run(ctx context.Context, p *opening) error {
 	}
 	f.running.Go(func() { f.reloads.run(beside) })
 	if err := f.wait(ctx); err != nil {
+		if f.isWatched() {
+			f.log.Error("ended, as the process before can still go on in this one's place", "err", err)
+			f.closeServers()
+			return &exitError{code: exitNotStart}
+		}
 		f.log.Error("draining, as a listener is down", "err", err)
 		_ = f.drain() // it has said how that went
 		return &exitError{code: exitCut}
@@ -215,20 +228,26 @@ func (f *front) run(ctx context.Context, p *opening) error {
 	return f.drain()
 }
 
-// begin has the first generation come into force.
-func (f *front) begin(beside context.Context, p *opening) {
+// begin has the first generation come into force, once it is this process's turn.
+func (f *front) begin(ctx, beside context.Context, p *opening) error {
 	f.reloading.Lock()
 	defer f.reloading.Unlock()
 	f.beside = beside
 	g := f.now.Load()
-	g.since = time.Now()
+	f.restore(g.backendHeirlooms())
 	g.begin()
 	for _, p := range f.own {
 		p.run(beside, &f.running)
 	}
 	f.running.Go(func() { f.outs.run(beside) })
 	f.running.Go(func() { f.tellRefusals(beside) })
+	f.running.Go(func() { f.upgrades.hearLast(beside) })
+	if err := f.awaitTurn(ctx); err != nil {
+		p.abandon()
+		return err
+	}
 	g.enter(p, nil)
+	return nil
 }
 
 // wait returns nil when it is time to drain.
@@ -236,20 +255,63 @@ func (f *front) wait(ctx context.Context) error {
 	for {
 		select {
 		case sig := <-f.env.Signals:
-			if sig == syscall.SIGHUP {
+			switch sig {
+			case syscall.SIGHUP:
 				f.reloads.ask()
 				continue
+			case upgradeSignal:
+				f.running.Go(f.upgradeBySignal) // each of its steps has a bound
+				continue
 			}
+			f.awaitFreedom()
+			f.stopped = true
+			f.upgrades.stop(sig)
 			f.log.Info("draining", "signal", sig.String(), "timeout", f.now.Load().cfg.Drain.Timeout)
 			return nil
+		case <-f.upgrades.handed:
+			f.log.Info("draining what has not moved", "timeout", f.now.Load().cfg.Drain.Timeout)
+			return nil
 		case <-f.state.asked:
+			f.awaitFreedom()
+			f.stopped = true
+			f.upgrades.stop(syscall.SIGTERM)
 			f.log.Info("draining", "by", "an operator", "timeout", f.now.Load().cfg.Drain.Timeout)
 			return nil
 		case <-ctx.Done():
+			f.upgrades.stop(syscall.SIGTERM)
 			f.log.Info("draining", "timeout", f.now.Load().cfg.Drain.Timeout)
 			return nil
 		case err := <-f.broken:
+			f.upgrades.stop(syscall.SIGTERM)
 			return err
+		}
+	}
+}
+
+// isWatched reports whether the process before would go on in this one's place if it ended.
+func (f *front) isWatched() bool {
+	select {
+	case <-f.env.process.Free():
+		return false
+	default:
+		return true
+	}
+}
+
+// awaitFreedom waits for the end of the upgrade by which this process has come, which has a bound, or for another signal to end: else
+// the process before would go on in this one's place.
+func (f *front) awaitFreedom() {
+	if f.isWatched() {
+		f.log.Info("draining when the upgrade is over that this process has come by")
+	}
+	for {
+		select {
+		case <-f.env.process.Free():
+			return
+		case sig := <-f.env.Signals:
+			if sig != syscall.SIGHUP && sig != upgradeSignal {
+				return
+			}
 		}
 	}
 }
@@ -259,6 +321,9 @@ func (f *front) drain() error {
 	began := time.Now()
 	f.told.record.draining(f.now.Load().cfg.Drain.Timeout)
 	f.state.drains(began, f.patience())
+	if !f.upgrades.isHanded() { // the service goes on elsewhere
+		_ = handover.Notify("STOPPING=1", "STATUS=Draining") // it matters to nobody else if that fails
+	}
 	if f.admin != nil {
 		f.admin.SetReady(false)
 	}
@@ -276,7 +341,7 @@ func (f *front) drain() error {
 	}()
 	f.endReloads(hurry)
 	cfg := &f.now.Load().cfg.Drain
-	if pause := cfg.PreStop; pause > 0 {
+	if pause := cfg.PreStop; pause > 0 && !f.upgrades.isHanded() {
 		f.log.Info("not ready any more, still accepting", "pre_stop", pause)
 		select {
 		case <-hurry:
@@ -285,14 +350,15 @@ func (f *front) drain() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), cfg.Timeout)
 	defer cancel()
+	f.running.Go(func() { f.upgrades.tellLeft(done) })
 	went := f.shutDown(ctx)
 	f.told.record.drained(went)
 	took := time.Since(began).Round(time.Millisecond)
 	if went.Cut > 0 {
-		f.log.Error("drained, but connections that had not finished were cut", "cut", went.Cut, "left", went.Drained, "gone", went.Gone, "took", took)
+		f.log.Error("drained, but connections that had not finished were cut", "cut", went.Cut, "drained", went.Drained, "gone", went.Gone, "took", took)
 		return &exitError{code: exitCut}
 	}
-	f.log.Info("drained", "left", went.Drained, "gone", went.Gone, "took", took)
+	f.log.Info("drained", "drained", went.Drained, "gone", went.Gone, "took", took)
 	return nil
 }
 
@@ -334,18 +400,27 @@ func (f *front) awaitRunning() {
 	}
 }
 
-// hurry returns a channel that is closed at the next signal to stop.
+// hurry returns a channel that is closed at the second signal to stop. A process whose place another has taken has had none:
+// a supervisor sends the first to both.
 func (f *front) hurry(done <-chan struct{}) <-chan struct{} {
 	hurry := make(chan struct{})
 	go func() { // ends with done
+		isFirst := f.upgrades.isHanded() && !f.stopped
 		for {
 			select {
 			case sig := <-f.env.Signals:
-				if sig != syscall.SIGHUP {
+				switch sig {
+				case syscall.SIGHUP:
+					f.reloads.ask()
+				case upgradeSignal:
+				default:
+					if isFirst {
+						isFirst = false
+						continue
+					}
 					close(hurry)
 					return
 				}
-				f.reloads.ask()
 			case <-done:
 				return
 			}

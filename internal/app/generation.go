@@ -31,6 +31,7 @@ type generation struct {
 	issuers  []*issuer
 	policies []*policy
 	expiries []listenerExpiries
+	tickets  []ownTickets
 
 	contents string // stands for that of files which are read only when a part is made
 

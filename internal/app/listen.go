@@ -9,14 +9,13 @@ import (
 	"net/netip"
 	"syscall"
 
-	"github.com/levee-net/levee"
 	"github.com/levee-net/levee/internal/config"
 )
 
-// listen listens as levee.Listen does, and says what to do where that fails;
-// instead is how to choose another address.
-func listen(ctx context.Context, address config.Address, instead string) (net.Listener, error) {
-	l, err := levee.Listen(ctx, address.String())
+// listen listens as levee.Listen does, or on the socket that this process was given for the address, and says what
+// to do where that fails; instead is how to choose another address.
+func (f *front) listen(ctx context.Context, address config.Address, instead string) (net.Listener, error) {
+	l, err := f.env.process.Listen(ctx, address.String())
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE) && address.Network == "unix":
 		return nil, fmt.Errorf("%w; free it, or %s", err, instead)
@@ -50,12 +49,12 @@ func ownerInWords(address config.Address) string {
 }
 
 // listenPrivately is listen for operators: a Unix socket is for its owner alone.
-func listenPrivately(ctx context.Context, address config.Address) (net.Listener, error) {
+func (f *front) listenPrivately(ctx context.Context, address config.Address) (net.Listener, error) {
 	const instead = "choose another with --admin"
 	if address.Network != "unix" {
-		return listen(ctx, address, instead)
+		return f.listen(ctx, address, instead)
 	}
 	restore := privateFiles()
 	defer restore()
-	return listen(ctx, address, instead)
+	return f.listen(ctx, address, instead)
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/levee-net/levee"
+	"github.com/levee-net/levee/handover"
 	"github.com/levee-net/levee/internal/config"
 	"github.com/levee-net/levee/limit"
 )
@@ -158,7 +159,7 @@ func (o *opening) openOne(ctx context.Context, g *generation, address config.Add
 		if len(g.cfg.Listeners) == 1 {
 			where = "choose another with --listen"
 		}
-		l, err := listen(ctx, address, where)
+		l, err := g.listen(ctx, address, where)
 		if err != nil {
 			return nil, err
 		}
@@ -270,6 +271,7 @@ func (f *front) listenOn(l *listener, open []*socket) {
 		if !slices.Contains(open, s) {
 			l.server.StopListening(s.Listener)
 			l.closing = append(l.closing, s)
+			f.unstore(s)
 		}
 	}
 	for _, s := range open {
@@ -279,6 +281,7 @@ func (f *front) listenOn(l *listener, open []*socket) {
 		if f.now.Load().number > 1 { // else it is announced
 			f.log.Info("listening", "listener", l.name, "address", s.Addr().String())
 		}
+		f.store(s.address.String(), s.Listener)
 		f.running.Go(func() { // ends with the server, or when it is to stop listening there
 			defer close(s.closed)
 			if err := l.server.Serve(context.Background(), s.Listener); err != nil && !errors.Is(err, levee.ErrServerClosed) {
@@ -289,6 +292,25 @@ func (f *front) listenOn(l *listener, open []*socket) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	l.sockets = open
+}
+
+// store has systemd keep a socket while a levee that has crashed is started again, if it does that.
+func (f *front) store(address string, l net.Listener) {
+	if err := f.env.process.Store(handover.Socket{Address: address, Listener: l}); err != nil {
+		f.log.Warn("systemd does not keep a socket", "address", address, "err", err)
+	}
+}
+
+// unstore has systemd keep it no more, unless another listener has the address.
+func (f *front) unstore(s *socket) {
+	for _, l := range f.every() {
+		if slices.ContainsFunc(f.socketsOf(l), func(other *socket) bool { return other != s && other.address.String() == s.address.String() }) {
+			return
+		}
+	}
+	if err := f.env.process.Unstore(s.address.String()); err != nil {
+		f.log.Warn("systemd still keeps a socket", "address", s.address.String(), "err", err)
+	}
 }
 
 // addressesOf returns where a listener listens.

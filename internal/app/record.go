@@ -48,6 +48,7 @@ const (
 	kindHealth   = "health"
 	kindOverload = "overload"
 	kindDrain    = "drain"
+	kindUpgrade  = "upgrade"
 )
 
 func (r record) reloaded(changed bool, generation int, err error) {
@@ -59,6 +60,14 @@ func (r record) reloaded(changed bool, generation int, err error) {
 	default:
 		r.add(kindReload, "certificates, client policies, tickets and lists are read again")
 	}
+}
+
+func (r record) upgraded(u *admin.Upgrade) {
+	if u.Problem != "" {
+		r.add(kindUpgrade, "not upgraded; this process goes on: %s", u.Problem)
+		return
+	}
+	r.add(kindUpgrade, "process %d serves; %d connections have moved there, %d finish here", u.PID, u.Moved, u.Left)
 }
 
 func (r record) banned(n int64, mode string) {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/levee-net/levee/handover"
 	"github.com/levee-net/levee/internal/admin"
 	"github.com/levee-net/levee/internal/config"
 	"github.com/levee-net/levee/internal/watch"
@@ -99,7 +100,10 @@ func (r *reloads) sum() []byte {
 	return sum[:]
 }
 
-var errEnding = errors.New("levee is draining")
+var (
+	errEnding    = errors.New("levee is draining")
+	errUpgrading = errors.New("an upgrade is under way; the new process reads the configuration anew")
+)
 
 // reload reads the configuration again and has it come into force, all of it or nothing. Where
 // it says the same, or is not from a file, the files that it names are read again.
@@ -115,6 +119,12 @@ func (f *front) reload(ctx context.Context) (admin.Generation, error) {
 			f.log.Warn("not reloaded; the access log's file is opened anew", "err", strings.TrimSuffix(line, "\n"))
 		}
 		return f.generation(), err
+	}
+	_ = handover.NotifyReloading() // it matters to nobody else if that fails, here and below
+	defer func() { _ = handover.Notify("READY=1") }()
+	if f.upgrades.postpones() {
+		f.log.Warn("not reloaded", "err", errUpgrading)
+		return f.generation(), errUpgrading
 	}
 	changed, err := f.renew(ctx)
 	err = errors.Join(err, f.told.Reopen())

@@ -53,7 +53,7 @@ func TestAConnectionIsOfTheConfigurationThatLetItIn(t *testing.T) {
 func TestNobodyWhoLooksOnWaitsForAReload(t *testing.T) {
 	door := leveetest.Listen()
 	f := &front{
-		log: slog.New(slog.DiscardHandler), told: new(telling), ended: make(chan struct{}), admin: new(admin.Server),
+		log: slog.New(slog.DiscardHandler), told: new(telling), ended: make(chan struct{}), admin: new(admin.Server), connections: telemetry.NewMetrics(prometheus.NewRegistry()),
 		listeners: []*listener{{name: "main", server: &levee.Server{Handler: handlers.Echo}, sockets: []*socket{{Listener: door}}}},
 	}
 	f.state.begin()

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"time"
 
 	"github.com/levee-net/levee/internal/admin"
 )
@@ -15,7 +16,12 @@ const api = "/api/v1/"
 
 // ask has the levee do what its API can, and returns its answer, which is also read into the value.
 func (r *reached) ask(ctx context.Context, method, path string, body []byte, into any) (text []byte, err error) {
-	ctx, cancel := context.WithTimeout(ctx, operatorTimeout)
+	return r.askWithin(ctx, operatorTimeout, method, path, body, into)
+}
+
+// askWithin is ask for what takes longer.
+func (r *reached) askWithin(ctx context.Context, limit time.Duration, method, path string, body []byte, into any) (text []byte, err error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	answer, err := r.do(ctx, method, path, body)
 	if err != nil {

@@ -3,9 +3,11 @@ package app
 import (
 	"context"
 	"fmt"
+	"os"
 
 	"github.com/urfave/cli/v3"
 
+	"github.com/levee-net/levee/handover"
 	"github.com/levee-net/levee/internal/config"
 )
 
@@ -13,9 +15,9 @@ func serveCommand(env Env) *cli.Command {
 	return &cli.Command{
 		Name:         "serve",
 		Usage:        "serve what a configuration file says",
-		UsageText:    "levee serve -c FILE [--watch] [--listen ADDR] [--admin ADDR]",
+		UsageText:    "levee serve -c FILE [--watch] [--supervise] [--listen ADDR] [--admin ADDR]",
 		OnUsageError: usageError,
-		Flags:        append([]cli.Flag{fileFlag(), watchFlag()}, addressFlags()...),
+		Flags:        append([]cli.Flag{fileFlag(), watchFlag(), superviseFlag()}, addressFlags()...),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			if err := alone(c); err != nil {
 				return err
@@ -47,6 +49,19 @@ func watchFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "watch", Usage: "reload the configuration when its file has changed, as at SIGHUP", HideDefault: true, Local: true}
 }
 
+func superviseFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "supervise", Usage: "serve in a child, so that this process outlives upgrades (process 1 does so anyway)", HideDefault: true, Local: true}
+}
+
+// supervised is set for those that have a supervisor.
+const supervised = "LEVEE_SUPERVISED"
+
+// isToSupervise reports whether this process is to be a supervisor: if it is asked to, or is the first of a container,
+// which ends with it.
+func (env Env) isToSupervise(asked bool) bool {
+	return (asked || canSupervise && os.Getpid() == 1) && env.Executable != "" && os.Getenv(supervised) == ""
+}
+
 // load reads the file that the command line names.
 func load(c *cli.Command) (*config.Config, error) {
 	file := c.String("config")
@@ -69,6 +84,13 @@ func addressFlags() []cli.Flag {
 func serveWith(ctx context.Context, env Env, cfg *config.Config, c *cli.Command, demo bool, again *reloads) error {
 	if err := override(cfg, c, demo); err != nil {
 		return exit(exitUsage, err)
+	}
+	if env.isToSupervise(c.Bool("supervise")) {
+		return supervise(ctx, env, env.args)
+	}
+	var err error
+	if env.process, err = handover.Begin(); err != nil {
+		return exit(exitNotStart, err)
 	}
 	f, err := assemble(cfg, env)
 	if err != nil {

@@ -27,9 +27,10 @@ const (
 func (f *front) status() admin.Status {
 	s := admin.Status{Version: version(), Go: runtime.Version(), PID: os.Getpid(), Started: f.state.started, State: stateServing}
 	s.Generation, s.Drain = f.generation(), f.state.told()
+	s.Upgrade, s.Predecessor = f.upgrades.told(), f.upgrades.toldPredecessor()
 	var stats levee.Stats
-	for _, server := range f.allServers() {
-		stats = stats.Add(server.Stats())
+	for _, l := range f.every() {
+		stats = stats.Add(f.statsOf(l))
 	}
 	s.Totals = totalsOf(stats)
 	if s.Drain != nil {
@@ -88,11 +89,20 @@ func valueOf(family *dto.MetricFamily) float64 {
 	return m.GetGauge().GetValue() + m.GetCounter().GetValue()
 }
 
+// statsOf are a listener's counts, with those of the processes before this one, and of those of its name that are gone.
+func (f *front) statsOf(l *listener) levee.Stats {
+	stats := l.server.Stats()
+	if !l.leaving.Load() { // else another may have its name
+		stats = stats.Add(f.connections.Before(l.name))
+	}
+	return stats
+}
+
 // toldListeners are the listeners with their counts, those that are leaving too.
 func (f *front) toldListeners() admin.Listeners {
 	all, now := admin.Listeners{Listeners: []admin.Listener{}}, f.now.Load()
 	for _, of := range f.every() {
-		stats := of.server.Stats()
+		stats := f.statsOf(of)
 		l := admin.Listener{
 			Name: of.name, Addresses: f.addressesOf(of), TLS: now.modeOf(of.name), State: stateServing, Generation: now.number,
 			Active: stats.Active, Max: stats.MaxConns, Arriving: stats.Arriving, Accepted: stats.Accepted,

@@ -168,6 +168,47 @@ one before stays in force, and the exit code is 2.`,
 	}
 }
 
+// upgradeTimeout is longer than all that an upgrade may take: its settings' longest, and the moving.
+const upgradeTimeout = 5 * time.Minute
+
+func upgradeCommand(env Env) *cli.Command {
+	return &cli.Command{
+		Name:      "upgrade",
+		Usage:     "have a new process take the place of a running levee, with its open connections",
+		UsageText: "levee upgrade [--json] [--admin ADDR]",
+		Description: `It is what SIGUSR2 does, and says what came of it. The new process is the binary that is at the old one's path
+now, with the same arguments. If it does not start, or fails before it has proven itself, the old one goes on, and
+the exit code is 2. It returns when connections have moved: those that cannot, as they are of TLS, finish in the old one.`,
+		OnUsageError: usageError,
+		Flags:        adminFlags(jsonFlag()),
+		Action: func(ctx context.Context, c *cli.Command) error {
+			if err := alone(c); err != nil {
+				return err
+			}
+			there, err := reach(c)
+			if err != nil {
+				return err
+			}
+			defer there.close()
+			var u admin.Upgrade
+			text, err := there.askWithin(ctx, upgradeTimeout, http.MethodPost, api+"upgrade", nil, &u)
+			switch {
+			case err != nil:
+				return err
+			case c.Bool("json"):
+				_, err = env.Stdout.Write(text)
+				return err
+			}
+			said := fmt.Sprintf("process %d serves now: %s moved to it", u.PID, counted(int(u.Moved), "connection", "connections"))
+			if u.Left > 0 {
+				said += fmt.Sprintf(", %d finish in the old one", u.Left)
+			}
+			_, err = fmt.Fprintln(env.Stdout, said)
+			return err
+		},
+	}
+}
+
 func upstreamsCommand(env Env) *cli.Command {
 	return &cli.Command{
 		Name:         "upstreams",

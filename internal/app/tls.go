@@ -283,7 +283,8 @@ func entriesOf(a *config.ClientAllow) (entries []entry) {
 func (s *securing) ticketsOf(cfg config.Tickets) (*certs.Tickets, error) {
 	pos := cfg.Pos
 	cfg.Pos = config.Position{} // which is no part of what it says
-	return keep(s.generation, fmt.Sprintf("tickets %s %+v", s.listener.Name, cfg), func(p *part) (*certs.Tickets, error) {
+	name := fmt.Sprintf("tickets %s %+v", s.listener.Name, cfg)
+	tickets, err := keep(s.generation, name, func(p *part) (*certs.Tickets, error) {
 		t := &certs.Tickets{File: cfg.File, Rotate: cfg.Rotate, Problem: s.problem}
 		if t.File == "" && t.Rotate >= 0 && s.shared != nil {
 			t.Secret, t.Interval = s.shared.ticketSecret, sharedInterval
@@ -299,6 +300,16 @@ func (s *securing) ticketsOf(cfg config.Tickets) (*certs.Tickets, error) {
 		}
 		return t, nil
 	})
+	if err == nil {
+		s.tickets = append(s.tickets, ownTickets{name, tickets})
+	}
+	return tickets, err
+}
+
+// ownTickets are a listener's, or a route's. Two that say the same are one.
+type ownTickets struct {
+	name    string
+	tickets *certs.Tickets
 }
 
 // problem is told what is wrong with the files of a running levee.

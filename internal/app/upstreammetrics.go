@@ -8,6 +8,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/levee-net/levee/telemetry"
 	"github.com/levee-net/levee/upstream"
 )
 
@@ -15,40 +16,45 @@ import (
 // scrape asks; a server that has left takes its series along, so that there are never
 // more than there are servers.
 type upstreamMetrics struct {
-	connecting *prometheus.HistogramVec
+	connecting *telemetry.Durations
 
 	mu    sync.Mutex
 	pools map[string][]*upstream.Pool // the newest last; those before have connections still
 	past  map[string]upstream.Stats   // of those that are gone, while there is one of the name
 }
 
+var connectBounds = []time.Duration{
+	100 * time.Microsecond, 250 * time.Microsecond, 500 * time.Microsecond,
+	time.Millisecond, 2500 * time.Microsecond, 5 * time.Millisecond, 10 * time.Millisecond, 25 * time.Millisecond, 50 * time.Millisecond,
+	100 * time.Millisecond, 250 * time.Millisecond, 500 * time.Millisecond,
+	time.Second, 2500 * time.Millisecond, 5 * time.Second, 10 * time.Second,
+}
+
 func newUpstreamMetrics(registry prometheus.Registerer) *upstreamMetrics {
 	m := &upstreamMetrics{
 		pools: make(map[string][]*upstream.Pool),
 		past:  make(map[string]upstream.Stats),
-		connecting: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:                            "levee_upstream_connect_duration_seconds",
-			Help:                            "How long a successful try to connect took, with the TLS handshake if there is one.",
-			Buckets:                         []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
-			NativeHistogramBucketFactor:     1.1,
-			NativeHistogramMaxBucketNumber:  100,
-			NativeHistogramMinResetDuration: time.Hour,
-		}, []string{"upstream"}),
+		connecting: telemetry.NewDurations(registry, "levee_upstream_connect_duration_seconds",
+			"How long a successful try to connect took, with the TLS handshake if there is one.", "upstream", connectBounds...),
 	}
-	registry.MustRegister(m.connecting, m)
+	registry.MustRegister(m)
 	return m
 }
 
 // An upstreamMetric is one pool's.
-type upstreamMetric struct{ connecting prometheus.Observer }
+type upstreamMetric struct {
+	name       string
+	connecting *telemetry.Durations
+}
 
 func (m *upstreamMetrics) of(name string) *upstreamMetric {
-	return &upstreamMetric{m.connecting.WithLabelValues(name)}
+	m.connecting.Add(name)
+	return &upstreamMetric{name, m.connecting}
 }
 
 func (m *upstreamMetric) dialed(_ string, took time.Duration, err error) {
 	if err == nil {
-		m.connecting.Observe(took.Seconds())
+		m.connecting.Observe(m.name, took)
 	}
 }
 
@@ -67,7 +73,7 @@ func (m *upstreamMetrics) unwatch(name string, pool *upstream.Pool) {
 	if len(left) == 0 {
 		delete(m.pools, name)
 		delete(m.past, name)
-		m.connecting.DeleteLabelValues(name)
+		m.connecting.Remove(name)
 		return
 	}
 	m.pools[name] = left

@@ -222,6 +222,9 @@ func (l *loop) finishBatch() bool {
 		c := l.more[len(l.more)-1]
 		l.more[len(l.more)-1] = nil // it may end, and be garbage
 		l.more = l.more[:len(l.more)-1]
+		if c.is(gone) && c.near().packed() == nil {
+			continue // and its owner may be looking at it
+		}
 		c.clear(queued)
 		if !l.pump(c) {
 			return false
