@@ -63,6 +63,14 @@ flood: ## attack levee and its peers on this machine, which takes about half an 
 	go build -C bench -o .build/bench .
 	@cd bench && .build/bench --flood $(FLOOD)
 
+# What `make test` tries on a small scale: upgrades, deaths in the middle of them, floods. SOAK=Upgrade takes a part.
+SOAK ?= .
+.PHONY: soak
+soak: ## the same promises on their full scale, which takes about an hour
+	@scripts/install-debian-packages
+	LEVEE_CRASH=full go test -tags failpoints -count=1 -timeout=30m ./handover
+	LEVEE_E2E_UPGRADE=full LEVEE_E2E_FLOOD=full go test -C e2e -count=1 -timeout=60m -run '$(SOAK)' .
+
 .PHONY: clean
 clean: ## remove everything that was built, the tools too
 	rm -rf bin .tools bench/.build coverage.out coverage.html

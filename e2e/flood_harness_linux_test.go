@@ -14,13 +14,27 @@ import (
 // floodVariable has floods come in full size; without it each is a small one, of seconds.
 const floodVariable = "LEVEE_E2E_FLOOD"
 
+// upgradeVariable does the same for upgrades, and for leaving.
+const upgradeVariable = "LEVEE_E2E_UPGRADE"
+
 // sized picks what a flood has, of a small and of a full one.
 func sized[T any](t *testing.T, what string, small, full T) T {
 	t.Helper()
-	if os.Getenv(floodVariable) == "full" {
+	return sizedBy(t, floodVariable, what, small, full)
+}
+
+// upgradeSized picks what a test of upgrades has, of a small and of a full one.
+func upgradeSized[T any](t *testing.T, what string, small, full T) T {
+	t.Helper()
+	return sizedBy(t, upgradeVariable, what, small, full)
+}
+
+func sizedBy[T any](t *testing.T, variable, what string, small, full T) T {
+	t.Helper()
+	if os.Getenv(variable) == "full" {
 		return full
 	}
-	t.Logf("%s: %v, not %v, for which %s=full is needed", what, small, full, floodVariable)
+	t.Logf("%s: %v, not %v, for which %s=full is needed", what, small, full, variable)
 	return small
 }
 

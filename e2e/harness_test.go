@@ -107,7 +107,9 @@ func launch(t *testing.T, cmd *exec.Cmd) *process {
 	if cmd.Env == nil {
 		cmd.Env = append(os.Environ(), "HOME="+p.home, "XDG_CONFIG_HOME=")
 	}
-	cmd.Stdout = &p.stdout
+	if cmd.Stdout == nil {
+		cmd.Stdout = &p.stdout
+	}
 	if cmd.Stderr == nil {
 		cmd.Stderr = &p.stderr
 	}
@@ -211,6 +213,10 @@ func (p *process) scrape() scrape {
 	if status != http.StatusOK {
 		p.t.Fatalf("metrics: %d %s", status, body)
 	}
+	return newScrape(body)
+}
+
+func newScrape(body string) scrape {
 	values := make(scrape)
 	for line := range strings.Lines(body) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
@@ -307,21 +313,28 @@ func echoesOn(c net.Conn) error {
 
 func get(t *testing.T, url string) (status int, body string) {
 	t.Helper()
-	client := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true}}
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, http.NoBody)
+	status, body, err := fetch(t.Context(), http.MethodGet, url, patience)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return status, body
+}
+
+// fetch makes a request on a connection of its own.
+func fetch(ctx context.Context, method, url string, within time.Duration) (status int, body string, err error) {
+	client := &http.Client{Timeout: within, Transport: &http.Transport{DisableKeepAlives: true}}
+	request, err := http.NewRequestWithContext(ctx, method, url, http.NoBody)
+	if err != nil {
+		return 0, "", err
+	}
+	request.Header.Set("Content-Type", "application/json")
 	answer, err := client.Do(request)
 	if err != nil {
-		t.Fatal(err)
+		return 0, "", err
 	}
 	defer answer.Body.Close()
 	content, err := io.ReadAll(answer.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return answer.StatusCode, string(content)
+	return answer.StatusCode, string(content), err
 }
 
 // need skips the test if a program is not installed.

@@ -41,7 +41,7 @@ func TestIdleSessionsOfPostgreSQLLeaveAtOnce(t *testing.T) {
 	if code, took := p.wait(), p.ended.Sub(began); code != 0 || took > time.Second {
 		t.Errorf("exit code %d after %v", code, took)
 	}
-	if line := p.logged("drained"); line["left"] != 5.0 || line["gone"] != 0.0 {
+	if line := p.logged("drained"); line["drained"] != 5.0 || line["gone"] != 0.0 {
 		t.Errorf("%v", line)
 	}
 }
@@ -61,7 +61,7 @@ func TestAnOpenTransactionIsNotLeftBeforeTheDeadline(t *testing.T) {
 	if code, took := p.wait(), p.ended.Sub(began); code != 1 || took < 7900*time.Millisecond || took > 8500*time.Millisecond {
 		t.Errorf("exit code %d after %v", code, took)
 	}
-	if line := p.logged(cutLine); line["cut"] != 1.0 || line["left"] != 1.0 {
+	if line := p.logged(cutLine); line["cut"] != 1.0 || line["drained"] != 1.0 {
 		t.Errorf("%v", line)
 	}
 }
