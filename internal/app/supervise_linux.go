@@ -207,7 +207,7 @@ func (s *supervisor) findHeir() (found bool) {
 	lists, _ := filepath.Glob("/proc/self/task/*/children")
 	for _, list := range lists {
 		text, _ := os.ReadFile(list)
-		for _, field := range bytes.Fields(text) {
+		for field := range bytes.FieldsSeq(text) {
 			if pid, err := strconv.Atoi(string(field)); err == nil && isSupervised(pid) {
 				s.becomes(pid)
 				found = true

@@ -49,13 +49,16 @@ func (f *front) initUpgrades() {
 	f.registry.MustRegister(&f.upgrades)
 }
 
-var errNoPlace = fmt.Errorf("%w: an upgrade is under way, the process before has not ended yet, or levee drains", admin.ErrBusy)
+var errNoPlace = fmt.Errorf("%w: an upgrade is under way, or levee drains", admin.ErrBusy)
 
 // upgrade has a new process take this one's place, and returns when it has, or why it has not.
 func (f *front) upgrade(context.Context) (admin.Upgrade, error) {
 	u := &f.upgrades
 	ctx, ok := u.begin()
-	if !ok {
+	switch {
+	case !ok && !u.isAlone():
+		return admin.Upgrade{}, fmt.Errorf("%w: the process before (%d) has not ended yet, as %d connections finish there", admin.ErrBusy, u.predecessor, f.env.process.Left())
+	case !ok:
 		return admin.Upgrade{}, errNoPlace
 	}
 	f.log.Info("upgrading", "binary", f.env.Executable)

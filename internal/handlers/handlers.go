@@ -11,14 +11,29 @@ import (
 )
 
 // Echo sends back what it reads.
-var Echo levee.Handler = &bytewise{answer: func(in []byte) (reply []byte) { return in }}
+var Echo levee.Handler = &bytewise{named: "echo", answer: func(in []byte) (reply []byte) { return in }}
 
 // Discard throws away what it reads.
-var Discard levee.Handler = &bytewise{answer: func([]byte) (reply []byte) { return nil }}
+var Discard levee.Handler = &bytewise{named: "discard", answer: func([]byte) (reply []byte) { return nil }}
+
+// A named handler has nothing to tell of a connection but which handler it is: a route may have another one in the process that
+// the connection moves to.
+type named string
+
+// Save returns the name.
+func (n named) Save(*levee.Conn) (state []byte, err error) { return []byte(n), nil }
+
+// Restore refuses another's.
+func (n named) Restore(_ *levee.Conn, state []byte) error {
+	if string(state) != string(n) {
+		return fmt.Errorf("it was served by handler %q, and the route has %q now", state, string(n))
+	}
+	return nil
+}
 
 // A bytewise handler is one to whom every byte is a message.
 type bytewise struct {
-	levee.Stateless
+	named
 	answer func(in []byte) (reply []byte)
 }
 

@@ -20,10 +20,10 @@ import (
 // It holds a request, header and body, until it is whole, and answers none above 64
 // KiB. Chunked bodies it does not take (411), nor CONNECT (501); a client that asks
 // before it sends a body (Expect: 100-continue) gets its answer without.
-var HelloPage = new(page)
+var HelloPage = &page{named: "hello"}
 
 type page struct {
-	levee.Stateless
+	named
 	date atomic.Pointer[date] // of the current second, as soon as somebody asks
 }
 
