@@ -1,12 +1,14 @@
 package e2e
 
 import (
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"os"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // startSupervised starts a levee that stays as one process, and returns with it that which serves.
@@ -109,4 +111,40 @@ func TestASupervisorTellsHowItsLeveeEnded(t *testing.T) {
 	if code := p.wait(); code != 128+int(syscall.SIGKILL) {
 		t.Errorf("exit code %d", code)
 	}
+}
+
+// Nobody serves then: whoever watches has to start another, and not when the last stream has ended.
+func TestASupervisorEndsIfTheNewLeveeDiesWhileTheOldOneDrains(t *testing.T) {
+	p := start(t, "serve", "--supervise", "-c", config(t, "upgrade: {settle: 50ms, probation: 100ms}\ndrain: {timeout: 1h}", "tls: {mode: terminate, development: true}"))
+	first := p.serves()
+	t.Cleanup(func() {
+		for _, pid := range childrenOf(t, p.home) {
+			_ = syscall.Kill(pid, syscall.SIGKILL)
+		}
+	})
+	c, err := tls.Dial("tcp", p.address(), &tls.Config{InsecureSkipVerify: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(patience))
+	if err := echoesOn(c); err != nil {
+		t.Fatal(err)
+	}
+	busy := make(chan struct{})
+	go func() { // ends with the connection: one that is quiet would leave
+		defer close(busy)
+		for echoesOn(c) == nil {
+		}
+	}()
+	p.signal(syscall.SIGUSR2)
+	eventually(t, "another process serves", func() bool { return p.serves() != first })
+	p.logged("draining what has not moved")
+	if err := syscall.Kill(p.serves(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if code := p.wait(); code == 0 {
+		t.Error("exit code 0")
+	}
+	<-busy
 }

@@ -19,6 +19,18 @@ func (p *Process) Bequeath(state map[string][]byte) error {
 	return p.heirLink.sendState(frame{kind: frameBequest, optional: true}, state)
 }
 
+// watchHeir tells if the process that has replaced this one fails while this one drains.
+func (p *Process) watchHeir(h *handing) {
+	<-h.exited
+	if h.exit != nil {
+		p.heirFailed <- h.exit
+	}
+}
+
+// HeirFailed returns a channel that gets how the process has ended that has replaced this one, if that was not in good order. Nobody
+// serves then, and whoever would start another process may wait for the end of this one.
+func (p *Process) HeirFailed() <-chan error { return p.heirFailed }
+
 func (p *Process) closeHeirLink() {
 	if p.heirLink != nil {
 		_ = p.heirLink.conn.Close()

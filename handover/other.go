@@ -33,6 +33,9 @@ func (p *Process) TellLeft(int) {}
 // Bequeath does nothing here: there is nobody to leave anything to.
 func (p *Process) Bequeath(map[string][]byte) error { return nil }
 
+// HeirFailed returns nil: nobody has replaced this process.
+func (p *Process) HeirFailed() <-chan error { return nil }
+
 func (p *Process) closeHeirLink() {}
 
 // Free returns a channel that is closed: there is no predecessor here.

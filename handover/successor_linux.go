@@ -35,9 +35,10 @@ type succession struct {
 	over  chan struct{}             // closed when the predecessor has ended
 	free  chan struct{}             // closed when the predecessor does not watch any more
 
-	heirLink *link             // to the process that has replaced this one; nil if none has
-	left     atomic.Int64      // connections that the predecessor has yet to drain
-	bequest  map[string][]byte // what it has left; written before over is closed
+	heirLink   *link             // to the process that has replaced this one; nil if none has
+	heirFailed chan error        // has room for one
+	left       atomic.Int64      // connections that the predecessor has yet to drain
+	bequest    map[string][]byte // what it has left; written before over is closed
 
 	// The rest is of the goroutine that follows the predecessor.
 	heir    heir
@@ -53,6 +54,7 @@ type succession struct {
 
 // begin takes what the process was given.
 func (p *Process) begin() error {
+	p.heirFailed = make(chan error, 1)
 	value, given := os.LookupEnv(environment)
 	_ = os.Unsetenv(environment)
 	if !given {

@@ -84,6 +84,7 @@ func (p *Process) upgrade(ctx context.Context, plan *Plan) (_ *Outcome, err erro
 		return nil, h.verdict()
 	}
 	p.heirLink = h.link
+	go p.watchHeir(h) // ends with it
 	h.outcome.PID = h.command.Process.Pid
 	h.outcome.Stayed = h.stayed()
 	h.outcome.Ready = h.ready.Sub(h.began)

@@ -339,6 +339,14 @@ func (f *front) drain() error {
 		case <-done:
 		}
 	}()
+	go func() { // ends with done
+		select {
+		case err := <-f.env.process.HeirFailed():
+			f.log.Error("the process that has taken over has failed, and nobody serves: cutting what is left, for another to be started", "err", err)
+			f.closeServers()
+		case <-done:
+		}
+	}()
 	f.endReloads(hurry)
 	cfg := &f.now.Load().cfg.Drain
 	if pause := cfg.PreStop; pause > 0 && !f.upgrades.isHanded() {

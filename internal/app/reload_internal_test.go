@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/levee-net/levee"
+	"github.com/levee-net/levee/handover"
 	"github.com/levee-net/levee/internal/admin"
 	"github.com/levee-net/levee/internal/config"
 	"github.com/levee-net/levee/internal/handlers"
@@ -53,6 +54,7 @@ func TestAConnectionIsOfTheConfigurationThatLetItIn(t *testing.T) {
 func TestNobodyWhoLooksOnWaitsForAReload(t *testing.T) {
 	door := leveetest.Listen()
 	f := &front{
+		env: Env{process: new(handover.Process)},
 		log: slog.New(slog.DiscardHandler), told: new(telling), ended: make(chan struct{}), admin: new(admin.Server), connections: telemetry.NewMetrics(prometheus.NewRegistry()),
 		listeners: []*listener{{name: "main", server: &levee.Server{Handler: handlers.Echo}, sockets: []*socket{{Listener: door}}}},
 	}
@@ -92,7 +94,7 @@ func TestASecondSignalActsAtOnceAlsoDuringAReload(t *testing.T) {
 	door, signals := leveetest.Listen(), make(chan os.Signal, 2)
 	server := &levee.Server{Handler: handlers.Echo}
 	f := &front{
-		env: Env{Signals: signals}, log: slog.New(slog.DiscardHandler), told: new(telling), ended: make(chan struct{}),
+		env: Env{Signals: signals, process: new(handover.Process)}, log: slog.New(slog.DiscardHandler), told: new(telling), ended: make(chan struct{}),
 		listeners: []*listener{{name: "main", server: server, sockets: []*socket{{Listener: door}}}},
 	}
 	f.state.begin()
