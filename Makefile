@@ -121,14 +121,14 @@ vulnerabilities: $(TOOLS_STAMP) ## govulncheck; skipped with a reason when its d
 # -shuffle also keeps go test from answering out of its cache. Vetting is vet's.
 .PHONY: unit
 unit: ## tests, examples and fuzz seeds, in random order, under the race detector
-	$(STEP) $@-unraced go test -shuffle=on -timeout=9m $(UNRACED)
+	$(STEP) $@-unraced go test -shuffle=on -timeout=15m $(UNRACED)
 	$(STEP) $@ scripts/in-each "$(LIBRARY)" \
-		go test -race -shuffle=on -timeout=9m -vet=off ./...
+		go test -race -shuffle=on -timeout=15m -vet=off ./...
 
 # -count=1 because what these tests look at (a binary, other servers) is invisible to go test's cache.
 .PHONY: e2e
 e2e: ## the binary against real clients and servers
-	$(STEP) $@ scripts/in-each ./e2e go test -count=1 -timeout=12m -vet=off ./...
+	$(STEP) $@ scripts/in-each ./e2e go test -count=1 -timeout=20m -vet=off ./...
 
 ##@ What the steps need
 
