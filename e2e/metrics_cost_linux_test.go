@@ -41,7 +41,14 @@ listeners:
 	for i := range fifty {
 		fifty[i] = fmt.Sprintf("127.1.0.%d:%s", i+1, port)
 	}
-	p := start(t, "serve", "-c", ways(t, way{"main", ", timeouts: {idle: off}", servers(fifty...) + `, health: {interval: off}`}))
+	p := start(t, "serve", "-c", write(t, "levee.yaml", `version: 1
+admin: {listen: 127.0.0.1:0}
+overload: {mode: off}
+listeners:
+  - {name: main, listen: ["127.0.0.1:0"], timeouts: {idle: off}, routes: [{upstream: main}]}
+upstreams:
+  - {name: main, `+servers(fifty...)+`, health: {interval: off}}
+`)) // a busy machine would turn some away
 	conns := dialMany(t, p.addressOf(0), pairs)
 	defer func() {
 		for _, c := range conns {
