@@ -77,6 +77,41 @@ type guest struct{ *host }
 func (guest) Reach(*levee.Conn, levee.Stage) *levee.Refusal { return nil }
 func (g guest) Leave(_ *levee.Conn, end levee.End)          { g.note("leave " + end.Reason.String()) }
 
+func TestAnUpstreamThatTellsOfItsRestKnowsWhereItsConnectionIs(t *testing.T) {
+	upstream := listenTCP(t)
+	var houses [2]*house
+	var joiners [2]*rejoiner
+	for i := range houses {
+		joiners[i] = rejoining(upstream)
+		joiners[i].rest = func(_, last []byte) levee.Rest {
+			if string(last) == "answer" {
+				return levee.AtRest
+			}
+			return levee.NotAtRest
+		}
+		houses[i] = build(t, &levee.Server{Handler: joiners[i]})
+	}
+	client := dialTCP(t, houses[0].listener)
+	send(t, client, "question")
+	far, err := upstream.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	want(t, far, "question")
+	send(t, far, "answer")
+	want(t, client, "answer")
+	c := houses[0].move(houses[1], houses[0].only())
+	if end := receive(t, joiners[0].ends); end.Reason != levee.ReasonNone || joiners[0].active.Load() != 0 || joiners[1].active.Load() != 1 {
+		t.Errorf("told %+v; %d and %d have it", end, joiners[0].active.Load(), joiners[1].active.Load())
+	}
+	asked := time.Now()
+	c.Drain(nil)
+	if end := receive(t, joiners[1].ends); end.Reason != levee.Drained || time.Since(asked) > 2*time.Second {
+		t.Errorf("told %+v after %v, and what has been answered before was known", end, time.Since(asked))
+	}
+}
+
 func TestAConnectionThatMovesIsTheSameConnection(t *testing.T) {
 	proxied := []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32")}
 	upstream := listenTCP(t)

@@ -167,8 +167,8 @@ func (k *loopCrate) goOn() { k.conn.looped.Unpack() }
 func (k *loopCrate) letGo() {
 	c := k.conn
 	c.looped.Discard()
-	if p, ok := c.looped.Owner().(*pair); ok {
-		c.tellEnded(p.ended, UpstreamEnd{ClientFirst: k.endedFirst}) // its bytes are counted where it ends, all of them
+	if o, ok := c.looped.Owner().(owner); ok {
+		c.tellEnded(o.itself().ended, UpstreamEnd{ClientFirst: k.endedFirst}) // its bytes are counted where it ends, all of them
 	}
 }
 

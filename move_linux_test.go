@@ -128,6 +128,7 @@ type rejoiner struct {
 	active  atomic.Int64
 	ends    chan levee.UpstreamEnd
 	refuses error
+	rest    func(first, last []byte) levee.Rest
 }
 
 func rejoining(l net.Listener) *rejoiner {
@@ -146,7 +147,7 @@ func (r *rejoiner) Join(ctx context.Context, c *levee.Conn) (levee.Upstream, err
 	}
 	c.SetTarget(&levee.Target{Upstream: "db", Server: r.address}, 2)
 	r.active.Add(1)
-	return levee.Upstream{Conn: conn, Ended: r.ended}, nil
+	return levee.Upstream{Conn: conn, Ended: r.ended, Rest: r.rest}, nil
 }
 
 func (r *rejoiner) ended(end levee.UpstreamEnd) {
@@ -162,7 +163,7 @@ func (r *rejoiner) Rejoin(c *levee.Conn) (levee.Upstream, error) {
 		return levee.Upstream{}, r.refuses
 	}
 	r.active.Add(1)
-	return levee.Upstream{Ended: r.ended}, nil
+	return levee.Upstream{Ended: r.ended, Rest: r.rest}, nil
 }
 
 // plainEcho is a Movable.
