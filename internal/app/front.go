@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -289,14 +290,10 @@ func (f *front) wait(ctx context.Context) error {
 }
 
 // isWatched reports whether the process before would go on in this one's place if it ended.
-func (f *front) isWatched() bool {
-	select {
-	case <-f.env.process.Free():
-		return false
-	default:
-		return true
-	}
-}
+func (f *front) isWatched() bool { return !isClosed(f.env.process.Free()) }
+
+// isStop reports whether a signal is one to end.
+func isStop(sig os.Signal) bool { return sig != syscall.SIGHUP && sig != upgradeSignal }
 
 // awaitFreedom waits for the end of the upgrade by which this process has come, which has a bound, or for another signal to end: else
 // the process before would go on in this one's place.
@@ -309,7 +306,7 @@ func (f *front) awaitFreedom() {
 		case <-f.env.process.Free():
 			return
 		case sig := <-f.env.Signals:
-			if sig != syscall.SIGHUP && sig != upgradeSignal {
+			if isStop(sig) {
 				return
 			}
 		}

@@ -42,9 +42,12 @@ type socket struct {
 	closed  chan struct{}
 }
 
-func (s *socket) isClosed() bool {
+func (s *socket) isClosed() bool { return isClosed(s.closed) }
+
+// isClosed reports whether a channel that nobody sends to is closed.
+func isClosed(ch <-chan struct{}) bool {
 	select {
-	case <-s.closed:
+	case <-ch:
 		return true
 	default:
 		return false

@@ -97,24 +97,10 @@ func (u *upgrades) begin() (ctx context.Context, ok bool) {
 	return ctx, true
 }
 
-func (u *upgrades) isHanded() bool {
-	select {
-	case <-u.handed:
-		return true
-	default:
-		return false
-	}
-}
+func (u *upgrades) isHanded() bool { return isClosed(u.handed) }
 
 // isAlone reports whether the process whose place this one has taken has ended.
-func (u *upgrades) isAlone() bool {
-	select {
-	case <-u.front.env.process.Done():
-		return true
-	default:
-		return false
-	}
-}
+func (u *upgrades) isAlone() bool { return isClosed(u.front.env.process.Done()) }
 
 // postpones reports whether a reload has to wait for an upgrade. If that fails it is made then, and if not the new process
 // has read what there is.
@@ -250,7 +236,7 @@ func (u *upgrades) stop(sig os.Signal) {
 		case <-over:
 			waits = false
 		case again := <-f.env.Signals:
-			if again != syscall.SIGHUP && again != upgradeSignal {
+			if isStop(again) {
 				f.log.Warn("a second signal: cutting what is left")
 				f.closeServers()
 				waits = false
