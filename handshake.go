@@ -4,9 +4,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"net/netip"
-	"slices"
-	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -100,15 +97,21 @@ func (w *wire) throughTurnstile(t *turnstile, handshake func() error) error {
 			t.leave()
 		}
 	}()
-	return handshake()
+	err := handshake()
+	if err == nil {
+		t.remember(w.source())
+	}
+	return err
 }
+
+func (w *wire) source() netip.Addr { return sourceOf(w.conn.ClientAddr().Addr()) }
 
 // enterTurnstile waits until it is let in, within the present phase.
 func (w *wire) enterTurnstile(t *turnstile) error {
 	w.mu.Lock()
 	until := w.phase
 	w.mu.Unlock()
-	if !t.enter(sourceOf(w.conn.ClientAddr().Addr()), until) {
+	if !t.enter(w.source(), until) {
 		return w.conn.cut(ArrivalTimeout, nil)
 	}
 	w.turnstile = t
@@ -134,154 +137,4 @@ func (w *wire) readOutside(p []byte) (int, error) {
 		return 0, err // with bytes it would be for the next read to tell, and what they complete be computed first
 	}
 	return n, nil
-}
-
-// A turnstile lets so many through at the same time, and has the others wait: in order, until
-// those who come first would wait too long. Then it is better to serve the newest, whose
-// client is the least likely to have given up. Those of a source that has had many of the last
-// turns let others go first, or who floods would have everybody wait.
-type turnstile struct {
-	most   atomic.Int64 // not positive: any number; written under mu
-	breath breath
-
-	mu      sync.Mutex
-	inside  int
-	waiting []*visitor        // in the order of their coming
-	last    [turns]netip.Addr // sources of those who have entered last
-	turn    int               // the one of them that is the oldest
-}
-
-type visitor struct {
-	source netip.Addr
-	came   time.Time
-	enter  chan struct{} // closed when it may
-}
-
-const (
-	turns        = 16  // that are remembered
-	manyTurns    = 4   // of them
-	farthestBack = 256 // how many of those who wait are looked at for one of another source
-)
-
-// tooLongAtTurnstile is how long somebody may have waited before the newest go first.
-const tooLongAtTurnstile = 100 * time.Millisecond
-
-// enter waits until there is room, and reports false if there is none by the given time.
-// A zero time is never.
-func (t *turnstile) enter(source netip.Addr, until time.Time) bool {
-	t.mu.Lock()
-	if t.hasRoomLocked() {
-		t.inside++
-		t.noteLocked(source)
-		t.mu.Unlock()
-		return true
-	}
-	v := &visitor{source, time.Now(), make(chan struct{})}
-	t.waiting = append(t.waiting, v)
-	t.mu.Unlock()
-	if !t.await(v, until) {
-		return false
-	}
-	t.breath.take() // one handshake wakes the next: Go would let nobody else in between, nor see that somebody came
-	return true
-}
-
-// await waits until v may enter, and reports false if it gives up.
-func (t *turnstile) await(v *visitor, until time.Time) bool {
-	if until.IsZero() {
-		<-v.enter
-		return true
-	}
-	timer := time.NewTimer(time.Until(until))
-	defer timer.Stop()
-	select {
-	case <-v.enter:
-		return true
-	case <-timer.C:
-		return !t.giveUp(v)
-	}
-}
-
-// giveUp takes v off the waiting, and reports whether it was still there.
-func (t *turnstile) giveUp(v *visitor) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	i := slices.Index(t.waiting, v)
-	if i >= 0 {
-		t.waiting = slices.Delete(t.waiting, i, i+1)
-	}
-	return i >= 0
-}
-
-// leave makes room, which goes to one who waits.
-func (t *turnstile) leave() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.inside--
-	t.serveLocked()
-}
-
-// resize changes how many may be inside. Those who are stay.
-func (t *turnstile) resize(most int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.most.Store(int64(most))
-	t.serveLocked()
-}
-
-// hasRoomLocked reports whether one more may be inside.
-func (t *turnstile) hasRoomLocked() bool {
-	most := t.most.Load()
-	return most <= 0 || int64(t.inside) < most
-}
-
-// serveLocked lets in those who wait, as far as there is room.
-func (t *turnstile) serveLocked() {
-	for len(t.waiting) > 0 && t.hasRoomLocked() {
-		i := t.nextLocked()
-		t.noteLocked(t.waiting[i].source)
-		t.inside++
-		close(t.waiting[i].enter)
-		t.waiting = slices.Delete(t.waiting, i, i+1)
-	}
-}
-
-// nextLocked returns which of those who wait is to enter.
-func (t *turnstile) nextLocked() int {
-	next := 0
-	if time.Since(t.waiting[0].came) > tooLongAtTurnstile {
-		next = len(t.waiting) - 1
-	}
-	if !t.hasHadManyLocked(t.waiting[next].source) {
-		return next
-	}
-	for back := range min(len(t.waiting), farthestBack) {
-		if i := len(t.waiting) - 1 - back; !t.hasHadManyLocked(t.waiting[i].source) {
-			return i
-		}
-	}
-	return next
-}
-
-func (t *turnstile) noteLocked(source netip.Addr) {
-	t.last[t.turn] = source
-	t.turn = (t.turn + 1) % turns
-}
-
-// hasHadManyLocked reports whether a source has had many of the last turns.
-func (t *turnstile) hasHadManyLocked(source netip.Addr) bool {
-	had := 0
-	for _, s := range t.last {
-		if s == source {
-			had++
-		}
-	}
-	return had >= manyTurns
-}
-
-// queued returns how many wait.
-func (t *turnstile) queued() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return len(t.waiting)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -264,6 +265,48 @@ func TestTheNewestHandshakeGoesFirstOnceTheOldestHaveWaitedLong(t *testing.T) {
 			}
 		}
 		if want := []string{"n0", "n4", "n3", "n2", "n1"}; !slices.Equal(k.order, want) {
+			t.Errorf("let in %v", k.order)
+		}
+	})
+}
+
+func TestWhoComesBackDoesNotWaitBehindAFloodFromEverNewAddresses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k, client := newKiln(t)
+		l := leveetest.Listen()
+		stage(t, &levee.Server{TLSConfig: k.Config, MaxHandshakes: 1, Handler: echoes}, l)
+		from := func(source string) func() *leveetest.Conn {
+			return func() *leveetest.Conn {
+				c, err := l.DialFrom(t.Context(), netip.MustParseAddrPort(source+":0"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { c.Close() })
+				return c
+			}
+		}
+		friend := from("192.0.2.1")
+		close(k.fire)
+		if err := <-come(friend, client, 100); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(2 * time.Second)
+		k.order = nil
+		k.fire = make(chan struct{})
+		var results []<-chan error
+		for n := range 6 {
+			results = append(results, come(from("203.0.113."+strconv.Itoa(n)), client, n))
+		}
+		for n := range 2 {
+			results = append(results, come(friend, client, 100+n))
+		}
+		close(k.fire)
+		for _, result := range results {
+			if err := <-result; err != nil {
+				t.Error(err)
+			}
+		}
+		if want := []string{"n0", "n100", "n1", "n101", "n2", "n3", "n4", "n5"}; !slices.Equal(k.order, want) {
 			t.Errorf("let in %v", k.order)
 		}
 	})
