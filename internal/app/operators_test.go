@@ -518,7 +518,7 @@ func TestAPageOf9000ConnectionsCostsNoMoreThanAPage(t *testing.T) {
 		var took []time.Duration
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		for range 20 {
+		for range 5 { // what is allocated is about the same each time
 			began := time.Now()
 			page := r.connections("sort=" + order)
 			took = append(took, time.Since(began))
