@@ -157,16 +157,19 @@ func TestAPairThatMovesGoesOnToTheByte(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			limits := reactor.Limits{Uneven: small} // which is not spliced
 			j := join(t, r, limits, "")
-			const size = 24 << 20
+			const size, moves = 24 << 20, 100
 			var all sync.WaitGroup
 			var moved atomic.Int64
+			last := make(chan struct{}) // there is no end before the last move, however slow the mover is
 			for _, way := range [][2]net.Conn{{j.near, j.far}, {j.far, j.near}} {
 				sum := make(chan [32]byte, 1)
 				all.Go(func() {
 					sent := sha256.New()
 					for left := size; left > 0; {
 						b := random(min(left, 1+rand.IntN(256<<10)))
-						left -= len(b)
+						if left -= len(b); left == 0 {
+							<-last
+						}
 						sent.Write(b)
 						if _, err := way[0].Write(b); err != nil {
 							t.Error(err)
@@ -186,7 +189,7 @@ func TestAPairThatMovesGoesOnToTheByte(t *testing.T) {
 				})
 			}
 			waiting, piped := 0, 0
-			for i := int64(1); i <= 100; i++ {
+			for i := int64(1); i <= moves; i++ {
 				eventually(t, "it flows", func() bool { return moved.Load() > i*2*size/128 })
 				s := packUp(t, &j.Conn)
 				if n := len(s.Near.Out) + len(s.Far.Out); n > 0 {
@@ -199,6 +202,7 @@ func TestAPairThatMovesGoesOnToTheByte(t *testing.T) {
 				}
 				j.Unpack()
 			}
+			close(last)
 			all.Wait()
 			end := receive(t, j.ended, "the end")
 			if end.cause != reactor.EOF && end.cause != reactor.FarEOF || end.err != nil {
@@ -209,7 +213,7 @@ func TestAPairThatMovesGoesOnToTheByte(t *testing.T) {
 			if near != size || written != size || far != size || out != size {
 				t.Errorf("the counts are %d, %d, %d and %d", near, written, far, out)
 			}
-			t.Logf("bytes waited in %d of 100 moves, out of a pipe in %d", waiting, piped)
+			t.Logf("bytes waited in %d of %d moves, out of a pipe in %d", waiting, moves, piped)
 		})
 	}
 }
