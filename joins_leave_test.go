@@ -202,8 +202,21 @@ func TestAnAnswerThatOvertakesItsRequestIsTheLastWord(t *testing.T) {
 	s.cleanEnd(levee.Drained)
 }
 
+// The answer lies where levee can see that there is more. Between tight buffers it would lie on the upstream's side, where
+// the kernel waits, hundreds of milliseconds and twice that each time, before it asks whether there is room again; and a pair
+// in which nothing moves for longer than brief is quiet.
 func slowClientGetsAllOfIt(t testing.TB, e engine) {
-	s := e.tightly(t, hasty(&levee.Server{}))
+	l, dial := tcpUpstream.start(t)
+	t.Cleanup(func() { l.Close() })
+	at := e.listen(t)
+	tighten(at)
+	s := e.joinAt(t, hasty(&levee.Server{}), at, tcpUpstream, l, func(ctx context.Context) (net.Conn, error) {
+		c, err := dial(ctx)
+		if err == nil {
+			err = c.(*net.TCPConn).SetReadBuffer(400_000)
+		}
+		return c, err
+	})
 	c := s.meet()
 	answer := payload(150_000)
 	go c.far.Write(answer) // ends with the reading, or the connection
