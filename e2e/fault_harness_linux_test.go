@@ -19,7 +19,7 @@ type way struct {
 	upstream string // what the upstream has
 }
 
-// ways is a configuration of them.
+// ways is a configuration of them. Nobody is turned away for being one too many, as a busy machine would have it.
 func ways(t *testing.T, all ...way) (path string) {
 	t.Helper()
 	listeners, upstreams := "listeners:\n", "upstreams:\n"
@@ -27,7 +27,7 @@ func ways(t *testing.T, all ...way) (path string) {
 		listeners += fmt.Sprintf("  - {name: %s, listen: [\"127.0.0.1:0\"], routes: [{upstream: %s}]%s}\n", w.name, w.name, w.listener)
 		upstreams += fmt.Sprintf("  - {name: %s, %s}\n", w.name, w.upstream)
 	}
-	return write(t, "levee.yaml", "version: 1\nadmin: {listen: 127.0.0.1:0}\n"+listeners+upstreams)
+	return write(t, "levee.yaml", "version: 1\nadmin: {listen: 127.0.0.1:0}\noverload: {mode: off}\n"+listeners+upstreams)
 }
 
 // addressOf is where the nth listener listens, of which the first is 0.
