@@ -19,6 +19,7 @@ import (
 
 // The authority looks for its answers on the very port that is under load.
 func TestACMEIssuesByTLSALPNWhileItServes(t *testing.T) {
+	t.Parallel()
 	a := newPebble(t, nil).run(t)
 	s := a.source(t, "db.example.com", "Mail.Example.com.")
 	f := serveEcho(t, a.tlsPort, s)
@@ -41,6 +42,7 @@ func TestACMEIssuesByTLSALPNWhileItServes(t *testing.T) {
 }
 
 func TestACMEIssuesByHTTPWhileItServes(t *testing.T) {
+	t.Parallel()
 	a := newPebble(t, nil).run(t)
 	s := a.source(t, "db.example.com")
 	s.Challenges = []acme.Challenge{acme.HTTP01}
@@ -74,6 +76,7 @@ func serveHTTP(t *testing.T, port string, s *acme.Source) {
 }
 
 func TestACMEIssuesAWildcardByDNS(t *testing.T) {
+	t.Parallel()
 	a := newPebble(t, nil).run(t)
 	s := a.source(t, "*.example.com")
 	s.DNS, s.Resolvers = a.zone, []string{a.zone.address}
@@ -93,6 +96,7 @@ func TestACMEIssuesAWildcardByDNS(t *testing.T) {
 }
 
 func TestACMERenewsWithoutLosingAConnection(t *testing.T) {
+	t.Parallel()
 	a := newPebble(t, map[string]any{"profiles": map[string]any{"default": map[string]any{"validityPeriod": 20}}}).run(t)
 	s := a.source(t, "db.example.com")
 	changed := make(chan struct{}, 8)
@@ -126,6 +130,7 @@ func TestACMERenewsWithoutLosingAConnection(t *testing.T) {
 
 // Only one of the machines is where the authority comes to, whichever has ordered.
 func TestACMEMachinesThatShareRedisOrderOnce(t *testing.T) {
+	t.Parallel()
 	need(t, "redis-server")
 	address := redis(t)
 	a := newPebble(t, nil).run(t)
@@ -176,6 +181,7 @@ func TestACMEMachinesThatShareRedisOrderOnce(t *testing.T) {
 }
 
 func TestACMEMachinesThatShareRedisRenewOnce(t *testing.T) {
+	t.Parallel()
 	need(t, "redis-server")
 	address := redis(t)
 	a := newPebble(t, map[string]any{"profiles": map[string]any{"default": map[string]any{"validityPeriod": 20}}}).run(t)
@@ -221,6 +227,7 @@ func TestACMEMachinesThatShareRedisRenewOnce(t *testing.T) {
 }
 
 func TestACMEAnAuthorityThatIsAwayIsToldTriedAgainAndStopsNothing(t *testing.T) {
+	t.Parallel()
 	a := newPebble(t, nil) // not running yet
 	s := a.source(t, "db.example.com")
 	told := make(chan error, 100)
@@ -254,6 +261,7 @@ func TestACMEAnAuthorityThatIsAwayIsToldTriedAgainAndStopsNothing(t *testing.T) 
 }
 
 func TestACMECertificatesAndAccountOutliveARestart(t *testing.T) {
+	t.Parallel()
 	a := newPebble(t, nil).run(t)
 	s := a.source(t, "db.example.com")
 	folder := s.Folder
@@ -306,6 +314,7 @@ func private(t *testing.T, folder string) {
 }
 
 func TestACMEStrangersNeverSetAnOrderGoing(t *testing.T) {
+	t.Parallel()
 	a := newPebble(t, nil).run(t)
 	s := a.source(t, "db.example.com")
 	f := serveEcho(t, a.tlsPort, s)
@@ -331,6 +340,7 @@ func TestACMEStrangersNeverSetAnOrderGoing(t *testing.T) {
 }
 
 func TestACMEAccountsAreBoundToExternalOnes(t *testing.T) {
+	t.Parallel()
 	const key = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
 	a := newPebble(t, map[string]any{"externalAccountBindingRequired": true, "externalAccountMACKeys": map[string]string{"kid-1": key}}).run(t)
 	s := a.source(t, "db.example.com")
@@ -352,6 +362,7 @@ func TestACMEAccountsAreBoundToExternalOnes(t *testing.T) {
 }
 
 func TestACMERunEndsInTheMiddleOfAnOrder(t *testing.T) {
+	t.Parallel()
 	hole, err := net.Listen("tcp", "127.0.0.1:0") // accepts and says nothing
 	if err != nil {
 		t.Fatal(err)

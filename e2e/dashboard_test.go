@@ -121,6 +121,7 @@ func agrees(d *page, p *process) {
 }
 
 func TestDashboardSaysWhatTheMetricsSay(t *testing.T) {
+	t.Parallel()
 	p, d := lookedAt(t)
 	agrees(d, p)
 	var stay []net.Conn
@@ -158,6 +159,7 @@ func TestDashboardSaysWhatTheMetricsSay(t *testing.T) {
 
 // What somebody without a mouse can do: find a connection by its client, reach its button, be asked, and close it.
 func TestDashboardClosesAConnectionByTheKeyboardAlone(t *testing.T) {
+	t.Parallel()
 	p, d := lookedAt(t)
 	other, victim := dial(t, p.addressOf(0)), dial(t, p.addressOf(0))
 	for _, c := range []net.Conn{other, victim} {
@@ -201,6 +203,7 @@ func TestDashboardClosesAConnectionByTheKeyboardAlone(t *testing.T) {
 }
 
 func TestDashboardTellsTheStoryOfAConnectionThatEndedBadly(t *testing.T) {
+	t.Parallel()
 	p, d := lookedAt(t)
 	well, err := tls.Dial("tcp", p.addressOf(1), &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // whose certificate it is does not matter
 	if err != nil {
@@ -236,6 +239,7 @@ func TestDashboardTellsTheStoryOfAConnectionThatEndedBadly(t *testing.T) {
 }
 
 func TestDashboardCanBeReadByEverybody(t *testing.T) {
+	t.Parallel()
 	p, d := lookedAt(t)
 	for range 3 {
 		if err := echoesOn(dial(t, p.addressOf(0))); err != nil {
@@ -295,6 +299,7 @@ func TestDashboardCanBeReadByEverybody(t *testing.T) {
 }
 
 func TestDashboardSaysThatLeveeIsGoneAndGoesOnWhenItIsBack(t *testing.T) {
+	t.Parallel()
 	ports := freePorts(t, 2)
 	args := []string{"--listen", "127.0.0.1:" + ports[0], "--admin", "127.0.0.1:" + ports[1]}
 	first := start(t, args...)
@@ -316,6 +321,7 @@ func TestDashboardSaysThatLeveeIsGoneAndGoesOnWhenItIsBack(t *testing.T) {
 }
 
 func TestDashboardShowsHowFarADrainIs(t *testing.T) {
+	t.Parallel()
 	p, d := lookedAt(t)
 	stays, goes := dial(t, p.addressOf(0)), dial(t, p.addressOf(0))
 	for _, c := range []net.Conn{stays, goes} {
@@ -357,6 +363,7 @@ func TestDashboardShowsHowFarADrainIs(t *testing.T) {
 
 // The server's name is what a stranger wrote.
 func TestDashboardTakesNothingOfAStrangersForMarkup(t *testing.T) {
+	t.Parallel()
 	p, d := lookedAt(t)
 	const name = `<img src=x onerror=document.title='owned'>`
 	c, err := tls.Dial("tcp", p.addressOf(1), &tls.Config{ServerName: name, InsecureSkipVerify: true}) //nolint:gosec // whose certificate it is does not matter

@@ -13,6 +13,7 @@ import (
 // A server that resets in mid-answer must not look to a TLS client as if it had finished: over
 // TLS that is the difference between all and a part of it.
 func TestAServersResetIsNoCleanEndForAClientOverTLS(t *testing.T) {
+	t.Parallel()
 	const clients, request = 2000, 600 << 10
 	server := serve(t, listen(t), func(c net.Conn) {
 		_, _ = c.Write(make([]byte, 1000)) // the beginning of an answer

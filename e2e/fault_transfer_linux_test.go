@@ -18,11 +18,11 @@ import (
 	"time"
 )
 
-// transfersVariable names how many transfers there are; the default takes some 20 seconds.
+// transfersVariable names how many transfers there are; the default takes some 10 seconds of two processors.
 const (
 	transfersVariable = "LEVEE_E2E_TRANSFERS"
 	allTransfers      = 10_000
-	someTransfers     = 3000
+	someTransfers     = 1500
 )
 
 // transfers is how many there are to be.
@@ -272,6 +272,7 @@ func through(attributes string) func(*testing.T, string) string {
 }
 
 func TestEachSideOfATransferGetsWhatTheOtherSent(t *testing.T) {
+	t.Parallel()
 	const (
 		slices = `"type": "slicer", "attributes": {"average_size": 1000, "size_variation": 900, "delay": 10}`
 		limits = `"type": "limit_data", "attributes": {"bytes": 100000}`

@@ -23,6 +23,14 @@ func sized[T any](t *testing.T, what string, small, full T) T {
 	return sizedBy(t, floodVariable, what, small, full)
 }
 
+// floods lets a small flood come beside other tests. A full one has the machine to itself: time is judged there.
+func floods(t *testing.T) {
+	t.Helper()
+	if os.Getenv(floodVariable) != "full" {
+		t.Parallel()
+	}
+}
+
 // upgradeSized picks what a test of upgrades has, of a small and of a full one.
 func upgradeSized[T any](t *testing.T, what string, small, full T) T {
 	t.Helper()

@@ -11,7 +11,9 @@ import (
 
 // One address has 2,000 clients, and 100 others have one each.
 func TestOneSourceIsCappedAndTheOthersAreServed(t *testing.T) {
+	floods(t)
 	const most = 100
+	least := sized(t, "attempts at least", 3*most, 2000) // a busy machine makes few in so short a time
 	duration := sized(t, "duration", 2*time.Second, 12*time.Second)
 	p := startOnCore(t, "serve", "-c", config(t, "", `limits: {per_client: {mode: enforce, connections: 100, rate: off}}`))
 	watched, highest := make(chan bool), 0.0
@@ -28,7 +30,7 @@ func TestOneSourceIsCappedAndTheOthersAreServed(t *testing.T) {
 	}()
 	a := flood(t, p.address(), "--attack", "one-source", "-c", "2000", "-d", duration.String()).Attacks[0]
 	<-watched
-	if a.Attempts < 2000 || a.Failed > 0 {
+	if a.Attempts < least || a.Failed > 0 {
 		t.Errorf("there were %d attempts, of which %d failed for want of something here", a.Attempts, a.Failed)
 	}
 	if n := a.During.RoundTrips.Failed + a.During.Connections.Failed; n > 0 {
@@ -42,11 +44,12 @@ func TestOneSourceIsCappedAndTheOthersAreServed(t *testing.T) {
 
 // An IPv6 client has a /64 at least, and may have a /48: all of its addresses are one client.
 func TestAnIPv6PrefixIsLimitedAsOneClient(t *testing.T) {
+	floods(t)
 	w := newWorld(t)
 	w.run("ip", "-6", "route", "add", "local", "fd4c:6576:6565::/48", "dev", "lo")
 	addresses := sized(t, "addresses", 1000, 10_000)
 	const rate = 2500
-	duration := 2 * time.Duration(addresses) * time.Second / rate
+	duration := 4 * time.Duration(addresses) * time.Second / rate
 	for attack, networks := range map[string]int{"ipv6-64": 1, "ipv6-48": 16} {
 		socket := write(t, "admin", "") // a path that is free
 		p := launch(t, w.command(levee, "serve", "-c", write(t, "levee.yaml", strings.ReplaceAll(`version: 1

@@ -193,6 +193,7 @@ func recut(records []byte, most int, random *rand.Rand) (cut []byte) {
 }
 
 func TestHellosOfFiveImplementationsAreUnderstoodHoweverTheyAreCut(t *testing.T) {
+	t.Parallel()
 	var table strings.Builder
 	for _, name := range []string{"openssl", "curl", "gnutls", "nss", "mbedtls", "go"} {
 		t.Run(name, func(t *testing.T) {

@@ -24,6 +24,7 @@ http {
 }
 
 func TestNoRequestFailsOnItsWayToNginx(t *testing.T) {
+	t.Parallel()
 	http1, http2 := web(t)
 	plain := func(t *testing.T, to string) *process {
 		t.Helper()

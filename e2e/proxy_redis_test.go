@@ -21,6 +21,7 @@ func ask(t *testing.T, address string, args ...string) string {
 }
 
 func TestRedisIsTheSameThroughIt(t *testing.T) {
+	t.Parallel()
 	need(t, "redis-cli")
 	need(t, "redis-benchmark")
 	directly := redis(t, "--enable-debug-command", "local")
@@ -36,9 +37,9 @@ func TestRedisIsTheSameThroughIt(t *testing.T) {
 		}
 	})
 
-	t.Run("100,000 commands at once", func(t *testing.T) {
+	t.Run("90,000 commands at once", func(t *testing.T) {
 		var commands strings.Builder
-		for i := range 100_000 {
+		for i := range 30_000 {
 			fmt.Fprintf(&commands, "SET key:%d %s\r\nINCRBY sum %d\r\nSADD set:%d %d\r\n", i, strings.Repeat("x", 1+i%100), i, i%7, i)
 		}
 		file := write(t, "commands", commands.String())
@@ -49,7 +50,7 @@ func TestRedisIsTheSameThroughIt(t *testing.T) {
 			digest(t, file, pipe) // which fails if redis-cli does
 			states = append(states, ask(t, directly, "DEBUG", "DIGEST")+" "+ask(t, directly, "DBSIZE")+" "+ask(t, directly, "GET", "sum"))
 		}
-		if states[0] != states[1] || !strings.HasSuffix(states[0], " 100008 4999950000") {
+		if states[0] != states[1] || !strings.HasSuffix(states[0], " 30008 449985000") {
 			t.Errorf("directly and proxied there came of it %q", states)
 		}
 	})

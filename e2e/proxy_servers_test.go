@@ -13,10 +13,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 )
+
+// chosen are the ports that a test has got: the next one does not, though nobody may be listening there yet.
+var chosen sync.Map
 
 // freePorts returns n ports that nobody has. They are below those that the kernel gives
 // to clients: one of them might have it by the time that a server wants it.
@@ -25,6 +29,9 @@ func freePorts(t *testing.T, n int) []string {
 	var ports []string
 	for range 100 * n {
 		port := strconv.Itoa(10_000 + rand.IntN(20_000))
+		if _, taken := chosen.LoadOrStore(port, true); taken {
+			continue
+		}
 		l, err := net.Listen("tcp", "127.0.0.1:"+port)
 		if err != nil {
 			continue

@@ -69,6 +69,7 @@ func (s sshServer) options(t *testing.T, address string) []string {
 }
 
 func TestSSHIsTheSameThroughIt(t *testing.T) {
+	t.Parallel()
 	s := ssh(t)
 	p := before(t, s.address)
 	options := s.options(t, p.address())

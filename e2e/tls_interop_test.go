@@ -105,6 +105,7 @@ func TestEverybodysTLSIsSpokenWith(t *testing.T) {
 }
 
 func TestEverybodysClientCertificatesAreUnderstood(t *testing.T) {
+	t.Parallel()
 	ours, theirs := leveetest.NewCA(t), leveetest.NewCA(t)
 	cert, key := ours.WriteFiles(t.TempDir(), "localhost")
 	p := start(t, "serve", "-c", config(t, "", fmt.Sprintf("tls: {mode: terminate, certificates: [{cert: %s, key: %s}], client_ca: %s}", cert, key, caFile(t, ours))))
