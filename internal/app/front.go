@@ -56,8 +56,8 @@ type front struct {
 	reloading sync.Mutex // by whoever makes a generation, or ends one
 	now       atomic.Pointer[generation]
 	steering  sync.Mutex    // of servers by an operator, while the generation stays the same
-	ending    bool          // no generation comes any more; guarded by reloading
-	ended     chan struct{} // closed then
+	ending    atomic.Bool   // no reload and no upgrade begins any more
+	ended     chan struct{} // closed when none is under way either
 
 	state   state
 	events  *admin.Feed
@@ -222,6 +222,7 @@ func (f *front) run(ctx context.Context, p *opening) error {
 			f.closeServers()
 			return &exitError{code: exitNotStart}
 		}
+		f.ending.Store(true)
 		f.log.Error("draining, as a listener is down", "err", err)
 		_ = f.drain() // it has said how that went
 		return &exitError{code: exitCut}
@@ -267,26 +268,32 @@ func (f *front) wait(ctx context.Context) error {
 			f.awaitFreedom()
 			f.stopped = true
 			f.upgrades.stop(sig)
-			f.log.Info("draining", "signal", sig.String(), "timeout", f.now.Load().cfg.Drain.Timeout)
+			f.tellDraining("draining", "signal", sig.String())
 			return nil
 		case <-f.upgrades.handed:
-			f.log.Info("draining what has not moved", "timeout", f.now.Load().cfg.Drain.Timeout)
+			f.tellDraining("draining what has not moved")
 			return nil
 		case <-f.state.asked:
 			f.awaitFreedom()
 			f.stopped = true
 			f.upgrades.stop(syscall.SIGTERM)
-			f.log.Info("draining", "by", "an operator", "timeout", f.now.Load().cfg.Drain.Timeout)
+			f.tellDraining("draining", "by", "an operator")
 			return nil
 		case <-ctx.Done():
 			f.upgrades.stop(syscall.SIGTERM)
-			f.log.Info("draining", "timeout", f.now.Load().cfg.Drain.Timeout)
+			f.tellDraining("draining")
 			return nil
 		case err := <-f.broken:
 			f.upgrades.stop(syscall.SIGTERM)
 			return err
 		}
 	}
+}
+
+// tellDraining says that levee drains, once that is so: a reload that is asked for after that is refused.
+func (f *front) tellDraining(message string, args ...any) {
+	f.ending.Store(true)
+	f.log.Info(message, append(args, "timeout", f.now.Load().cfg.Drain.Timeout)...)
 }
 
 // isWatched reports whether the process before would go on in this one's place if it ended.
@@ -367,15 +374,14 @@ func (f *front) drain() error {
 	return nil
 }
 
-// endReloads has no generation come any more. One that is about to, does so first, unless that would take too long
-// for who is in a hurry.
+// endReloads waits for the generation that is about to come, unless that would take too long for who is in a hurry. There
+// is none after that.
 func (f *front) endReloads(hurry <-chan struct{}) {
 	ended := make(chan struct{})
 	go func() { // ends with the reload
 		defer close(ended)
 		f.reloading.Lock()
 		defer f.reloading.Unlock()
-		f.ending = true
 		close(f.ended)
 	}()
 	select {

@@ -113,7 +113,7 @@ var (
 func (f *front) reload(ctx context.Context) (admin.Generation, error) {
 	f.reloading.Lock()
 	defer f.reloading.Unlock()
-	if f.ending {
+	if f.ending.Load() {
 		err := errors.Join(errEnding, f.told.Reopen()) // a drain may take hours, and its connections are logged
 		for line := range strings.Lines(err.Error()) {
 			f.log.Warn("not reloaded; the access log's file is opened anew", "err", strings.TrimSuffix(line, "\n"))

@@ -88,7 +88,7 @@ func (u *upgrades) begin() (ctx context.Context, ok bool) {
 	defer f.reloading.Unlock()
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if f.ending || u.stopped || u.callOff != nil || u.isHanded() || !u.isAlone() {
+	if f.ending.Load() || u.stopped || u.callOff != nil || u.isHanded() || !u.isAlone() {
 		return nil, false
 	}
 	ctx, cancel := context.WithCancel(context.Background())
