@@ -23,8 +23,8 @@ func sized[T any](t *testing.T, what string, small, full T) T {
 	return sizedBy(t, floodVariable, what, small, full)
 }
 
-// floods lets a small flood come beside other tests. A full one has the machine to itself: time is judged there.
-func floods(t *testing.T) {
+// floodsBesideOthers lets a small flood come beside other tests. A full one has the machine to itself: time is judged there.
+func floodsBesideOthers(t *testing.T) {
 	t.Helper()
 	if os.Getenv(floodVariable) != "full" {
 		t.Parallel()

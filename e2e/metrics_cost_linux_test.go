@@ -80,6 +80,7 @@ upstreams:
 // Whatever server names strangers ask for, there are as many series as before. 100,000 names with
 // LEVEE_E2E_FLOOD=full, and 10,000 without.
 func TestServerNamesOfStrangersMakeNoSeries(t *testing.T) {
+	t.Parallel()
 	names := 10_000
 	if os.Getenv("LEVEE_E2E_FLOOD") == "full" {
 		names = 100_000

@@ -26,6 +26,7 @@ func comesAndGoes(address string) error {
 }
 
 func TestNewcomersDoNotNoticeUpgrades(t *testing.T) {
+	upgradesBesideOthers(t)
 	const perSecond = 700
 	upgrades := upgradeSized(t, "upgrades", 2, 20)
 	each := upgradeSized(t, "time for each upgrade", time.Second, 3*time.Second)
@@ -145,6 +146,7 @@ func TestWhoWaitsInTheQueueOfAFrozenProcessIsAnsweredByTheNewOne(t *testing.T) {
 }
 
 func TestPostgreSQLTransactionsDoNotNoticeUpgrades(t *testing.T) {
+	upgradesBesideOthers(t)
 	need(t, "pgbench")
 	upgrades := upgradeSized(t, "upgrades", 1, 5)
 	seconds := upgradeSized(t, "seconds", "3", "25")

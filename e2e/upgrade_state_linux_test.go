@@ -158,6 +158,7 @@ func (l *lineage) connections() map[string]told {
 }
 
 func TestCountsAndConnectionsAreTheSameInTheNewProcess(t *testing.T) {
+	t.Parallel()
 	const upgrades = 3
 	echo := answering(t, echoing)
 	l := begin(t, write(t, "levee.yaml", `version: 1

@@ -96,6 +96,7 @@ func TestIdlePairsMoveWithinASecond(t *testing.T) {
 }
 
 func TestUpgradesOnUpgradesSucceedOrAreRefused(t *testing.T) {
+	upgradesBesideOthers(t)
 	const streams, upgrades = 200, 10
 	each := upgradeSized(t, "time for each upgrade", 250*time.Millisecond, time.Second)
 	fs := newFlows(t, streams, 2)
