@@ -190,6 +190,7 @@ Exit codes: 0 all left in their own time; 1 some had to be cut; 2 bad usage or c
 			attackersCommand(env),
 			schemaCommand(env),
 			versionCommand(env),
+			manCommand(env),
 			helpCommand(),
 		},
 	}

@@ -90,8 +90,14 @@ func version() string {
 	return fmt.Sprintf("levee %s%s %s %s/%s", release(), commit, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
-// release is the module's version.
+// releaseVersion is set by the linker when a release is built (scripts/release), also where there is no git to ask.
+var releaseVersion string
+
+// release is the version of the release, or else the module's.
 func release() string {
+	if releaseVersion != "" {
+		return releaseVersion
+	}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		return info.Main.Version
 	}
