@@ -29,7 +29,7 @@ STEP := @scripts/step
 ##@ Every day
 
 .PHONY: test
-test: debian-packages tools format tidy vet lint deadcode vulnerabilities unit e2e ## everything a change must pass; `make -k test` goes on after a failure
+test: debian-packages tools format tidy vet lint deadcode vulnerabilities unit e2e packages ## everything a change must pass; `make -k test` goes on after a failure
 
 .PHONY: fmt
 fmt: $(TOOLS_STAMP) ## rewrite the Go files the way gofumpt wants them
@@ -71,9 +71,19 @@ soak: ## the same promises on their full scale, which takes about an hour
 	LEVEE_CRASH=full go test -tags failpoints -count=1 -timeout=30m ./handover
 	LEVEE_E2E_UPGRADE=full LEVEE_E2E_FLOOD=full go test -C e2e -count=1 -timeout=60m -run '$(SOAK)' .
 
+# VERSION=v1.2.3 where git does not say it. PLATFORMS="linux/amd64 darwin/arm64" builds a part.
+.PHONY: release
+release: ## build what is released, into dist/
+	@scripts/release $(PLATFORMS)
+
+.PHONY: release-test
+release-test: ## packages: all platforms, and two builds of each are compared, which takes half an hour
+	@scripts/install-debian-packages
+	$(STEP) $@ scripts/packages-check --full
+
 .PHONY: clean
 clean: ## remove everything that was built, the tools too
-	rm -rf bin .tools bench/.build coverage.out coverage.html
+	rm -rf bin dist .tools bench/.build coverage.out coverage.html
 
 .PHONY: help
 help: ## list the targets
@@ -131,6 +141,10 @@ unit: ## tests, examples and fuzz seeds, in random order, under the race detecto
 .PHONY: e2e
 e2e: ## the binary against real clients and servers
 	$(STEP) $@ scripts/in-each ./e2e go test -count=1 -parallel=4 -timeout=20m -vet=off ./...
+
+.PHONY: packages
+packages: ## the Debian package and the container: installed, upgraded while it serves, removed
+	$(STEP) $@ scripts/packages-check
 
 ##@ What the steps need
 
