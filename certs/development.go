@@ -187,10 +187,14 @@ func writeFile(path string, content []byte, mode fs.FileMode, place func(from, t
 // for every name, made when first asked for. A client that names no server gets
 // one for localhost and the loopback addresses.
 func (ca *CA) ServerConfig() *tls.Config {
-	server := &Server{GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-		return ca.leaf(hello.ServerName)
-	}}
+	server := &Server{GetCertificate: ca.GetCertificate}
 	return server.Config()
+}
+
+// GetCertificate returns the certificate for a client, made when first asked for. It is what ServerConfig's is made of, for
+// a [Server] with more to say, such as its ALPN.
+func (ca *CA) GetCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	return ca.leaf(hello.ServerName)
 }
 
 const localhost = "localhost"

@@ -27,7 +27,7 @@ import (
 // A request's TLS field and RemoteAddr come from levee: the client's address is
 // the one in the PROXY header where there was one. A connection that begins with
 // HTTP/2's preface, as one whose ALPN is h2 does, is served HTTP/2; put "h2" into
-// the NextProtos of levee's TLSConfig to offer it.
+// the NextProtos of levee's TLSConfig to offer it, or into the ALPN of the certs.Server that makes it.
 //
 // A handler that hijacks its connection gets the *levee.Conn, and the duty to
 // heed its Draining.
