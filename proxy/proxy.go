@@ -7,13 +7,7 @@
 // go and flake:
 //
 //	pool := &upstream.Pool{Name: "postgres"}
-//	front := &proxy.Proxy{Dial: func(ctx context.Context, c *levee.Conn, header []byte) (levee.Upstream, error) {
-//		conn, err := pool.Dial(ctx, upstream.Request{First: header})
-//		if err != nil {
-//			return levee.Upstream{}, err
-//		}
-//		return levee.Upstream{Conn: conn.Conn, Ended: …}, nil
-//	}}
+//	front := &proxy.Proxy{Dial: pool.Join, Resume: pool.Rejoin}
 //
 // How the two are joined is the server's to know, see [levee.Joiner]: on an event loop
 // inside the kernel where both are plaintext. What this package knows is what the

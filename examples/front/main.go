@@ -19,37 +19,25 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal does not wait for the connections
-	pool := &upstream.Pool{Name: "servers", Balance: upstream.LeastConnections}
-	servers := make([]upstream.Server, len(os.Args)-1)
-	for i, address := range os.Args[1:] {
-		servers[i] = upstream.Server{Addresses: []string{address}}
-	}
-	if err := pool.Update(servers); err != nil {
+	pool, err := newPool(os.Args[1:]...)
+	if err != nil {
 		log.Fatal(err)
 	}
 	go func() { _ = pool.Run(ctx) }() // the health checks, until ctx ends
-	srv := &levee.Server{Handler: &proxy.Proxy{Dial: through(pool)}}
-	if err := srv.ListenAndServe(ctx, "127.0.0.1:7000"); err != nil {
+	if err := newServer(pool).ListenAndServe(ctx, "127.0.0.1:7000"); err != nil {
 		log.Fatal(err)
 	}
 }
 
-// through returns a dial function whose connections are the pool's.
-func through(pool *upstream.Pool) func(context.Context, *levee.Conn, []byte) (levee.Upstream, error) {
-	return func(ctx context.Context, _ *levee.Conn, header []byte) (levee.Upstream, error) {
-		conn, err := pool.Dial(ctx, upstream.Request{First: header})
-		if err != nil {
-			return levee.Upstream{}, err
-		}
-		ended := func(end levee.UpstreamEnd) { // the pool counts, and its breaker learns
-			conn.Ended(upstream.End{
-				Sent:        end.Sent,
-				Received:    end.Received,
-				ByServer:    end.Reason == levee.UpstreamClosed || end.Reason == levee.UpstreamReset,
-				ClientFirst: end.ClientFirst,
-				Err:         end.Err,
-			})
-		}
-		return levee.Upstream{Conn: conn.Conn, Ended: ended}, nil
+func newPool(addresses ...string) (*upstream.Pool, error) {
+	pool := &upstream.Pool{Name: "servers", Balance: upstream.LeastConnections}
+	servers := make([]upstream.Server, len(addresses))
+	for i, address := range addresses {
+		servers[i] = upstream.Server{Addresses: []string{address}}
 	}
+	return pool, pool.Update(servers)
+}
+
+func newServer(pool *upstream.Pool) *levee.Server {
+	return &levee.Server{Handler: &proxy.Proxy{Dial: pool.Join}}
 }

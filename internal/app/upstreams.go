@@ -337,20 +337,14 @@ func (b *backend) resume(c *levee.Conn) (levee.Upstream, error) {
 func (b *backend) toldBy(over func(upstream.End)) func(levee.UpstreamEnd) {
 	return func(end levee.UpstreamEnd) {
 		defer b.leave()
-		over(upstream.End{
-			Sent:        end.Sent,
-			Received:    end.Received,
-			ByServer:    end.Reason == levee.UpstreamClosed || end.Reason == levee.UpstreamReset,
-			ClientFirst: end.ClientFirst,
-			Err:         end.Err,
-		})
+		over(upstream.EndOf(end))
 	}
 }
 
 // clientOf returns the connection as its pool sees it, if that has something to ask of it.
 func (b *backend) clientOf(c *levee.Conn) upstream.Client {
 	if b.pool.CutOnDown || b.pool.Rebalance > 0 {
-		return &client{conn: c}
+		return upstream.ClientOf(c)
 	}
 	return nil
 }
@@ -405,29 +399,6 @@ func (b *backend) retire(end func()) {
 		end()
 	}
 }
-
-// A client is a connection as its pool sees it.
-type client struct {
-	conn *levee.Conn
-
-	mu    sync.Mutex
-	moved int64
-	since time.Time
-}
-
-// Quiet tells it as exactly as it is asked often.
-func (c *client) Quiet() time.Duration {
-	read, written := c.conn.Traffic()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if moved := read + written; moved != c.moved || c.since.IsZero() {
-		c.moved, c.since = moved, time.Now()
-	}
-	return time.Since(c.since)
-}
-
-func (c *client) Leave(cause error) { c.conn.Drain(cause) }
-func (c *client) Cut(cause error)   { c.conn.Kill(cause) }
 
 // firstAnswer is how long levee waits at its start until it knows where servers are.
 const firstAnswer = 2 * time.Second
