@@ -50,6 +50,7 @@ var rooms = []room{
 	{"cmd/levee", &door},
 	{"e2e", &visitor},
 	{"examples", &visitor},
+	{"examples/web", &visitor},
 	{"tools", &visitor},
 }
 
@@ -144,7 +145,7 @@ var heavyDependencies = []dependency{
 	},
 	{
 		path:  "google.golang.org/grpc",
-		rooms: []string{"telemetry/spans", "e2e"},
+		rooms: []string{"telemetry/spans", "e2e", "examples/web"},
 		why:   "only the exporter of spans needs it, and it brings a second HTTP/2 and protobuf along",
 	},
 	{
@@ -161,6 +162,11 @@ var heavyDependencies = []dependency{
 		path:  "github.com/mholt",
 		rooms: []string{"certs/acme"},
 		why:   "it is certmagic's ACME client",
+	},
+	{
+		path:  "github.com/go-chi",
+		rooms: []string{"examples/web"},
+		why:   "an example shows that a router of another library is served; levee has no need of one",
 	},
 	{
 		path:  "go.uber.org/zap",
