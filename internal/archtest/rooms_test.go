@@ -48,6 +48,7 @@ var rooms = []room{
 
 	{"bench", &scale},
 	{"cmd/levee", &door},
+	{"docs/site", &visitor},
 	{"e2e", &visitor},
 	{"examples", &visitor},
 	{"examples/web", &visitor},
@@ -135,7 +136,7 @@ type dependency struct {
 var heavyDependencies = []dependency{
 	{
 		path:  "github.com/prometheus",
-		rooms: []string{"telemetry", "internal/admin", "internal/app", "cmd/levee", "e2e"},
+		rooms: []string{"telemetry", "internal/admin", "internal/app", "cmd/levee", "examples", "e2e"},
 		why:   "a room reports through *levee.Trace; telemetry makes metrics of it",
 	},
 	{
