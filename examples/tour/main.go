@@ -37,20 +37,8 @@ func run() error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal does not wait for the connections
 
-	all := &limit.Scope{Name: "tour", Clients: []*limit.Clients{{
-		Limits: limit.Limits{Connections: 100, Rate: limit.Rate{PerSecond: 20, Burst: 40}, Mode: limit.Enforce},
-	}}}
 	registry := prometheus.NewRegistry()
-	metrics := telemetry.NewMetrics(registry)
-	srv := &levee.Server{
-		Name:         "tour",
-		Handler:      levee.Chain(levee.HandlerFunc(echo), logged),
-		Gate:         &limit.Gate{Scopes: []*limit.Scope{all}},
-		IdleTimeout:  time.Minute,
-		DrainTimeout: 10 * time.Second,
-		Trace:        levee.Traces(metrics.Trace(), telemetry.Log(slog.Default())),
-	}
-	metrics.Watch(srv)
+	srv := newServer(registry)
 	if len(os.Args) == 3 {
 		files := &certs.Files{Pairs: []certs.Pair{{Cert: os.Args[1], Key: os.Args[2]}}}
 		if err := files.Load(); err != nil {
@@ -65,6 +53,24 @@ func run() error {
 
 	fmt.Println("Listening on 127.0.0.1:8080")
 	return srv.ListenAndServe(ctx, "127.0.0.1:8080") // returns when ctx has ended and all have left
+}
+
+// newServer makes the server; a test serves it on a network in memory.
+func newServer(registry *prometheus.Registry) *levee.Server {
+	all := &limit.Scope{Name: "tour", Clients: []*limit.Clients{{
+		Limits: limit.Limits{Connections: 100, Rate: limit.Rate{PerSecond: 20, Burst: 40}, Mode: limit.Enforce},
+	}}}
+	metrics := telemetry.NewMetrics(registry)
+	srv := &levee.Server{
+		Name:         "tour",
+		Handler:      levee.Chain(levee.HandlerFunc(echo), logged),
+		Gate:         &limit.Gate{Scopes: []*limit.Scope{all}},
+		IdleTimeout:  time.Minute,
+		DrainTimeout: 10 * time.Second,
+		Trace:        levee.Traces(metrics.Trace(), telemetry.Log(slog.Default())),
+	}
+	metrics.Watch(srv)
+	return srv
 }
 
 func echo(_ context.Context, c *levee.Conn) error {
