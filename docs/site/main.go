@@ -57,7 +57,7 @@ func writeReference() error {
 		return err
 	}
 	for name, text := range pages {
-		if err := os.WriteFile(filepath.Join(repository, name), text, 0o644); err != nil { //nolint:gosec // a page for everybody
+		if err := os.WriteFile(filepath.Join(repository, name), text, 0o644); err != nil {
 			return err
 		}
 	}

@@ -125,18 +125,18 @@ func scraped(ctx context.Context, levee string) (scrape []byte, err error) {
 	}
 	ctx, stop := context.WithTimeout(ctx, time.Minute)
 	defer stop()
-	cmd := exec.CommandContext(ctx, levee, "serve", "-c", "levee.yaml") //nolint:gosec // our own
+	cmd := exec.CommandContext(ctx, levee, "serve", "-c", "levee.yaml")
 	cmd.Dir = dir
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
-	said, says, err := os.Pipe()
+	log, end, err := os.Pipe()
 	if err != nil {
 		return nil, err
 	}
-	defer said.Close()
-	cmd.Stdout, cmd.Stderr = says, says
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = end, end
 	err = cmd.Start()
-	_ = says.Close() // it has its own
+	_ = end.Close() // it has its own
 	if err != nil {
 		return nil, err
 	}
@@ -144,7 +144,7 @@ func scraped(ctx context.Context, levee string) (scrape []byte, err error) {
 		stop()
 		_ = cmd.Wait() // that it was told to end is no news
 	}()
-	address, admin, err := whereabouts(said)
+	address, admin, err := whereabouts(log)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +175,7 @@ func whereabouts(log io.Reader) (address, admin string, err error) {
 func visit(ctx context.Context, address, metrics string) ([]byte, error) {
 	trusting := &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
-		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // it is the levee that was started here
+		TLSClientConfig:   &tls.Config{InsecureSkipVerify: true}, // it is the levee that was started here
 	}}
 	for _, url := range []string{"http://" + address, "https://" + address} {
 		if _, err := fetched(ctx, trusting, url); err != nil {

@@ -96,7 +96,7 @@ func (s *site) order() {
 		case *ast.Link:
 			file, _, _ := strings.Cut(string(n.Destination), "#")
 			p := s.bySource[path.Join(path.Dir(contents), file)]
-			if p == nil || slices.Contains(s.pages, p) {
+			if p == nil || slices.Contains(s.pages, p) || len(s.chapters) == 1 { // what stands above the first heading is for newcomers
 				continue
 			}
 			last := &s.chapters[len(s.chapters)-1]

@@ -17,7 +17,7 @@ func buildLevee(ctx context.Context) (path string, remove func(), err error) {
 	}
 	remove = func() { _ = os.RemoveAll(dir) }
 	path = filepath.Join(dir, "levee")
-	build := exec.CommandContext(ctx, "go", "build", "-o", path, "./cmd/levee") //nolint:gosec // our own
+	build := exec.CommandContext(ctx, "go", "build", "-o", path, "./cmd/levee")
 	build.Dir = repository
 	if out, err := build.CombinedOutput(); err != nil {
 		remove()
@@ -29,12 +29,12 @@ func buildLevee(ctx context.Context) (path string, remove func(), err error) {
 // referencePages are the pages that levee's own words make, by their names.
 func referencePages(ctx context.Context, levee string) (map[string][]byte, error) {
 	pages := make(map[string][]byte)
-	for name, make := range map[string]func(context.Context, string) (string, error){
+	for name, write := range map[string]func(context.Context, string) (string, error){
 		"docs/reference/configuration.md": configuration,
 		"docs/reference/cli.md":           commandLine,
 		"docs/reference/metrics.md":       metrics,
 	} {
-		text, err := make(ctx, levee)
+		text, err := write(ctx, levee)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
@@ -47,7 +47,7 @@ const made = "<!-- Made by `make reference`. Change what it is made from: the ke
 
 // said is what a levee's command writes.
 func said(ctx context.Context, levee string, args ...string) ([]byte, error) {
-	out, err := exec.CommandContext(ctx, levee, args...).Output() //nolint:gosec // our own
+	out, err := exec.CommandContext(ctx, levee, args...).Output()
 	if err != nil {
 		return nil, fmt.Errorf("levee %s: %w", strings.Join(args, " "), err)
 	}

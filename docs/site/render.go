@@ -38,7 +38,7 @@ func fenced(w util.BufWriter, source []byte, n ast.Node, entering bool) (ast.Wal
 	if lexer == nil {
 		lexer = lexers.Fallback
 	}
-	tokens, err := chroma.Coalesce(lexer).Tokenise(nil, string(lines(n, source)))
+	tokens, err := chroma.Coalesce(lexer).Tokenise(nil, outdented(string(lines(n, source))))
 	if err != nil {
 		return ast.WalkStop, err
 	}
@@ -49,6 +49,17 @@ func fenced(w util.BufWriter, source []byte, n ast.Node, entering bool) (ast.Wal
 	_, _ = w.WriteString("</code></pre>\n")
 	return ast.WalkSkipChildren, nil
 }
+
+// outdented is code without the tabs that all of its lines begin with: some are lines from the middle of a function.
+func outdented(text string) string {
+	for strings.HasPrefix(text, "\t") && !outdent.MatchString(text) {
+		text = strings.TrimPrefix(strings.ReplaceAll("\n"+text, "\n\t", "\n"), "\n")
+	}
+	return text
+}
+
+// outdent is a line that begins with no tab.
+var outdent = regexp.MustCompile(`(?m)^[^\t\n]`)
 
 // comment is for those who read the source: how a block is tested, for one.
 var comment = regexp.MustCompile(`(?s)<!--.*?-->\n?`)

@@ -94,10 +94,10 @@ func forget(out string) error {
 
 func put(out, name string, content []byte) error {
 	file := filepath.Join(out, filepath.FromSlash(name))
-	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil { //nolint:gosec // a site for everybody
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
 		return err
 	}
-	return os.WriteFile(file, content, 0o644) //nolint:gosec // a site for everybody
+	return os.WriteFile(file, content, 0o644)
 }
 
 // framed is a page with all that stands around it.
@@ -109,7 +109,7 @@ func (s *site) framed(i int) ([]byte, error) {
 	}
 	v := view{
 		Title: p.title, Source: p.source, Root: relative(p.target, ""),
-		Body: template.HTML(body), //nolint:gosec // the pages are our own
+		Body: template.HTML(body), // the pages are our own
 	}
 	for _, c := range s.chapters {
 		m := menu{Title: c.title}

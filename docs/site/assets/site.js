@@ -5,7 +5,11 @@
   const asked = matchMedia("(prefers-color-scheme: dark)");
   let chosen = null;
   try { chosen = localStorage.getItem("levee-light"); } catch { /* a browser that keeps nothing */ }
-  const light = () => { root.dataset.light = chosen || (asked.matches ? "dark" : "light"); };
+  const light = () => {
+    root.dataset.light = chosen || (asked.matches ? "dark" : "light");
+    // Drawings follow the page's color-scheme; photographs have to be exchanged.
+    for (const source of document.querySelectorAll('picture source[media]')) source.media = root.dataset.light === "dark" ? "all" : "not all";
+  };
   light();
   asked.addEventListener("change", light);
   addEventListener("beforeprint", () => { root.dataset.light = "light"; });
@@ -36,8 +40,8 @@
 
   const excerpt = (text, terms) => {
     const lower = text.toLowerCase();
-    const places = terms.map((t) => lower.indexOf(t)).filter((at) => at >= 0);
-    const from = places.length ? Math.max(0, Math.min(...places) - 50) : 0;
+    terms.sort((a, b) => b.length - a.length); // the whole of a name rather than a part of it
+    const from = Math.max(0, (terms.map((t) => lower.indexOf(t)).find((at) => at >= 0) ?? 0) - 50);
     const piece = (from ? "… " : "") + text.slice(from, from + 170) + (text.length > from + 170 ? " …" : "");
     if (!terms.length) return [piece];
     const words = new RegExp("(" + terms.map((t) => t.replace(/[^\p{L}\p{N}_]/gu, "\\$&")).join("|") + ")", "giu");
@@ -45,6 +49,7 @@
   };
 
   const ready = () => {
+    light();
     const input = document.getElementById("query");
     const list = document.getElementById("found");
     const tally = document.getElementById("tally");
