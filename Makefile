@@ -39,6 +39,14 @@ fmt: $(TOOLS_STAMP) ## rewrite the Go files the way gofumpt wants them
 build: ## build the binary into bin/levee
 	go build -trimpath -o bin/levee ./cmd/levee
 
+.PHONY: docs
+docs: ## make the documentation into a site, docs/.build/index.html
+	@go run -C docs/site .
+
+.PHONY: reference
+reference: ## make docs/reference anew, from the schema, the commands' help and the metrics
+	@go run -C docs/site . -reference
+
 .PHONY: cover
 cover: ## measure test coverage, into coverage.html
 	go test -coverpkg=./... -coverprofile=coverage.out ./...
@@ -83,7 +91,7 @@ release-test: ## packages: all platforms, and two builds of each are compared, w
 
 .PHONY: clean
 clean: ## remove everything that was built, the tools too
-	rm -rf bin dist .tools bench/.build coverage.out coverage.html
+	rm -rf bin dist .tools bench/.build docs/.build coverage.out coverage.html
 
 .PHONY: help
 help: ## list the targets

@@ -30,7 +30,7 @@ func TestEachNetstringIsAnsweredWithItsLength(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, _ = io.WriteString(conn, sent)
-		_ = conn.(interface{ CloseWrite() error }).CloseWrite()
+		_ = conn.CloseWrite()
 		got, _ := io.ReadAll(conn)
 		if string(got) != want {
 			t.Errorf("%q: %q, want %q", sent, got, want)
