@@ -28,6 +28,7 @@ func (s *stream) arrive() (Handler, error) {
 		return nil, s.failed(NoRoute, err)
 	}
 	s.arriving = false
+	s.isToBeHeard()
 	s.wire.setPhase(time.Time{})
 	return h, nil
 }
@@ -72,6 +73,7 @@ func (s *stream) meetProxy() error {
 	if err := s.wire.await(); err != nil {
 		return err
 	}
+	s.hasSpoken()
 	if err := s.readProxyHeader(); err != nil {
 		return err
 	}

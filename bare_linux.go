@@ -177,10 +177,12 @@ func (b *bareListener) conn() (*Conn, error) {
 	c := newBareConn(b.server, b.fd, b.local, b.peer)
 	c.looped.by = b.serviceBy(c.set)
 	if !c.set.takesBare() {
-		if _, err := c.streamOfBare(); err != nil {
+		s, err := c.streamOfBare()
+		if err != nil {
 			c.set.letGo()
 			return nil, err
 		}
+		s.isNew()
 	}
 	if b.service.stepper != nil {
 		c.looped.state.Store(fresh | unserved)

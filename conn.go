@@ -93,6 +93,9 @@ type request struct {
 	at      time.Duration  // since accept
 	made    chan struct{}  // closed when it has; nil if nobody waits
 	telling sync.WaitGroup // the Trace
+
+	grace *time.Timer // until which it is not heeded; nil unless a newcomer was asked
+	due   bool        // it is heeded
 }
 
 func (c *Conn) requestLocked() *request {
@@ -469,6 +472,10 @@ func (c *Conn) Draining() <-chan struct{} {
 // Drain asks the connection to leave, and says why: cause may be nil. A handler
 // that waits in [Conn.Next] returns at once; any other learns of it by
 // [Conn.Draining]. It does not wait, and only the first request counts.
+//
+// A client that is in the middle of its arrival (PROXY header, TLS handshake, first bytes for a [Router]), or of whose
+// first request after that nothing has come, is given 5 seconds for it: Next waits for so long, once. If it has said nothing at
+// all that is until a second after it was accepted.
 func (c *Conn) Drain(cause error) { c.askToLeave(Drained, cause) }
 
 func (c *Conn) askToLeave(reason CloseReason, cause error) {
@@ -492,7 +499,16 @@ func (c *Conn) ask(reason CloseReason, cause error) (tell bool) {
 	if tell = c.introduced; tell {
 		r.telling.Add(1)
 	}
+	later := c.postponeLocked()
 	c.mu.Unlock()
+	if !later {
+		c.heed()
+	}
+	return tell
+}
+
+// heed has whoever serves the connection know that it was asked to leave.
+func (c *Conn) heed() {
 	switch onLoop, s := c.place(); {
 	case onLoop:
 		c.looped.askToLeave()
@@ -502,7 +518,6 @@ func (c *Conn) ask(reason CloseReason, cause error) (tell bool) {
 			j.leaveInQuiet()
 		}
 	}
-	return tell
 }
 
 func (c *Conn) tellDraining() {

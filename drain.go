@@ -20,6 +20,9 @@ const lastWords = 100 * time.Millisecond
 // time until ctx's deadline, and 5 seconds at most, less of one will do, for the oldest
 // first: a tenth of the silence; and to one of which its [Upstream] knows that it is at rest, none.
 //
+// Clients that are in the middle of their arrival have their first request served; see [Conn.Drain]. What is left of the
+// 5 seconds that they get for it is over in that last fifth.
+//
 // It may be called more than once, and from several goroutines: each call waits,
 // the first deadline to pass cuts.
 func (s *Server) Shutdown(ctx context.Context) error {

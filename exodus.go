@@ -157,6 +157,7 @@ func (c *Conn) hasten() {
 	if reason, _ := c.asked(); reason == ReasonNone {
 		return
 	}
+	c.endCourtesy()
 	switch onLoop, s := c.place(); {
 	case onLoop:
 		c.looped.hasten()

@@ -49,6 +49,7 @@ func (s *stream) handshake(config *tls.Config) error {
 	if err := s.wire.await(); err != nil {
 		return err
 	}
+	s.hasSpoken()
 	if err := s.conn.reach(StageHandshake); err != nil {
 		return err
 	}
@@ -67,6 +68,9 @@ func (s *stream) handshake(config *tls.Config) error {
 	s.conn.reached(handshakeDone)
 	s.tls, s.terms = handshake, config
 	s.conn.secured.Store(true)
+	if !s.arriving {
+		s.isToBeHeard()
+	}
 	return s.conn.reach(StageSecured)
 }
 

@@ -99,6 +99,7 @@ func (c *Conn) upstreamOf(ctx context.Context, j Joiner) (u Upstream, ok bool, _
 	switch {
 	case err == nil && u.Conn != nil:
 		c.reached(dialDone)
+		c.settleDown() // what rests on either side is seen from now on
 		return u, true, nil
 	case err == nil:
 		err = errNoUpstream

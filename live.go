@@ -326,6 +326,9 @@ func (c *Conn) strikeOff(end End) End {
 	if c.extra != nil && c.extra.lifetime != nil {
 		c.extra.lifetime.Stop()
 	}
+	if r := c.requestedLocked(); r != nil && r.grace != nil {
+		r.grace.Stop()
+	}
 	c.mu.Unlock()
 	s := c.server
 	end.Duration = s.clock() - c.accepted

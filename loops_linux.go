@@ -226,7 +226,11 @@ const (
 	closedByUs             // Conn.Close has been called
 	unserved               // it has not been sent anything
 	rejoins                // what has joined it is a Rejoiner
+	isNew                  // its first request has not come; see newcomer.go
 )
+
+func (l *looped) isUnheard() bool { return l.state.Load()&isNew != 0 }
+func (l *looped) isHeard()        { l.state.And(^uint32(isNew)) }
 
 func (l *looped) traffic() (read, written int64) { return l.Traffic() }
 func (l *looped) askToLeave()                    { l.Leave() }
@@ -289,6 +293,9 @@ func (s *stream) handTo(loops *reactor.Reactor, stepper Stepper, fd int) bool {
 	c.looped.SetPace(s.wire.pacers())
 	c.looped.by = &service{stepper: stepper}
 	c.looped.state.Store(unserved)
+	if s.novelty.get() != settled {
+		c.looped.state.Or(isNew)
+	}
 	c.stream.Store(nil)
 	limits := &c.set.onLoops.stepped
 	if isUnixConn(s.wire.raw) {
@@ -309,7 +316,7 @@ func (c *Conn) loopHasItLocked() {
 	switch {
 	case c.over():
 		c.looped.kill()
-	case c.isAskedLocked():
+	case c.isAskedLocked() && !c.postponedLocked():
 		c.looped.askToLeave()
 	}
 }
@@ -405,6 +412,9 @@ func (o *stepping) Step(in []byte, seen int, out []byte) (n int, reply []byte, e
 		l.state.And(^uint32(fresh))
 		c.introduce()
 		c.announce(l.by.stepper)
+	}
+	if l.state.Load()&isNew != 0 && len(in) > 0 {
+		c.settleDown()
 	}
 	if l.state.Load()&closedByUs == 0 && c.end.Load() == nil && len(in) > 0 {
 		n, reply, err = l.by.stepper.Step(c, in, seen, out)

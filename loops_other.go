@@ -48,6 +48,8 @@ type looped struct{}
 
 func (looped) traffic() (read, written int64)   { return 0, 0 }
 func (looped) secure() (*tls.Conn, *tls.Config) { return nil, nil }
+func (looped) isUnheard() bool                  { return false }
+func (looped) isHeard()                         {}
 func (looped) askToLeave()                      {}
 func (looped) hasten()                          {}
 func (looped) held() int                        { return 0 }

@@ -19,6 +19,7 @@ type stream struct {
 	wire     wire
 	notified bool // of the client's end, by close_notify; the reader's own
 	arriving bool // nothing has been served yet: a silent peer may leave when asked to
+	novelty  novelty
 	plain    held // decrypted bytes that were read ahead; unused in plaintext
 
 	joint atomic.Pointer[joint] // to an upstream; nil for most
@@ -36,6 +37,7 @@ func newStreamConn(ctx context.Context, s *Server, raw net.Conn) *Conn {
 	c.init(s, raw.LocalAddr(), raw.RemoteAddr())
 	st.conn, st.base = c, ctx
 	st.wire.raw, st.wire.conn = raw, c
+	st.isNew()
 	c.stream.Store(st)
 	return c
 }
@@ -51,14 +53,22 @@ func (s *stream) context() context.Context {
 // Read reads up to len(p) bytes.
 func (s *stream) Read(p []byte) (int, error) {
 	if s.tls == nil {
-		return s.wire.Read(p)
+		n, err := s.wire.Read(p)
+		if n > 0 {
+			s.isHeard()
+		}
+		return n, err
 	}
 	if s.plain.some.Load() {
 		if n, ok, err := s.plain.take(p); ok {
+			s.isHeard()
 			return n, err
 		}
 	}
 	n, err := s.tls.Read(p)
+	if n > 0 {
+		s.isHeard()
+	}
 	return n, s.afterTLS(err)
 }
 
@@ -126,6 +136,7 @@ func (s *stream) peek(n int) ([]byte, error) {
 		if err := s.awaitNext(); err != nil {
 			return nil, err
 		}
+		s.hasSpoken()
 		if s.tls == nil {
 			s.conn.reached(sniffed)
 		}
@@ -145,11 +156,16 @@ func (s *stream) buffered() int {
 }
 
 // awaitNext waits for the next request's first bytes.
-func (s *stream) awaitNext() error {
+func (s *stream) awaitNext() (err error) {
 	if s.tls == nil {
-		return s.wire.awaitMovably()
+		err = s.wire.awaitMovably()
+	} else {
+		err = s.nextTLS(s.wire.await)
 	}
-	return s.nextTLS(s.wire.await)
+	if err == nil {
+		s.isHeard()
+	}
+	return err
 }
 
 // nextTLS asks crypto/tls for what it has, and waits at the socket when it has
