@@ -31,6 +31,8 @@ func (p *Process) watchHeir(h *handing) {
 // serves then, and whoever would start another process may wait for the end of this one.
 func (p *Process) HeirFailed() <-chan error { return p.heirFailed }
 
+func (p *Process) isReplaced() bool { return p.heirLink != nil }
+
 func (p *Process) closeHeirLink() {
 	if p.heirLink != nil {
 		_ = p.heirLink.conn.Close()
@@ -48,6 +50,9 @@ func (p *Process) Free() <-chan struct{} {
 	}
 	return p.free
 }
+
+// PredecessorPID returns the predecessor's process number, or 0 if there is none.
+func (p *Process) PredecessorPID() int { return p.predecessor }
 
 // Left returns how many connections the predecessor has yet to drain, as it has told last.
 func (p *Process) Left() int { return int(p.left.Load()) }

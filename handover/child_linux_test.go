@@ -30,6 +30,8 @@ func TestMain(m *testing.M) {
 		os.Exit(echoMain())
 	case "server":
 		os.Exit(serverMain())
+	case "stuck":
+		os.Exit(stuckMain())
 	case "page":
 		os.Exit(pageMain())
 	}
@@ -43,17 +45,22 @@ func tell(what string, more map[string]any) {
 	_, _ = os.Stdout.Write(append(text, '\n'))
 }
 
+// beginChild is how a child begins: SIGTERM ends its context, and SIGUSR2 has it replaced.
+func beginChild() (p *Process, ctx context.Context, upgrade chan os.Signal, err error) {
+	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, nil)))
+	ctx, _ = signal.NotifyContext(context.Background(), syscall.SIGTERM) //nolint:govet // for as long as the process lives
+	upgrade = make(chan os.Signal, 1)
+	signal.Notify(upgrade, syscall.SIGUSR2)
+	if p, err = Begin(); err != nil {
+		fmt.Fprintln(os.Stderr, "begin:", err)
+	}
+	return p, ctx, upgrade, err
+}
+
 // echoMain greets everybody with the process's number, and returns what they send. SIGUSR2 has it replaced.
 func echoMain() int {
-	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, nil)))
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	upgrade := make(chan os.Signal, 1)
-	signal.Notify(upgrade, syscall.SIGUSR2)
-
-	p, err := Begin()
+	p, ctx, upgrade, err := beginChild()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "begin:", err)
 		return 2
 	}
 	tell("begun", nil)

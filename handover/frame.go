@@ -62,9 +62,11 @@ type hello struct {
 	Features []string `json:"features,omitempty"`
 }
 
-// A listenersBody names the sockets that come with it, in order.
+// A listenersBody names the sockets that come with it, in order. Owned are those, by their place, whose files who has
+// them last is to remove.
 type listenersBody struct {
 	Names []string `json:"names"`
+	Owned []int    `json:"owned,omitempty"`
 }
 
 // A stateBody tells how the file that comes with it is divided, and which id the last connection had.

@@ -6,6 +6,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+
+	"github.com/levee-net/levee"
 )
 
 type succession struct{}
@@ -21,6 +24,12 @@ func (p *Process) Done() <-chan struct{} {
 	return done
 }
 
+func (p *Process) watch(net.Listener)      {}
+func (p *Process) examine([]*levee.Server) {}
+
+// PredecessorPID returns 0: there is no predecessor here.
+func (p *Process) PredecessorPID() int { return 0 }
+
 func (p *Process) alone() bool { return true }
 
 func (p *Process) upgrade(context.Context, *Plan) (*Outcome, error) {
@@ -35,6 +44,8 @@ func (p *Process) Bequeath(map[string][]byte) error { return nil }
 
 // HeirFailed returns nil: nobody has replaced this process.
 func (p *Process) HeirFailed() <-chan error { return nil }
+
+func (p *Process) isReplaced() bool { return false }
 
 func (p *Process) closeHeirLink() {}
 

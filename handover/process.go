@@ -32,6 +32,7 @@ type Process struct {
 
 	mu        sync.Mutex
 	inherited []*inherited
+	files     []socketFile
 	state     map[string][]byte
 	upgrading bool
 
@@ -73,13 +74,25 @@ func (p *Process) From() Origin { return p.origin }
 // Listen returns a listener on the address, as [levee.Listen] does: on the socket that the process was given for it,
 // if there is one, or else on a new one. A socket is found by the address or the name that it was given under, and by
 // what it is bound to; each is given out once. The file of a Unix socket that was given stays when the listener is
-// closed, as others may have the socket; who listens there next removes it.
+// closed, as others may have the socket. Leave removes it, of the last process that has it, if the first of them had made it here.
 func (p *Process) Listen(ctx context.Context, address string) (net.Listener, error) {
-	if f := p.claim(ctx, address); f != nil {
-		defer f.Close()
-		return levee.FileListener(f)
+	if i := p.claim(ctx, address); i != nil {
+		defer i.file.Close()
+		l, err := levee.FileListener(i.file)
+		if err != nil {
+			return nil, err
+		}
+		p.watch(l)
+		if i.owned {
+			p.own(l.Addr())
+		}
+		return l, nil
 	}
-	return levee.Listen(ctx, address)
+	l, err := levee.Listen(ctx, address)
+	if err == nil {
+		p.own(l.Addr())
+	}
+	return l, err
 }
 
 // State returns what the predecessor has given under the name, or nil. Before Ready it is from
@@ -93,7 +106,7 @@ func (p *Process) State(name string) []byte {
 
 // Ready says that the process could accept, and returns when it is to. That is at once, unless there is a
 // predecessor: that may take some seconds, and may end the process instead, which is why it must not have served
-// before. An error is ctx's, or says that the PID file cannot be written; the process has to end then without serving.
+// before. An error is ctx's, or says that the PID file cannot be written, which is found out first; the process has to end then without serving.
 //
 // From then on the servers are given the predecessor's live connections, by their names ([levee.Server.Name]). Those
 // of a server that is not among them stay where they are. The servers may begin to serve after Ready.
@@ -110,6 +123,7 @@ func (p *Process) Ready(ctx context.Context, servers ...*levee.Server) error {
 			return a, nil
 		}
 	}
+	p.examine(servers)
 	return p.readyWith(ctx, adopts)
 }
 
@@ -117,6 +131,9 @@ func (p *Process) Ready(ctx context.Context, servers ...*levee.Server) error {
 type adoptFunc func(data []byte, sockets []int) (adopted, error)
 
 func (p *Process) readyWith(ctx context.Context, adopts map[string]adoptFunc) error {
+	if err := p.checkPIDFile(); err != nil { // while a predecessor can still go on as if nothing had happened
+		return err
+	}
 	if err := p.awaitTurn(ctx, adopts); err != nil {
 		return fmt.Errorf("hand-over: %w", err)
 	}
@@ -161,10 +178,12 @@ type inherited struct {
 	name string // an address, or what systemd's unit calls it
 	file *os.File
 	at   net.Addr // what it is bound to
+
+	owned bool // its file is to be removed by whoever has it last
 }
 
 // inherit takes a descriptor. One that is no listening socket is closed, and said to be.
-func (p *Process) inherit(name string, f *os.File) {
+func (p *Process) inherit(name string, f *os.File, owned bool) {
 	l, err := net.FileListener(f)
 	if err != nil {
 		_ = f.Close()
@@ -173,11 +192,11 @@ func (p *Process) inherit(name string, f *os.File) {
 	}
 	at := l.Addr()
 	_ = l.Close() // a copy, which closes no more than itself
-	p.inherited = append(p.inherited, &inherited{name, f, at})
+	p.inherited = append(p.inherited, &inherited{name, f, at, owned})
 }
 
 // claim returns the socket for an address, or nil, and gives it out no more.
-func (p *Process) claim(ctx context.Context, address string) *os.File {
+func (p *Process) claim(ctx context.Context, address string) *inherited {
 	wanted := boundTo(ctx, address)
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -188,7 +207,7 @@ func (p *Process) claim(ctx context.Context, address string) *os.File {
 		for n, i := range p.inherited {
 			if fits(i) {
 				p.inherited = append(p.inherited[:n:n], p.inherited[n+1:]...)
-				return i.file
+				return i
 			}
 		}
 	}

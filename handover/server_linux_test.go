@@ -5,10 +5,8 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os"
-	"os/signal"
 	"strconv"
 	"strings"
 	"syscall"
@@ -66,14 +64,8 @@ func who(_ context.Context, c *levee.Conn) error {
 
 // serverMain serves with levee's own servers.
 func serverMain() int {
-	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, nil)))
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	upgrade := make(chan os.Signal, 1)
-	signal.Notify(upgrade, syscall.SIGUSR2)
-	p, err := Begin()
+	p, ctx, upgrade, err := beginChild()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "begin:", err)
 		return 2
 	}
 	plan := &Plan{Settle: durationOf("CHILD_SETTLE"), Probation: durationOf("CHILD_PROBATION")}
@@ -130,13 +122,8 @@ func serverMain() int {
 
 // pageMain is the page that makes a server replaceable.
 func pageMain() int {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	upgrade := make(chan os.Signal, 1)
-	signal.Notify(upgrade, syscall.SIGUSR2)
-	p, err := Begin()
+	p, ctx, upgrade, err := beginChild()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "begin:", err)
 		return 2
 	}
 	s := &levee.Server{Name: "echo", Handler: echoSteps{}}
@@ -150,6 +137,41 @@ func pageMain() int {
 		return 1
 	}
 	tell("left", nil)
+	return 0
+}
+
+// stuckMain greets as echoMain does, but once it has replaced another accepts nobody.
+func stuckMain() int {
+	p, ctx, upgrade, err := beginChild()
+	if err != nil {
+		return 2
+	}
+	l, err := p.Listen(ctx, os.Getenv("CHILD_LISTEN"))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "listen:", err)
+		return 3
+	}
+	s := &levee.Server{Name: "who", Handler: levee.HandlerFunc(who)}
+	if err := p.Ready(ctx, s); err != nil {
+		fmt.Fprintln(os.Stderr, "ready:", err)
+		return 4
+	}
+	if p.From() == Predecessor {
+		tell("stuck", nil)
+		<-ctx.Done()
+		return 0
+	}
+	plan := &Plan{
+		Sockets: []Socket{{os.Getenv("CHILD_LISTEN"), l}}, Settle: durationOf("CHILD_SETTLE"), Probation: durationOf("CHILD_PROBATION"),
+		StopAccepting: func() { s.HandOver(l) },
+		AcceptAgain:   func(sockets []Socket) { go func() { _ = s.Serve(context.Background(), sockets[0].Listener) }() },
+	}
+	plan.AcceptAgain(plan.Sockets)
+	tell("serving", map[string]any{"address": l.Addr().String()})
+	<-upgrade
+	_, err = p.Upgrade(ctx, plan)
+	tell("failed", map[string]any{"error": fmt.Sprint(err)})
+	<-ctx.Done()
 	return 0
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -35,15 +36,18 @@ type succession struct {
 	over  chan struct{}             // closed when the predecessor has ended
 	free  chan struct{}             // closed when the predecessor does not watch any more
 
-	heirLink   *link             // to the process that has replaced this one; nil if none has
-	heirFailed chan error        // has room for one
-	left       atomic.Int64      // connections that the predecessor has yet to drain
-	bequest    map[string][]byte // what it has left; written before over is closed
+	heirLink    *link             // to the process that has replaced this one; nil if none has
+	heirFailed  chan error        // has room for one
+	left        atomic.Int64      // connections that the predecessor has yet to drain
+	predecessor int               // its number
+	bequest     map[string][]byte // what it has left; written before over is closed
+	examining   atomic.Bool       // a look at the program has not come back yet
 
 	// The rest is of the goroutine that follows the predecessor.
 	heir    heir
 	servers map[string]adoptFunc
 	fresh   map[string][]byte // state that came when it was to accept
+	exam    exam              // whether the program is well
 	lastID  uint64            // that a connection of the predecessor's may have
 	batch   *incoming         // that is being taken
 	trouble string            // why it cannot go on
@@ -114,6 +118,7 @@ func (p *Process) takeStart(r *received) (done bool, err error) {
 		if err := r.read(&h); err != nil {
 			return false, err
 		}
+		p.predecessor = h.PID
 		if len(r.fds) == 1 {
 			p.stderr, r.fds = r.fds[0], nil
 		}
@@ -126,7 +131,7 @@ func (p *Process) takeStart(r *received) (done bool, err error) {
 			return false, fmt.Errorf("%w: %d sockets with %d names", errFrame, len(r.fds), len(l.Names))
 		}
 		for i, name := range l.Names {
-			p.inherit(name, os.NewFile(uintptr(r.fds[i]), name)) //nolint:gosec // descriptors are not negative
+			p.inherit(name, os.NewFile(uintptr(r.fds[i]), name), slices.Contains(l.Owned, i)) //nolint:gosec // descriptors are not negative
 		}
 		r.fds = nil
 	case frameState:
@@ -271,7 +276,7 @@ func (p *Process) understand(r *received) event {
 	switch r.kind {
 	case framePing:
 		if !p.heir.condemned {
-			_ = p.link.send(newFrame(framePong, nil)) // who does not get it has ended, or is full of others
+			p.answerPing()
 		}
 	case frameTake:
 		state, lastID, err := r.state()

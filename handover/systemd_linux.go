@@ -95,6 +95,6 @@ func (p *Process) beginFromSystemd() {
 			name = givenName(named[i])
 		}
 		unix.CloseOnExec(firstSystemdFile + i)
-		p.inherit(name, os.NewFile(uintptr(firstSystemdFile+i), name)) //nolint:gosec // small
+		p.inherit(name, os.NewFile(uintptr(firstSystemdFile+i), name), false) //nolint:gosec // small
 	}
 }

@@ -231,13 +231,13 @@ func TestListenFindsASocketByNameAndByWhatItIsBoundTo(t *testing.T) {
 	} {
 		own, f := socketAt(t, c.bound)
 		p := new(Process)
-		p.inherit(c.named, f)
+		p.inherit(c.named, f, false)
 		_, port, _ := net.SplitHostPort(own.Addr().String())
 		address := c.asked(port)
 		if found := p.claim(t.Context(), address); (found != nil) != c.found {
 			t.Errorf("%s, given as %s, and asked for as %s: found %v", c.bound, c.named, address, found != nil)
 		} else if found != nil {
-			_ = found.Close()
+			_ = found.file.Close()
 		}
 		if again := p.claim(t.Context(), address); again != nil {
 			t.Errorf("%s is given out twice", c.bound)
@@ -267,7 +267,7 @@ func socketAt(t *testing.T, address string) (net.Listener, *os.File) {
 func TestUnaskedSocketsAreClosedWhenTheProcessIsReady(t *testing.T) {
 	own, f := socketAt(t, "127.0.0.1:0")
 	p := new(Process)
-	p.inherit("unknown", f)
+	p.inherit("unknown", f, false)
 	_ = own.Close()
 	if _, err := net.Dial("tcp", own.Addr().String()); err != nil {
 		t.Errorf("it is closed too early: %v", err)
@@ -290,6 +290,50 @@ func TestUnixSocketStaysWhereItIs(t *testing.T) {
 	if pid, err := f.whoAnswers(time.Second); err != nil || pid != next.PID {
 		t.Errorf("%d answers (%v), not %d", pid, err, next.PID)
 	}
+}
+
+func TestUnixSocketIsRemovedByItsLastOwner(t *testing.T) {
+	end := func(t *testing.T, path string) (next said) {
+		f := startFamily(t, "CHILD_LISTEN=unix:"+path)
+		f.signal(syscall.SIGUSR2)
+		next = f.successor()
+		<-f.gone
+		if _, err := os.Stat(path); err != nil {
+			t.Errorf("it has gone with the first process: %v", err)
+		}
+		return next
+	}
+	terminate := func(t *testing.T, next said) {
+		if err := syscall.Kill(next.PID, syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if !waitUntil(5*time.Second, func() bool { return !alive(next.PID) }) {
+			t.Fatal("the successor does not end")
+		}
+	}
+	t.Run("who is not the first", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "socket")
+		terminate(t, end(t, path))
+		if _, err := os.Stat(path); !os.IsNotExist(err) {
+			t.Errorf("it is left behind: %v", err)
+		}
+	})
+	t.Run("unless it is somebody else's by now", func(t *testing.T) {
+		path := filepath.Join(t.TempDir(), "socket")
+		next := end(t, path)
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		other, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer other.Close()
+		terminate(t, next)
+		if _, err := os.Stat(path); err != nil {
+			t.Errorf("another's is removed: %v", err)
+		}
+	})
 }
 
 func TestPIDFileIsOfWhoServes(t *testing.T) {

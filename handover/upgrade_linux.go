@@ -189,7 +189,10 @@ func (h *handing) sendStart() error {
 	for first := 0; first < len(h.copies); first += maxFiles {
 		var body listenersBody
 		var fds []int
-		for _, s := range h.copies[first:min(first+maxFiles, len(h.copies))] {
+		for i, s := range h.copies[first:min(first+maxFiles, len(h.copies))] {
+			if h.process.owns(s.Listener.Addr()) {
+				body.Owned = append(body.Owned, i)
+			}
 			body.Names = append(body.Names, s.Address)
 			fds = append(fds, descriptor(s.Listener))
 		}
@@ -225,7 +228,10 @@ func (h *handing) sendPlanned(kind frameKind, get func() map[string][]byte) erro
 
 // sendState sends state in a file in memory.
 func (l *link) sendState(f frame, state map[string][]byte) error {
-	body := stateBody{LastID: levee.LastID() + lateIDs}
+	var body stateBody
+	if f.kind != frameBequest { // the process that gets that one accepts already
+		body.LastID = levee.LastID() + lateIDs
+	}
 	var pieces [][]byte
 	size := 0
 	for _, name := range slices.Sorted(maps.Keys(state)) {

@@ -1,6 +1,8 @@
 package handover
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -81,6 +83,36 @@ func TestFailureBeforeReadinessIsToldWithExitStatusAndLastLines(t *testing.T) {
 	}
 	if !strings.Contains(f.stderr.String(), "levee.yaml:3") {
 		t.Error("what the new process wrote is not in the log")
+	}
+}
+
+func TestAPIDFileThatCannotBeWrittenIsFoundBeforeTheProcessIsReady(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "run")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	f := startFamily(t, "CHILD_PIDFILE="+filepath.Join(dir, "pid"))
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	f.signal(syscall.SIGUSR2)
+	failed := f.await("failed", f.pid()).Error
+	if want := "new process ended before it was ready: exit status 4: ready: write the PID file: open " + dir; !strings.HasPrefix(failed, want) {
+		t.Errorf("got  %s\nwant %s...", failed, want)
+	}
+}
+
+func TestProcessThatAcceptsNobodyIsNoticed(t *testing.T) {
+	f := startCommand(t, childCommand(), childRole+"=stuck", "CHILD_PROBATION=8s")
+	f.address = f.await("serving", 0).Address
+	f.signal(syscall.SIGUSR2)
+	f.await("stuck", 0)
+	if pid, err := f.whoAnswers(7 * time.Second); err != nil || pid != f.pid() { // it has waited in the queue
+		t.Errorf("%d answers (%v), not %d", pid, err, f.pid())
+	}
+	const want = "new process was ended in its probation: it has not answered for 700ms"
+	if got := f.await("failed", f.pid()).Error; got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
 

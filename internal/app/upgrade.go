@@ -344,7 +344,7 @@ func (f *front) awaitTurn(ctx context.Context) error {
 	if p.From() != handover.Predecessor {
 		return p.Ready(ctx, f.now.Load().servers...)
 	}
-	f.upgrades.predecessor = os.Getppid()
+	f.upgrades.predecessor = p.PredecessorPID()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	turn := make(chan struct{})
