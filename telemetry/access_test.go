@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -60,6 +61,56 @@ func TestAnAccessLogsLineTellsTheStory(t *testing.T) {
 	})
 }
 
+// inSeconds is the ReplaceAttr that AccessLog.JSON stands in for.
+func inSeconds(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.Float64Value(a.Value.Duration().Seconds())
+	}
+	return a
+}
+
+func TestAnAccessLogsJSONIsByteByByteWhatSlogWrites(t *testing.T) {
+	errs := []string{"", "plain", "line\nbreak", `"},"level":"ERROR"`, "\x00\x1b[2J\xff\u2028\u202e é", strings.Repeat("é\x00", 500), strings.Repeat("a", 65536)}
+	synctest.Test(t, func(t *testing.T) {
+		var slogs, ours lines
+		writer := telemetry.NewWriter(&ours, 0)
+		traceID := func(*levee.Conn) string { return "4bf9" }
+		logs := levee.Traces(
+			(&telemetry.AccessLog{Logger: slog.New(slog.NewJSONHandler(&slogs, &slog.HandlerOptions{ReplaceAttr: inSeconds})), PerSecond: 3, TraceID: traceID}).Trace(),
+			(&telemetry.AccessLog{JSON: writer, PerSecond: 3, TraceID: traceID}).Trace())
+		i := 0
+		h := levee.HandlerFunc(func(_ context.Context, c *levee.Conn) error {
+			c.SetRoute("db\x00" + errs[i])
+			c.SetTarget(&levee.Target{Upstream: errs[i], Server: "db-1"}, i)
+			time.Sleep(time.Duration(i*i) * 123456789) // virtual time
+			io.WriteString(c, "hello")
+			if errs[i] == "" {
+				return nil
+			}
+			return errors.New(errs[i])
+		})
+		l := serve(t, &levee.Server{Name: "main\"\n", Handler: h, Logger: discard, Trace: logs})
+		for i = range errs {
+			for range 5 { // of which some are left out
+				client := dial(t, l)
+				io.ReadAll(client)
+				client.Close()
+				synctest.Wait()
+			}
+		}
+		writer.Flush(time.Minute)
+		got, want := strings.SplitAfter(ours.String(), "\n"), strings.SplitAfter(slogs.String(), "\n")
+		for i := range min(len(got), len(want)) {
+			if got[i] != want[i] {
+				t.Errorf("%.2000s\nand slog has\n%.2000s", got[i], want[i])
+			}
+		}
+		if len(got) != len(want) || len(got) < 20 || strings.Count(ours.String(), `"left_out":`) < 2 {
+			t.Errorf("%d lines, and slog has %d", len(got), len(want))
+		}
+	})
+}
+
 func TestASampledAccessLogSaysHowManyItHasLeftOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out lines
@@ -105,4 +156,36 @@ func TestAnAccessLogOfAllLeavesNothingOut(t *testing.T) {
 			t.Errorf("%d lines, %d left out", len(got), log.LeftOut())
 		}
 	})
+}
+
+func TestALineOfAnAccessLogsJSONTakesNoMemory(t *testing.T) {
+	writer := telemetry.NewWriter(io.Discard, 0)
+	closed := (&telemetry.AccessLog{JSON: writer, PerSecond: -1}).Trace().Closed
+	c, end := ended(t), levee.End{Reason: levee.ClientClosed, Duration: 70 * time.Microsecond}
+	if n := testing.AllocsPerRun(1000, func() { closed(c, end) }); n > 2 { // 0 but for the race detector, which has pools forget
+		t.Errorf("%v allocations", n)
+	}
+}
+
+func BenchmarkAccessLog(b *testing.B) {
+	devNull, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer devNull.Close()
+	writer := telemetry.NewWriter(devNull, 0)
+	bySlog := slog.New(slog.NewJSONHandler(writer, &slog.HandlerOptions{ReplaceAttr: inSeconds}))
+	c, end := ended(b), levee.End{Reason: levee.ClientClosed, Duration: 70 * time.Microsecond, Read: 64, Written: 64}
+	for _, log := range []struct {
+		name string
+		log  *telemetry.AccessLog
+	}{{"slog", &telemetry.AccessLog{Logger: bySlog, PerSecond: -1}}, {"JSON", &telemetry.AccessLog{JSON: writer, PerSecond: -1}}} {
+		b.Run(log.name, func(b *testing.B) {
+			b.ReportAllocs()
+			closed := log.log.Trace().Closed
+			for b.Loop() {
+				closed(c, end)
+			}
+		})
+	}
 }

@@ -24,7 +24,7 @@ func newLogger(env Env, format config.LogFormat, level slog.Leveler) *slog.Logge
 }
 
 func newLogHandler(out io.Writer, format config.LogFormat, level slog.Leveler, terminal bool) slog.Handler {
-	if format == config.LogText || format == config.LogAuto && terminal {
+	if isForPeople(format, terminal) {
 		return tint.NewTextHandler(out, &tint.Options{
 			Level:      level,
 			TimeFormat: time.TimeOnly,
@@ -32,6 +32,11 @@ func newLogHandler(out io.Writer, format config.LogFormat, level slog.Leveler, t
 		})
 	}
 	return slog.NewJSONHandler(out, &slog.HandlerOptions{Level: level, ReplaceAttr: inSeconds})
+}
+
+// isForPeople reports whether a log is text rather than JSON.
+func isForPeople(format config.LogFormat, terminal bool) bool {
+	return format == config.LogText || format == config.LogAuto && terminal
 }
 
 // inSeconds replaces slog's nanoseconds, which look like any other number.

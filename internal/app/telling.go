@@ -42,7 +42,12 @@ func (f *front) tell(logs *config.Logs) (*telling, error) {
 	}
 	t.out = telemetry.NewWriter(to, accessRoom)
 	onTerminal := f.env.Terminal && t.file == nil
-	t.access = &telemetry.AccessLog{Logger: slog.New(newLogHandler(t.out, logs.Format, slog.LevelInfo, onTerminal)), TraceID: f.tracing.TraceID}
+	t.access = &telemetry.AccessLog{TraceID: f.tracing.TraceID}
+	if isForPeople(logs.Format, onTerminal) {
+		t.access.Logger = slog.New(newLogHandler(t.out, logs.Format, slog.LevelInfo, onTerminal))
+	} else {
+		t.access.JSON = t.out // the same lines as the handler's
+	}
 	if logs.Access == config.AccessAll {
 		t.access.PerSecond = -1
 	}
