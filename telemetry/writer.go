@@ -13,7 +13,8 @@ import (
 
 // A Writer takes lines of log and writes them in a goroutine of its own: a terminal that was
 // stopped, a full pipe or a disk without room hold nobody up. What does not fit into its buffer
-// meanwhile, or cannot be written, is dropped and counted. Its methods may be called from several
+// meanwhile, or cannot be written, is dropped and counted. A line is written at once, but where one comes
+// after the other they are written together, up to a hundred times a second. Its methods may be called from several
 // goroutines. It need not be closed, but flushed before the process ends.
 type Writer struct {
 	to   io.Writer
@@ -24,6 +25,7 @@ type Writer struct {
 	spare   []byte        // to collect them in while others are written
 	busy    bool          // writeAll is at work
 	idle    chan struct{} // closed when it is not; nil if nobody waits for that
+	hurry   chan struct{} // holds one if writeAll is to collect no longer
 
 	dropped atomic.Int64 // lines
 	torn    bool         // the last line was written in part; writeAll's
@@ -32,7 +34,7 @@ type Writer struct {
 // NewWriter returns a Writer to a file, or to anything else, that holds room bytes of lines that
 // wait to be written; 0 is 256 KiB.
 func NewWriter(to io.Writer, room int) *Writer {
-	return &Writer{to: to, room: cmp.Or(max(0, room), 256<<10)}
+	return &Writer{to: to, room: cmp.Or(max(0, room), 256<<10), hurry: make(chan struct{}, 1)}
 }
 
 // Write takes a line, or drops it. It never waits, and always succeeds.
@@ -48,7 +50,17 @@ func (w *Writer) Write(line []byte) (int, error) {
 		w.busy = true
 		go w.writeAll() // ends when nothing waits; where a write never returns, with the process
 	}
+	if len(w.waiting) > min(w.room/2, mostCollected) {
+		w.hurryUp()
+	}
 	return len(line), nil
+}
+
+func (w *Writer) hurryUp() {
+	select {
+	case w.hurry <- struct{}{}:
+	default:
+	}
 }
 
 // Dropped returns how many lines have been dropped so far.
@@ -66,6 +78,7 @@ func (w *Writer) Flush(d time.Duration) bool {
 		w.idle = make(chan struct{})
 	}
 	idle := w.idle
+	w.hurryUp()
 	w.mu.Unlock()
 	tooLong := time.NewTimer(d)
 	defer tooLong.Stop()
@@ -85,12 +98,30 @@ func (w *Writer) Reopen() error {
 	return nil
 }
 
+const (
+	collectTime   = 10 * time.Millisecond // each write is a system call, and mostly wakes somebody up
+	mostCollected = 64 << 10              // bytes, and no longer than until there are so many
+)
+
 func (w *Writer) writeAll() {
+	collecting := time.NewTimer(collectTime)
+	defer collecting.Stop()
 	for lines := w.next(); len(lines) > 0; lines = w.next() {
 		w.write(lines)
 		w.mu.Lock()
 		w.spare = lines[:0]
 		w.mu.Unlock()
+		w.mu.Lock()
+		awaited := w.idle != nil
+		w.mu.Unlock()
+		if awaited {
+			continue
+		}
+		collecting.Reset(collectTime)
+		select {
+		case <-collecting.C:
+		case <-w.hurry:
+		}
 	}
 }
 

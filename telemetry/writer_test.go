@@ -252,3 +252,48 @@ func TestAWriterAllocatesNothingForALine(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+func TestALineIsWrittenAtOnceAndManyTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out counting
+		w := telemetry.NewWriter(&out, 0)
+		io.WriteString(w, "first\n")
+		synctest.Wait()
+		if text := out.String(); text != "first\n" {
+			t.Errorf("%q is written", text)
+		}
+		for range 1000 {
+			time.Sleep(100 * time.Microsecond) // virtual time
+			io.WriteString(w, "next\n")
+		}
+		time.Sleep(10 * time.Millisecond) // virtual time
+		synctest.Wait()
+		if n, text := out.writes.Load(), out.String(); n > 12 || len(text) != len("first\n")+1000*len("next\n") {
+			t.Errorf("%d writes of %d bytes", n, len(text))
+		}
+		out.writes.Store(0)
+		long := strings.Repeat("x", 999) + "\n"
+		for range 200 { // more than are to be collected
+			io.WriteString(w, long)
+			synctest.Wait()
+		}
+		if n := out.writes.Load(); n < 2 {
+			t.Errorf("%d writes, with 200 kB in hand", n)
+		}
+		began := time.Now()
+		if !w.Flush(time.Second) || time.Since(began) > 0 {
+			t.Errorf("Flush took %v", time.Since(began))
+		}
+	})
+}
+
+// counting counts how often it is written to.
+type counting struct {
+	lines
+	writes atomic.Int64
+}
+
+func (c *counting) Write(b []byte) (int, error) {
+	c.writes.Add(1)
+	return c.lines.Write(b)
+}
