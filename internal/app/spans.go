@@ -112,7 +112,7 @@ func (t *tracing) sentBy(u *config.Upstream) func(*levee.Conn) levee.TraceParent
 
 // tries returns what makes spans of the tries to connect c to the upstream, or nil.
 func (t *tracing) tries(c *levee.Conn, name string) func(upstream.Attempt) {
-	if t == nil || !t.TraceParent(c).Sampled {
+	if t == nil || !t.Sampled(c) {
 		return nil
 	}
 	return func(a upstream.Attempt) {

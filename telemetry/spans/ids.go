@@ -25,9 +25,12 @@ func newDerived() derived {
 
 func (d *derived) traceID(conn uint64) (id [16]byte) {
 	binary.BigEndian.PutUint64(id[:8], hash(d.high, conn))
-	binary.BigEndian.PutUint64(id[8:], hash(d.low, conn))
+	binary.BigEndian.PutUint64(id[8:], d.lowTraceID(conn))
 	return id
 }
+
+// lowTraceID is the lower half of the trace's id.
+func (d *derived) lowTraceID(conn uint64) uint64 { return hash(d.low, conn) }
 
 // spanID is of the connection's span.
 func (d *derived) spanID(conn uint64) (id [8]byte) {
@@ -59,7 +62,10 @@ func boundOf(ratio float64) bound {
 	return 0
 }
 
-func (b bound) samples(id [16]byte) bool { return binary.BigEndian.Uint64(id[8:])>>1 < uint64(b) }
+func (b bound) samples(id [16]byte) bool { return b.samplesLow(binary.BigEndian.Uint64(id[8:])) }
+
+// samplesLow is samples for the lower half of an id, which is all that counts.
+func (b bound) samplesLow(low uint64) bool { return low>>1 < uint64(b) }
 
 // IDs gives the spans of connections the ids that have been told of them already, to
 // upstreams and to logs, and all others random ones. A provider that is not an Exporter's

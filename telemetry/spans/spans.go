@@ -54,13 +54,22 @@ func (t *Tracer) TraceParent(c *levee.Conn) levee.TraceParent {
 	return own
 }
 
+// Sampled reports whether the connection becomes spans: what TraceParent says, at a fraction of its cost. It is as
+// final as that is.
+func (t *Tracer) Sampled(c *levee.Conn) bool {
+	if parent := c.TraceParent(); parent.IsValid() {
+		return parent.Sampled
+	}
+	return t.below.samplesLow(t.ids.lowTraceID(c.ID()))
+}
+
 // TraceID returns the id of the connection's trace, 32 hexadecimal digits, or "" if the
 // connection is not sampled. It is for logs, and for the exemplars of metrics.
 func (t *Tracer) TraceID(c *levee.Conn) string {
-	own := t.TraceParent(c)
-	if !own.Sampled {
+	if !t.Sampled(c) {
 		return ""
 	}
+	own := t.TraceParent(c)
 	return hex.EncodeToString(own.TraceID[:])
 }
 
@@ -80,10 +89,10 @@ func (t *Tracer) Context(ctx context.Context, c *levee.Conn) context.Context {
 // ended. Those who are turned away at the door never become any.
 func (t *Tracer) Trace() *levee.Trace {
 	return &levee.Trace{
-		Sample: func(c *levee.Conn) bool { return t.TraceParent(c).Sampled },
+		Sample: t.Sampled,
 		Closed: func(c *levee.Conn, end levee.End) {
-			if own := t.TraceParent(c); own.Sampled {
-				t.tell(c, own, &end)
+			if t.Sampled(c) {
+				t.tell(c, t.TraceParent(c), &end)
 			}
 		},
 	}
