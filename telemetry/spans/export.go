@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -126,7 +127,7 @@ func (e *Exporter) Provider() *sdktrace.TracerProvider { return e.provider }
 type ExportStats struct {
 	Queued   int64 // now: waiting, or being sent
 	Exported int64 // taken by the receiver
-	Dropped  int64 // lost for want of room in the queue, or in batches that the receiver did not take whole
+	Dropped  int64 // lost for want of room in the queue, or as the receiver did not take them
 }
 
 // Stats returns the counts.
@@ -185,11 +186,44 @@ func (s sender) ExportSpans(ctx context.Context, batch []sdktrace.ReadOnlySpan) 
 		s.exported.Add(n)
 		return nil
 	}
-	s.dropped.Add(n)
+	lost := n
+	if rejected, partly := rejectedOf(err); partly {
+		lost = min(max(rejected, 0), n) // as the receiver says, which may say anything
+	}
+	s.dropped.Add(lost)
+	s.exported.Add(n - lost)
 	if s.problem != nil {
-		s.problem(fmt.Errorf("%d spans dropped: %w", n, brief(err)))
+		s.problem(fmt.Errorf("%d spans dropped: %w", lost, brief(err)))
 	}
 	return nil
+}
+
+// rejectedOf returns how many spans a receiver has not taken that has taken the others, if err is nothing
+// but that. OpenTelemetry's error for it is internal to the clients, so it is known by its name and shape. It is not known by its text,
+// as whatever an error quotes is the receiver's.
+func rejectedOf(err error) (n int64, partly bool) {
+	switch of := err.(type) { //nolint:errorlint // it is taken apart
+	case interface{ Unwrap() error }:
+		return rejectedOf(of.Unwrap())
+	case interface{ Unwrap() []error }:
+		for _, each := range of.Unwrap() {
+			more, ok := rejectedOf(each)
+			if !ok {
+				return 0, false
+			}
+			n, partly = n+more, true
+		}
+		return n, partly
+	}
+	v := reflect.ValueOf(err)
+	if v.Kind() != reflect.Struct || v.Type().Name() != "PartialSuccess" {
+		return 0, false
+	}
+	rejected := v.FieldByName("RejectedItems")
+	if !rejected.IsValid() || !rejected.CanInt() {
+		return 0, false
+	}
+	return rejected.Int(), true
 }
 
 func (s sender) Shutdown(ctx context.Context) error {

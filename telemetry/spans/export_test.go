@@ -130,8 +130,13 @@ func TestWhatAReceiverRefusesIsCountedAndTold(t *testing.T) {
 			e := export(t, r, spans.ExportOptions{Headers: map[string]string{"api-key": "secret"}, Problem: told.add})
 			work(e, 5)
 			flush(t, e)
-			if got := e.Stats(); got != (spans.ExportStats{Dropped: 5}) {
-				t.Errorf("%s: counted %+v", scheme, got)
+			want := spans.ExportStats{Dropped: 5}
+			if partly {
+				requests := int64(r.asked) // of each of which it has refused one span
+				want = spans.ExportStats{Exported: 5 - requests, Dropped: requests}
+			}
+			if got := e.Stats(); got != want {
+				t.Errorf("%s: counted %+v, want %+v", scheme, got, want)
 			}
 			all := told.list()
 			if len(all) == 0 {
@@ -141,6 +146,21 @@ func TestWhatAReceiverRefusesIsCountedAndTold(t *testing.T) {
 				if text := err.Error(); len(text) > 400 || strings.Contains(text, "secret") {
 					t.Errorf("%s: %s", scheme, text)
 				}
+			}
+		}
+	}
+}
+
+func TestAReceiverThatRejectsWhatThereIsNotIsNotBelieved(t *testing.T) {
+	for _, scheme := range protocols[:2] {
+		for partial, want := range map[int64]spans.ExportStats{1 << 40: {Dropped: 5}, -3: {Exported: 5}, 0: {Exported: 5}} {
+			r := newReceiver(t, scheme, nil)
+			r.partial, r.warns = partial, true
+			e := export(t, r, spans.ExportOptions{})
+			work(e, 5)
+			flush(t, e)
+			if got := e.Stats(); got != want {
+				t.Errorf("%s: %d rejected: counted %+v, want %+v", scheme, partial, got, want)
 			}
 		}
 	}

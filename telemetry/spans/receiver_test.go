@@ -35,6 +35,7 @@ type receiver struct {
 	failures int           // how many of the next ones fail, as of an overloaded receiver
 	refuses  bool          // all of them, for good
 	partial  int64         // how many spans of each one it does not take
+	warns    bool          // it says so of none, too
 	held     chan struct{} // if not nil, no answer before it is closed
 	got      []*otlp.Span
 	resource map[string]string
@@ -147,7 +148,7 @@ func (r *receiver) take(ctx context.Context, request *collector.ExportTraceServi
 		}
 	}
 	answer := new(collector.ExportTraceServiceResponse)
-	if r.partial > 0 {
+	if r.partial > 0 || r.warns {
 		answer.PartialSuccess = &collector.ExportTracePartialSuccess{RejectedSpans: r.partial, ErrorMessage: "too old"}
 	}
 	return answer, nil
