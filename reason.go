@@ -141,6 +141,17 @@ var reasonWords = [reasonCount]string{
 	ServerClosed:        "server_closed",
 }
 
+// IsAbnormal reports whether an end for that reason is more than the usual coming and going: somebody's mistake, an
+// attack, or a fault. A flight recorder keeps it, a span of it is an error. Clients that leave, in whatever way, are usual, and
+// so is what levee has been asked to do to a connection that is quiet, old or to leave.
+func (r CloseReason) IsAbnormal() bool {
+	switch r {
+	case ReasonNone, ClientAborted, ClientClosed, ClientReset, HandlerClosed, UpstreamClosed, IdleTimeout, LifetimeExpired, Drained, ServerClosed:
+		return false
+	}
+	return true
+}
+
 // String returns the reason's word, such as "idle_timeout".
 func (r CloseReason) String() string {
 	if r < reasonCount {

@@ -88,46 +88,21 @@ func (r *Recorder) Trace() *levee.Trace {
 	}
 }
 
-// blame says whose doing an end is.
-type blame uint8
-
-const (
-	nobodys blame = iota // an ordinary end
-	strangers
-	own // the service's, or its network's
-)
-
-var blames = [256]blame{
-	levee.ArrivalTimeout:      strangers,
-	levee.ProxyHeaderInvalid:  strangers,
-	levee.ProxyHeaderRefused:  strangers,
-	levee.TLSFailed:           strangers,
-	levee.NoRoute:             strangers,
-	levee.MessageTimeout:      strangers,
-	levee.WriteStalled:        strangers,
-	levee.HalfClosedTimeout:   strangers,
-	levee.Limited:             strangers,
-	levee.Denied:              strangers,
-	levee.Overloaded:          own,
-	levee.NetworkError:        own,
-	levee.HandlerError:        own,
-	levee.HandlerPanic:        own,
-	levee.UpstreamUnavailable: own,
-	levee.UpstreamReset:       own,
-	levee.UpstreamFailed:      own,
-	levee.UpstreamStalled:     own,
-	levee.DrainTimeout:        own,
-	levee.Killed:              own,
-	levee.Policy:              own,
+// isStrangers reports whether strangers can bring about ends for that reason as they please.
+func isStrangers(reason levee.CloseReason) bool {
+	switch reason {
+	case levee.ArrivalTimeout, levee.ProxyHeaderInvalid, levee.ProxyHeaderRefused, levee.TLSFailed, levee.NoRoute,
+		levee.MessageTimeout, levee.WriteStalled, levee.HalfClosedTimeout, levee.Limited, levee.Denied:
+		return true
+	}
+	return false
 }
 
-// Abnormal reports whether an end for that reason is more than the usual coming and going:
-// a Recorder keeps it.
-func Abnormal(reason levee.CloseReason) bool { return blames[reason] != nobodys }
+// Abnormal is [levee.CloseReason.IsAbnormal]: a Recorder keeps such an end.
+func Abnormal(reason levee.CloseReason) bool { return reason.IsAbnormal() }
 
 func (r *Recorder) closed(c *levee.Conn, end levee.End) {
-	by := blames[end.Reason]
-	if by == nobodys {
+	if !end.Reason.IsAbnormal() {
 		return
 	}
 	held, pass := r.gates[end.Reason].pass(time.Now())
@@ -142,7 +117,7 @@ func (r *Recorder) closed(c *levee.Conn, end levee.End) {
 	if e.Err != "" {
 		text += ": " + e.Err
 	}
-	r.add(Event{Kind: KindClosed, Text: more(text, held), Reason: end.Reason, Ended: e}, by == strangers)
+	r.add(Event{Kind: KindClosed, Text: more(text, held), Reason: end.Reason, Ended: e}, isStrangers(end.Reason))
 }
 
 func endedOf(c *levee.Conn, end levee.End) *Ended {

@@ -124,6 +124,23 @@ func TestTheGuideHasEveryWord(t *testing.T) {
 	}
 }
 
+func TestTheDashboardCallsUsualWhatIsNotAbnormal(t *testing.T) {
+	page, err := os.ReadFile("../admin/dashboard/assets/panels.js")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := regexp.MustCompile(`(?m)^const usual = /(\S+)/;$`).FindSubmatch(page)
+	if listed == nil {
+		t.Fatal("there is no list of what is usual")
+	}
+	usual := regexp.MustCompile(string(listed[1]))
+	for _, reason := range levee.CloseReasons() {
+		if usual.MatchString(reason.String()) == reason.IsAbnormal() {
+			t.Errorf("%v: abnormal is %t, and the dashboard does not say so", reason, reason.IsAbnormal())
+		}
+	}
+}
+
 // accessLines returns a text's lines of an access log, once there are so many.
 func accessLines(t *testing.T, text func() string, many int) (lines []map[string]any) {
 	t.Helper()

@@ -35,22 +35,13 @@ const (
 	retransmitsKey = attribute.Key("levee.tcp.retransmits")
 )
 
-// isOrdinary reports whether connections that end so have had what they wanted.
-func isOrdinary(r levee.CloseReason) bool {
-	switch r {
-	case levee.ClientClosed, levee.HandlerClosed, levee.UpstreamClosed, levee.IdleTimeout, levee.LifetimeExpired, levee.Drained:
-		return true
-	}
-	return false
-}
-
 // tell makes the spans of a connection that has ended.
 func (t *Tracer) tell(c *levee.Conn, own levee.TraceParent, end *levee.End) {
 	story, began := c.Story(), c.Accepted()
 	_, span := t.tracer.Start(begin(c, own), "connection",
 		trace.WithTimestamp(began), trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(describe(c, &story, end)...))
 	wrong := ""
-	if !isOrdinary(end.Reason) {
+	if end.Reason.IsAbnormal() {
 		wrong = end.Reason.String()
 		fail(span, wrong, end.Err)
 	}
@@ -214,10 +205,10 @@ type Dial struct {
 // Dialed makes a span of a try to connect for c, below that of its dialling. It is called as
 // soon as the try is over.
 func (t *Tracer) Dialed(c *levee.Conn, d Dial) {
-	own := t.TraceParent(c)
-	if !own.Sampled {
+	if !t.Sampled(c) {
 		return
 	}
+	own := t.TraceParent(c)
 	own.SpanID = t.ids.dialID(c.ID())
 	attributes := []attribute.KeyValue{serverKey.String(plain(d.Server))}
 	if d.Upstream != "" {

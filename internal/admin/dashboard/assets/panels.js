@@ -43,11 +43,14 @@ export class Ends {
   }
 }
 
-// tone is how bad an end is: blue is what is meant to happen, grey the client's doing, amber levee's decision, red a fault.
+// usual are the ends that are no more than coming and going; a test has it that levee says so, too.
+const usual = /^(client_aborted|client_closed|client_reset|handler_closed|upstream_closed|idle_timeout|lifetime_expired|drained|server_closed)$/;
+
+// tone is how bad an end is: blue is usual, grey the client's or its network's doing, amber levee's decision, red a fault.
 function tone(reason) {
-  if (/^(client_closed|handler_closed|upstream_closed|drained)$/.test(reason)) return "";
+  if (usual.test(reason)) return "";
   if (/^(handler_|upstream_)/.test(reason)) return "red";
-  if (/^(client_|network_|tls_|proxy_|no_route|idle_|half_)/.test(reason)) return "aside";
+  if (/^(network_|tls_|proxy_|no_route|half_)/.test(reason)) return "aside";
   return "amber";
 }
 
