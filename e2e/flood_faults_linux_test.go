@@ -14,9 +14,8 @@ import (
 
 // Each sends a part of a request, and closes, half-closes or resets.
 func TestAllFaultyConnectionsAreAccountedForAndNothingIsLeft(t *testing.T) {
-	floodsBesideOthers(t)
 	churned := sized(t, "connections", 5000, 200_000) // what one in a hundred leaves behind is seen
-	p := startOnCore(t, "serve", "-c", config(t, "", ""))
+	p := startOnCore(t, "serve", "-c", config(t, "overload: {mode: off}", ""))
 	target := p.address()
 	comeAndGo := func(n int) {
 		for until := p.scrape().of("levee_connections_accepted_total") + float64(n); p.scrape().of("levee_connections_accepted_total") < until; {

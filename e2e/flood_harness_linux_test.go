@@ -23,14 +23,6 @@ func sized[T any](t *testing.T, what string, small, full T) T {
 	return sizedBy(t, floodVariable, what, small, full)
 }
 
-// floodsBesideOthers lets a small flood come beside other tests. A full one has the machine to itself: time is judged there.
-func floodsBesideOthers(t *testing.T) {
-	t.Helper()
-	if os.Getenv(floodVariable) != "full" {
-		t.Parallel()
-	}
-}
-
 // upgradeSized picks what a test of upgrades has, of a small and of a full one.
 func upgradeSized[T any](t *testing.T, what string, small, full T) T {
 	t.Helper()

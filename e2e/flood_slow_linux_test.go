@@ -21,11 +21,11 @@ type stall struct {
 }
 
 func TestACrowdStuckInAnyPhaseIsReapedAndNobodyElseNotices(t *testing.T) {
-	floodsBesideOthers(t)
 	crowd := sized(t, "clients that are stuck in each phase", 300, 5000)
 	arrival := sized(t, "time to arrive", 2*time.Second, 10*time.Second)
 	p := startOnCore(t, "serve", "-c", write(t, "levee.yaml", fmt.Sprintf(`version: 1
 admin: {listen: 127.0.0.1:0}
+overload: {mode: off}
 listeners:
   - name: main
     listen: ["127.0.0.1:0"]
@@ -70,7 +70,6 @@ func (s stall) come(t *testing.T, target string, crowd int) {
 
 // There is no protocol of messages in the configuration: that is for those who have one.
 func TestACrowdStuckInAMessageIsReapedAndNobodyElseNotices(t *testing.T) {
-	floodsBesideOthers(t)
 	crowd := sized(t, "clients that are stuck in a message", 300, 5000)
 	limit := sized(t, "time for a message", 2*time.Second, 10*time.Second)
 	for _, alone := range sized(t, "in goroutines", []bool{false}, []bool{false, true}) {

@@ -71,9 +71,13 @@ func before(t *testing.T, server string, more ...string) *process {
 	return start(t, append([]string{"proxy", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--to", server}, more...)...)
 }
 
-// proxying writes a configuration with one plaintext listener before a server.
+// proxying writes a configuration with one plaintext listener before a server. Overload is off unless top says so: a busy
+// machine would turn newcomers away, whoever they are.
 func proxying(t *testing.T, server, top, listener, upstream string) string {
 	t.Helper()
+	if !strings.Contains(top, "overload:") {
+		top += "\noverload: {mode: off}"
+	}
 	return write(t, "levee.yaml", `version: 1
 admin: {listen: 127.0.0.1:0}
 `+top+`

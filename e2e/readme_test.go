@@ -116,8 +116,8 @@ func TestNoRequestOfWrkFails(t *testing.T) {
 	}
 }
 
+// On the built-in configuration, which turns newcomers away if the machine is too busy: nothing runs beside it.
 func TestNoRequestOfApacheBenchFails(t *testing.T) {
-	t.Parallel()
 	for name, args := range map[string][]string{"a connection each": nil, "kept alive": {"-k"}} {
 		t.Run(name, func(t *testing.T) {
 			p := start(t, free...)
