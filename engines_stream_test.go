@@ -158,7 +158,7 @@ func TestAReplyMayBeAPartOfTheMessage(t *testing.T) {
 			return n, in[:n], nil
 		})})
 		c := s.dial()
-		text := string(big(2<<20)) + "\n"   // more than the kernel takes at once
+		text := string(big(1<<20)) + "\n"   // more than the kernel takes at once
 		go io.WriteString(c, text+"rest\n") // ends with the connection
 		want(t, c, text+"rest\n")
 	})
