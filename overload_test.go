@@ -74,7 +74,7 @@ func TestNoArrivalIsLimitedByANegativeMaximum(t *testing.T) {
 // A burst that is served as soon as it is looked at is not a crowd that arrives.
 func TestABurstIsNotTakenForACrowdThatArrives(t *testing.T) {
 	onEveryEngine(t, func(t *testing.T, e engine) {
-		s := e.serve(t, &levee.Server{Handler: &lines{}})
+		s := e.serve(t, &levee.Server{Handler: &lines{}, ArrivalTimeout: longest}) // for 200 handshakes on a busy machine
 		clients := make([]peer, 200)
 		for i := range clients {
 			clients[i] = s.dial()

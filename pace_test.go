@@ -91,6 +91,7 @@ type stretch struct {
 	out  bool
 	rate float64
 	from int64
+	at   time.Time // when that was
 }
 
 func (s *stretch) moved() int64 {
@@ -109,28 +110,35 @@ const (
 // measure returns what fraction of its rate each of the stretches came to.
 func measure(stretches []*stretch) []float64 {
 	<-time.After(paceSettles)
-	began := time.Now()
 	for _, s := range stretches {
-		s.from = s.moved()
+		s.at, s.from = time.Now(), s.moved()
 	}
 	<-time.After(paceSpan) // a rate is one of real time
-	took := time.Since(began).Seconds()
 	got := make([]float64, len(stretches))
 	for i, s := range stretches {
-		got[i] = float64(s.moved()-s.from) / took / s.rate
+		moved := s.moved() - s.from // first: it is never more than in the time until now
+		got[i] = float64(moved) / time.Since(s.at).Seconds() / s.rate
 	}
 	return got
 }
 
-// checkRates holds connections to their rates: never more, and less only as far as a machine that
-// has other things to do may not get round to it.
+// checkRates holds connections to their rates: never more, and less only for as long as a machine that
+// has other things to do does not get round to it.
 func checkRates(t *testing.T, stretches []*stretch) {
 	t.Helper()
-	for i, got := range measure(stretches) {
-		t.Logf("%-40s %.3f of its rate", stretches[i].what, got)
-		if got > 1.25 || got < 0.5 {
-			t.Errorf("%s: moves %.3f of its rate", stretches[i].what, got)
+	for looks := 10; len(stretches) > 0; looks-- {
+		var slow []*stretch
+		for i, got := range measure(stretches) {
+			s := stretches[i]
+			t.Logf("%-40s %.3f of its rate", s.what, got)
+			switch {
+			case got > 1.25, got < 0.5 && looks == 1:
+				t.Errorf("%s: moves %.3f of its rate", s.what, got)
+			case got < 0.5:
+				slow = append(slow, s)
+			}
 		}
+		stretches = slow
 	}
 }
 
@@ -166,7 +174,7 @@ func TestAConnectionIsKeptToItsRate(t *testing.T) {
 				want(t, client, "x")
 				go pour(client)                // ends with the connection, as does
 				go io.Copy(io.Discard, client) // this
-				all = append(all, &stretch{fmt.Sprintf("echo at %.0f, %s", rate, direction(out)), newest(echoes.Conns()), out, rate, 0})
+				all = append(all, &stretch{fmt.Sprintf("echo at %.0f, %s", rate, direction(out)), newest(echoes.Conns()), out, rate, 0, time.Time{}})
 
 				joined.next(out, newBucket(rate))
 				c := joints.meet()
@@ -176,7 +184,7 @@ func TestAConnectionIsKeptToItsRate(t *testing.T) {
 				}
 				go pour(from)
 				go io.Copy(io.Discard, to)
-				all = append(all, &stretch{fmt.Sprintf("pair at %.0f, %s", rate, direction(out)), c.conn, out, rate, 0})
+				all = append(all, &stretch{fmt.Sprintf("pair at %.0f, %s", rate, direction(out)), c.conn, out, rate, 0, time.Time{}})
 			}
 		}
 		checkRates(t, all)
@@ -450,7 +458,7 @@ func TestConnectionsThatShareAPacerKeepToItTogether(t *testing.T) {
 				}
 				go pour(from)
 				go io.Copy(io.Discard, to)
-				all = append(all, &stretch{fmt.Sprintf("%s %d", direction(out), i), c.conn, out, rate / many, 0})
+				all = append(all, &stretch{fmt.Sprintf("%s %d", direction(out), i), c.conn, out, rate / many, 0, time.Time{}})
 			}
 			moved, mean := measure(all), 0.0
 			for _, got := range moved {
