@@ -7,6 +7,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"sync/atomic"
 
@@ -72,7 +73,10 @@ func (t *Token) is(presented string) bool {
 // ReadToken returns the token that a file has, if nobody but its owner and its group can read it.
 func ReadToken(file string) (string, error) {
 	info, err := os.Stat(file)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", missing{file}
+	case err != nil:
 		return "", err
 	}
 	if readableByAll(info) {
@@ -88,6 +92,12 @@ func ReadToken(file string) (string, error) {
 	}
 	return string(content), nil
 }
+
+// A missing file is one that a token was to be in.
+type missing struct{ file string }
+
+func (m missing) Error() string { return m.file + ": there is no such file" }
+func (missing) Unwrap() error   { return fs.ErrNotExist }
 
 func wellFormed(token []byte) error {
 	switch {

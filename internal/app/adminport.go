@@ -1,7 +1,9 @@
 package app
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -20,7 +22,11 @@ func (f *front) adminServer(cfg *config.Admin) (*admin.Server, error) {
 			Problem: f.adminProblem,
 			Changed: func() { f.log.Info("admin: another token is in force") },
 		}
-		if err := s.Token.Load(); err != nil {
+		err := s.Token.Load()
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%w; make one with: (umask 077; openssl rand -hex 32 > %s)", err, cfg.TokenFile)
+		}
+		if err != nil {
 			return nil, located(cfg.TokenPos, fmt.Errorf("admin.token_file: %w", err))
 		}
 		f.watch(s.Token)

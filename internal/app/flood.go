@@ -26,7 +26,7 @@ func floodCommand(env Env) *cli.Command {
 	return &cli.Command{
 		Name:      "flood",
 		Usage:     "attack a server of yours and see whether its other clients notice",
-		UsageText: "levee flood --target ADDR [--attack NAME,… | --all] [--tls] [--admin ADDR] [--duration D]\nlevee flood --list",
+		UsageText: "levee flood --target ADDR [--attack NAME,… | --all] [--tls] [--admin ADDR [--token-file FILE]] [--duration D]\nlevee flood --list",
 		Description: "While an attack goes on, a well-behaved client makes round trips, on a connection that it keeps and on new\n" +
 			"ones. The server has held if 99.9 % of them go well, their p99 is at most three times that of the idle server\n" +
 			"(or 30 ms: see --floor), and it is as before within 5 seconds after. Any TCP server will do.\n" +
@@ -35,7 +35,7 @@ func floodCommand(env Env) *cli.Command {
 			"so that limits per client can tell them apart.\n" +
 			"Exit codes: 0 it held; 1 it did not, or the flood was cut short; 2 bad usage; 3 no connection.",
 		OnUsageError: usageError,
-		Flags: []cli.Flag{
+		Flags: append([]cli.Flag{
 			&cli.StringFlag{Name: "target", Usage: "the server's `ADDR` (host:port)"},
 			&cli.StringSliceFlag{Name: "attack", Usage: "make the attacks called `NAME`, separated by commas"},
 			&cli.BoolFlag{Name: "all", Usage: "make all attacks that are any on this server"},
@@ -48,7 +48,6 @@ func floodCommand(env Env) *cli.Command {
 			&cli.StringFlag{Name: "ca", Usage: "who vouches for the server, as a PEM `FILE`", TakesFile: true},
 			&cli.BoolFlag{Name: "insecure-skip-verify", Usage: "believe every certificate"},
 			&cli.BoolFlag{Name: "proxy-header", Usage: "begin connections with a PROXY protocol header"},
-			&cli.StringFlag{Name: "admin", Usage: "levee's admin `ADDR`, for what the server spends (default: its process, if it is on this machine)"},
 			&cli.IntFlag{Name: "connections", Aliases: []string{"c"}, Value: 5000, Usage: "hold up to `N` connections, at most 15000"},
 			&cli.Float64Flag{Name: "rate", Value: 5000, Usage: "open up to `N` connections a second"},
 			&cli.DurationFlag{Name: "duration", Aliases: []string{"d"}, Value: 12 * time.Second, Usage: "make each attack for `D`, at most 10m"},
@@ -57,7 +56,8 @@ func floodCommand(env Env) *cli.Command {
 			&cli.StringFlag{Name: "prefix", Usage: "where rotating attackers come from, as an IPv6 `PREFIX` of 48 bits that is routed here", Value: attack.DefaultPrefix.String()},
 			&cli.BoolFlag{Name: "json", Usage: "print the result as JSON"},
 			&cli.BoolFlag{Name: "i-own-this-target", Usage: "the target is mine although it is not on this machine"},
-		},
+			adminFlag("admin", "ADMIN", "", "levee's admin `ADDR`, for what the server spends (default: its process, if it is on this machine)"),
+		}, keyFlags("admin-ca")...),
 		Action: func(ctx context.Context, c *cli.Command) error {
 			if err := alone(c); err != nil {
 				return err
@@ -66,6 +66,9 @@ func floodCommand(env Env) *cli.Command {
 				return listAttacks(env.Stdout, c.Bool("json"))
 			}
 			f, err := floodOf(ctx, c)
+			if said, ok := errors.AsType[*exitError](err); ok { // of the admin address, as every command has it
+				return said
+			}
 			if err != nil {
 				return exit(exitUsage, fmt.Errorf("flood: %w", err))
 			}
@@ -137,8 +140,15 @@ func floodOf(ctx context.Context, c *cli.Command) (f attack.Flood, err error) {
 			return f, err
 		}
 	}
-	if c.IsSet("admin") {
-		f.Vitals = attack.FromMetrics(c.String("admin"))
+	if c.String("admin") != "" {
+		there, err := reachBy(c, "admin-ca")
+		if err != nil {
+			return f, err
+		}
+		f.Vitals = attack.FromAnswers(c.String("admin"), there.metrics)
+		if _, err := f.Vitals(ctx); err != nil { // later on it may be too busy to answer
+			return f, fmt.Errorf("--admin: %w", err)
+		}
 	}
 	if source := c.String("probe-source"); source != "" {
 		if f.ProbeSource, err = netip.ParseAddr(source); err != nil {

@@ -386,6 +386,19 @@ func TestCommandsComeInWithAToken(t *testing.T) {
 	if code, _, stderr := result(t, app.Env{}, "bans", "--admin", address, "--token-file", write(t, "wrong", operatorsToken+"r")); code != 2 || !strings.Contains(stderr, "that is not the token") {
 		t.Errorf("%d %q", code, stderr)
 	}
+	if code, _, stderr := result(t, app.Env{}, "bans", "--admin", address, "--token-file", "/nowhere"); code != 2 ||
+		stderr != "levee: --token-file: /nowhere: there is no such file; it is the one that the running levee has as admin.token_file\n" {
+		t.Errorf("a file that is not there: exit code %d, %q", code, stderr)
+	}
+	if code, stdout, stderr := result(t, app.Env{}, gently("--target", r.address(), "--admin", address, "--token-file", token, "--attack", "hold")...); code != 0 || !strings.Contains(stdout, " MiB") {
+		t.Errorf("flood: exit code %d, %q, %q", code, stdout, stderr)
+	}
+	if code, _, stderr := result(t, app.Env{}, gently("--target", r.address(), "--admin", address, "--attack", "hold")...); code != 2 || !strings.Contains(stderr, "name the file that has it with --token-file") {
+		t.Errorf("flood without a token: exit code %d, %q", code, stderr)
+	}
+	if code, _, stderr := result(t, app.Env{}, gently("--target", r.address(), "--admin", address, "--token-file", "/nowhere", "--attack", "hold")...); code != 2 || !strings.HasPrefix(stderr, "levee: --token-file: /nowhere: ") {
+		t.Errorf("flood without a token's file: exit code %d, %q", code, stderr)
+	}
 	if code, _, stderr := result(t, app.Env{}, "bans", "--admin", "192.0.2.1:9180", "--token-file", token); code != 2 || !strings.Contains(stderr, "in plaintext") {
 		t.Errorf("%d %q", code, stderr)
 	}
@@ -450,7 +463,7 @@ func TestCheckSaysWhatIsWrongWithATokenAndWhoMayDoWhat(t *testing.T) {
 	secret := write(t, "secret", operatorsToken)
 	for says, want := range map[string]string{
 		"{listen: 127.0.0.1:0, token_file: " + open + "}":              "levee.yaml:2:42: admin.token_file: " + open + ": can be read by every user (mode 0644)",
-		"{listen: 127.0.0.1:0, token_file: /nowhere}":                  "levee.yaml:2:42: admin.token_file: stat /nowhere: no such file or directory",
+		"{listen: 127.0.0.1:0, token_file: /nowhere}":                  "levee.yaml:2:42: admin.token_file: /nowhere: there is no such file; make one with: (umask 077; openssl rand -hex 32 > /nowhere)",
 		"{listen: 127.0.0.1:0, tls: {cert: /nowhere, key: /nowhere}}":  "levee.yaml:2:35: admin.tls: ",
 		"{listen: 127.0.0.1:0, token_file: " + secret + "}":            "admin: whoever has the token may look on, end connections, ban clients and drain levee\n",
 		"{listen: \":0\", insecure: true, token_file: " + secret + "}": "warning: admin: other machines reach it in plaintext (admin.insecure): who listens on the way has the token\n",

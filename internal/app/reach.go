@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/url"
@@ -19,18 +20,24 @@ import (
 
 // adminFlags are a command's flags and those that say where a running levee is and how to be let in there.
 func adminFlags(own ...cli.Flag) []cli.Flag {
-	flag := func(name, def, usage string) cli.Flag {
-		variable := "LEVEE_" + map[string]string{"admin": "ADMIN", "token-file": "TOKEN_FILE", "ca": "CA", "cert": "CERT", "key": "KEY"}[name]
-		return &cli.StringFlag{Name: name, Value: def, Usage: usage, Sources: cli.EnvVars(variable), TakesFile: name != "admin", Local: true}
-	}
 	return append(
-		own,
-		flag("admin", "127.0.0.1:9180", "the running levee's admin `ADDR` (host:port, or unix:/path)"),
-		flag("token-file", "", "the `FILE` with the token that it asks for"),
-		flag("ca", "", "the `FILE` of the authority of its certificate; or system: whom this machine believes. With it, it is asked over TLS"),
-		flag("cert", "", "the `FILE` of a certificate to be let in with"),
-		flag("key", "", "the `FILE` with that certificate's key"),
+		append(own, adminFlag("admin", "ADMIN", "127.0.0.1:9180", "the running levee's admin `ADDR` (host:port, or unix:/path)")),
+		keyFlags("ca")...,
 	)
+}
+
+// keyFlags are those that say how to be let in, of which ca is the name of the authority's: a command may have one of its own.
+func keyFlags(ca string) []cli.Flag {
+	return []cli.Flag{
+		adminFlag("token-file", "TOKEN_FILE", "", "the `FILE` with the token that it asks for"),
+		adminFlag(ca, "CA", "", "the `FILE` of the authority of its certificate; or system: whom this machine believes. With it, it is asked over TLS"),
+		adminFlag("cert", "CERT", "", "the `FILE` of a certificate to be let in with"),
+		adminFlag("key", "KEY", "", "the `FILE` with that certificate's key"),
+	}
+}
+
+func adminFlag(name, variable, def, usage string) cli.Flag {
+	return &cli.StringFlag{Name: name, Value: def, Usage: usage, Sources: cli.EnvVars("LEVEE_" + variable), TakesFile: name != "admin", Local: true}
 }
 
 // A reached is a running levee, and how it lets one in.
@@ -42,7 +49,10 @@ type reached struct {
 }
 
 // reach finds the levee that the command line means. Nothing is dialled before it is asked.
-func reach(c *cli.Command) (*reached, error) {
+func reach(c *cli.Command) (*reached, error) { return reachBy(c, "ca") }
+
+// reachBy is reach for a command that has the authority's file by another name.
+func reachBy(c *cli.Command, ca string) (*reached, error) {
 	address, err := config.ParseAdminAddress(c.String("admin"))
 	switch {
 	case err != nil:
@@ -53,7 +63,11 @@ func reach(c *cli.Command) (*reached, error) {
 	// A name of the machine's own is refused, as a page could have one that leads there; that of localhost never is.
 	there := &reached{address: address, origin: "http://localhost"}
 	if file := c.String("token-file"); file != "" {
-		if there.token, err = admin.ReadToken(file); err != nil {
+		there.token, err = admin.ReadToken(file)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil, exit(exitUsage, fmt.Errorf("--token-file: %w; it is the one that the running levee has as admin.token_file", err))
+		case err != nil:
 			return nil, exit(exitUsage, fmt.Errorf("--token-file: %w", err))
 		}
 	}
@@ -64,14 +78,14 @@ func reach(c *cli.Command) (*reached, error) {
 		MaxIdleConnsPerHost: 2,
 		IdleConnTimeout:     30 * time.Second,
 	}
-	if transport.TLSClientConfig, err = tlsToAdmin(c, address); err != nil {
+	if transport.TLSClientConfig, err = tlsToAdmin(c, ca, address); err != nil {
 		return nil, err
 	}
 	if transport.TLSClientConfig != nil {
 		there.origin = "https://localhost"
 	}
 	if there.token != "" && transport.TLSClientConfig == nil && !address.Loopback() {
-		return nil, usage(c, "%s: --token-file: the token would go to %s in plaintext; say whose certificate it has with --ca", c.Name, address)
+		return nil, usage(c, "%s: --token-file: the token would go to %s in plaintext; say whose certificate it has with --%s", c.Name, address, ca)
 	}
 	there.http.Transport = transport
 	there.http.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -79,13 +93,13 @@ func reach(c *cli.Command) (*reached, error) {
 }
 
 // tlsToAdmin returns nil for plaintext.
-func tlsToAdmin(c *cli.Command, address config.Address) (*tls.Config, error) {
-	authority, cert, key := c.String("ca"), c.String("cert"), c.String("key")
+func tlsToAdmin(c *cli.Command, ca string, address config.Address) (*tls.Config, error) {
+	authority, cert, key := c.String(ca), c.String("cert"), c.String("key")
 	switch {
 	case (cert == "") != (key == ""):
 		return nil, usage(c, "%s: --cert and --key go together", c.Name)
 	case authority == "" && cert != "":
-		return nil, usage(c, "%s: --cert: certificates are for TLS; say whose certificate it has with --ca", c.Name)
+		return nil, usage(c, "%s: --cert: certificates are for TLS; say whose certificate it has with --%s", c.Name, ca)
 	case authority == "":
 		return nil, nil
 	}
@@ -100,7 +114,7 @@ func tlsToAdmin(c *cli.Command, address config.Address) (*tls.Config, error) {
 	}
 	var err error
 	if secure.RootCAs, err = rootsOf(authority); err != nil {
-		return nil, exit(exitUsage, fmt.Errorf("--ca: %w", err))
+		return nil, exit(exitUsage, fmt.Errorf("--%s: %w", ca, err))
 	}
 	if cert != "" {
 		pair, err := tls.LoadX509KeyPair(cert, key)
@@ -131,6 +145,16 @@ func (r *reached) do(ctx context.Context, method, path string, body []byte) (*ht
 		return nil, exit(exitNotStart, fmt.Errorf("no levee answers at %s: %w; is it running? its admin address is said with --admin", r.address, reasonOf(err)))
 	}
 	return answer, nil
+}
+
+// metrics asks for those.
+func (r *reached) metrics(ctx context.Context) (*http.Response, error) {
+	answer, err := r.do(ctx, http.MethodGet, "/metrics", nil)
+	if err == nil && answer.StatusCode == http.StatusUnauthorized {
+		_ = answer.Body.Close()
+		return nil, exit(exitUsage, fmt.Errorf("metrics at %s: that takes the right token; name the file that has it with --token-file", r.address))
+	}
+	return answer, err
 }
 
 // reasonOf leaves out of an http.Client's error what has been said: URL and address.
