@@ -37,6 +37,7 @@ type front struct {
 	upstreams   *upstreamMetrics
 	metrics     *tlsMetrics
 	registry    *prometheus.Registry
+	used        prometheus.Gatherer // of the process; see process
 
 	admin       *admin.Server // nil when off
 	adminSocket *doorway
@@ -83,7 +84,7 @@ func assemble(cfg *config.Config, env Env) (*front, error) {
 	f.state.begin()
 	f.level.Set(cfg.Telemetry.Logs.Level)
 	f.log = newLogger(env, cfg.Telemetry.Logs.Format, f.level)
-	f.registry = prometheus.NewRegistry()
+	f.registry, f.used = prometheus.NewRegistry(), newUsed()
 	f.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	f.connections = telemetry.NewMetrics(f.registry)
 	f.metrics, f.upstreams = newTLSMetrics(f), newUpstreamMetrics(f.registry)

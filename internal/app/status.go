@@ -68,9 +68,7 @@ func (f *front) process() admin.Process {
 	if limit := debug.SetMemoryLimit(-1); limit < math.MaxInt64 {
 		p.MemoryMax = limit
 	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	families, _ := registry.Gather() // what cannot be told stays 0
+	families, _ := f.used.Gather() // what cannot be told stays 0
 	for _, family := range families {
 		switch v := valueOf(family); family.GetName() {
 		case "process_open_fds":
@@ -82,6 +80,13 @@ func (f *front) process() admin.Process {
 		}
 	}
 	return p
+}
+
+// newUsed returns what process asks. It is made once: it has files to look for, and a registry its checks to make.
+func newUsed() prometheus.Gatherer {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return registry
 }
 
 func valueOf(family *dto.MetricFamily) float64 {
