@@ -30,6 +30,7 @@ type Recorder struct {
 
 	mu     sync.Mutex
 	last   uint64
+	more   chan struct{} // closed at the next event; nil if nobody waits for that
 	ours   ring
 	theirs ring
 	heard  map[*Subscription]struct{}
@@ -192,6 +193,37 @@ func (r *Recorder) add(e Event, theirs bool) {
 	for s := range r.heard {
 		s.offer(e)
 	}
+	if r.more != nil {
+		close(r.more)
+		r.more = nil
+	}
+}
+
+// Last returns the ID of the last event, 0 if there has been none.
+func (r *Recorder) Last() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.last
+}
+
+// After is for a reader that takes its time, and has no buffer: it returns up to most events with an ID above
+// after, in order, and how many of those in between are not remembered any more. If there has been none yet, more is
+// closed when there is. An after that there has not been is of another Recorder: all events are after it.
+func (r *Recorder) After(after uint64, most int) (events []Event, lost uint64, more <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if after > r.last {
+		after = 0
+	}
+	if after == r.last {
+		if r.more == nil {
+			r.more = make(chan struct{})
+		}
+		return nil, 0, r.more
+	}
+	events = r.eventsLocked(after)
+	events = events[:min(len(events), max(1, most))]
+	return events, events[len(events)-1].ID - after - uint64(len(events)), nil
 }
 
 // Events returns the events with an ID above after that are remembered, in order. With an

@@ -197,6 +197,38 @@ func TestASubscriberMissesNothingUnlessItIsSlowAndThenIsToldHowMuch(t *testing.T
 	}
 }
 
+func TestAReaderThatTakesItsTimeIsToldWhatItHasMissed(t *testing.T) {
+	r := &telemetry.Recorder{Size: 8} // of which 4 are for what strangers bring about
+	if events, lost, more := r.After(7, 10); events != nil || lost != 0 || more == nil || r.Last() != 0 {
+		t.Errorf("of nothing: %v, %d lost", events, lost)
+	}
+	for range 10 {
+		r.Add("ban", "x")
+	}
+	had, missed := uint64(0), uint64(0)
+	var ids []uint64
+	for {
+		events, lost, more := r.After(had, 3)
+		missed += lost
+		if more != nil {
+			break
+		}
+		for _, e := range events {
+			ids = append(ids, e.ID)
+			had = e.ID
+		}
+	}
+	if fmt.Sprint(ids) != "[7 8 9 10]" || missed != 6 || r.Last() != 10 {
+		t.Errorf("events %v, %d missed", ids, missed)
+	}
+	_, _, more := r.After(10, 1)
+	r.Add("ban", "x")
+	<-more
+	if events, lost, _ := r.After(1<<40, 100); len(events) != 4 || lost != 7 { // of a process before
+		t.Errorf("%d events, %d lost", len(events), lost)
+	}
+}
+
 func TestALineOfAnEventIsShortAndPrintable(t *testing.T) {
 	r := &telemetry.Recorder{}
 	r.Add("ban", "\x1b]0;evil\a"+strings.Repeat("é", 10_000))

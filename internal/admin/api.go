@@ -43,7 +43,7 @@ type API struct {
 	Upgrade func(context.Context) (Upgrade, error)
 
 	// Events are what has happened, and what happens.
-	Events *Feed
+	Events Events
 
 	// Bans returns up to most of the bans, and how many are in force.
 	Bans func(most int) Bans

@@ -19,6 +19,18 @@ const (
 	streamRetry = 2 * time.Second  // before a browser comes back
 )
 
+// Events are what has happened, by numbers from 1, for whoever reads them in whatever time it takes: nobody has a buffer of its
+// own, and who is too slow is told how many it has missed. Their methods may be called by several goroutines.
+type Events interface {
+	// Last returns the number of the last event, 0 if there has been none.
+	Last() uint64
+
+	// After returns up to most events that came after the one with that number, the oldest first, and how many of those in between
+	// are not remembered any more. If there are none yet, more is closed when there are. A number that there has not been is
+	// that of another process's: all events are after it.
+	After(id uint64, most int) (events []Event, lost uint64, more <-chan struct{})
+}
+
 // streams are those of all readers of events.
 type streams struct {
 	open atomic.Int64
@@ -34,7 +46,7 @@ func (all *streams) closing() chan struct{} {
 
 // serve answers with server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html): those after
 // the last that the reader has had, if it says so, and those that come. It ends with the server, at the latest.
-func (all *streams) serve(w http.ResponseWriter, r *http.Request, feed *Feed) {
+func (all *streams) serve(w http.ResponseWriter, r *http.Request, feed Events) {
 	after, ok := lastHad(w, r, feed)
 	if !ok {
 		return
@@ -75,7 +87,7 @@ func (all *streams) serve(w http.ResponseWriter, r *http.Request, feed *Feed) {
 }
 
 // lastHad returns the number of the last event that the reader has had, or that there has been if it does not say.
-func lastHad(w http.ResponseWriter, r *http.Request, feed *Feed) (id uint64, ok bool) {
+func lastHad(w http.ResponseWriter, r *http.Request, feed Events) (id uint64, ok bool) {
 	v, ok := asked(w, r, "after")
 	if !ok {
 		return 0, false

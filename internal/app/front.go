@@ -61,7 +61,6 @@ type front struct {
 	ended     chan struct{} // closed when none is under way either
 
 	state   state
-	events  *admin.Feed
 	told    *telling
 	tracing *tracing // nil when nobody asks for spans
 
@@ -80,7 +79,7 @@ type front struct {
 // assemble builds everything that can be built before a port is opened. Its
 // errors carry their exit code.
 func assemble(cfg *config.Config, env Env) (*front, error) {
-	f := &front{first: cfg, env: env, level: new(slog.LevelVar), broken: make(chan error, 1), ended: make(chan struct{}), beside: context.Background(), events: new(admin.Feed)}
+	f := &front{first: cfg, env: env, level: new(slog.LevelVar), broken: make(chan error, 1), ended: make(chan struct{}), beside: context.Background()}
 	f.state.begin()
 	f.level.Set(cfg.Telemetry.Logs.Level)
 	f.log = newLogger(env, cfg.Telemetry.Logs.Format, f.level)
@@ -206,7 +205,6 @@ func (f *front) run(ctx context.Context, p *opening) error {
 	if err := f.begin(ctx, beside, p); err != nil {
 		return exit(exitNotStart, err)
 	}
-	f.running.Go(func() { f.passOnEvents(beside) })
 	if f.admin != nil {
 		f.admin.SetReady(true)
 		f.running.Go(func() { // ends with admin.Close

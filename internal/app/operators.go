@@ -25,7 +25,7 @@ func (f *front) api() admin.API {
 	return admin.API{
 		Status: f.status, Listeners: f.toldListeners, Upstreams: f.toldUpstreams, Config: f.toldConfig,
 		Connections: f.toldConnections, Connection: f.toldConnection, End: f.end, EndAll: f.endAll,
-		DrainServer: f.drainServer, Drain: f.beginDrain, Reload: f.reload, Upgrade: f.upgrade, Events: f.events,
+		DrainServer: f.drainServer, Drain: f.beginDrain, Reload: f.reload, Upgrade: f.upgrade, Events: f.told.record,
 		Limits:   func() admin.Limits { return limits().told() },
 		Overload: func() admin.Overload { return f.now.Load().relief.told() },
 		Bans:     func(most int) admin.Bans { return limits().toldBans(most) },

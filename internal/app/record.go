@@ -1,7 +1,6 @@
 package app
 
 import (
-	"context"
 	"fmt"
 	"time"
 
@@ -16,23 +15,18 @@ import (
 // records nothing.
 type record struct{ *telemetry.Recorder }
 
-func newRecord() record { return record{new(telemetry.Recorder)} }
+func newRecord() record { return record{&telemetry.Recorder{Size: recordedEvents}} }
 
-// passOnEvents shows operators what is recorded, until ctx ends.
-func (f *front) passOnEvents(ctx context.Context) {
-	recorded := f.told.record.Subscribe(0, eventRoom)
-	defer recorded.Close()
-	for {
-		select {
-		case e := <-recorded.C:
-			f.events.Publish(eventOf(&e))
-		case <-ctx.Done():
-			return
-		}
+const recordedEvents = 1024 // some 800 KiB at most
+
+// After implements admin.Events; Last is the Recorder's.
+func (r record) After(id uint64, most int) (shown []admin.Event, lost uint64, more <-chan struct{}) {
+	events, lost, more := r.Recorder.After(id, most)
+	for i := range events {
+		shown = append(shown, eventOf(&events[i]))
 	}
+	return shown, lost, more
 }
-
-const eventRoom = 256
 
 func (r record) add(kind, format string, args ...any) {
 	if r.Recorder != nil {

@@ -5,8 +5,7 @@ import (
 	"time"
 )
 
-// A Feed remembers the last events, for whoever reads them in whatever time it takes: nobody has a buffer of its own, and
-// who is too slow is told how many it has missed. Its zero value is ready.
+// A Feed is the simplest Events there is. Its zero value is ready.
 type Feed struct {
 	// Keep is how many events are remembered. Zero means 1024. It must not be changed once there is one.
 	Keep int
