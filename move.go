@@ -55,7 +55,8 @@ func (p *Parcel) Moved() {
 
 // Pack takes connections of the server's out of its hands, for another process to go on with. It
 // returns those that can move, and waits for them until ctx ends; the others, and those that
-// could not be had until then, go on as before. It may be called from several goroutines.
+// could not be had until then, go on as before. It may be called from several goroutines: of those that wait for the same connection
+// the last gets it.
 //
 // What can move is what event loops serve in plaintext: a connection of a [Stepper] that is [Movable],
 // between two Steps, and one that a [Rejoiner] has joined to an upstream in plaintext; and in a goroutine

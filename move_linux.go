@@ -180,8 +180,11 @@ func (s *stream) packInNext(p *packing) bool {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.asked != nil || m.gone {
+	if m.gone {
 		return false
+	}
+	if m.asked != nil {
+		m.asked.deliver(packed{conn: s.conn}) // who asks last gets it: the one before may wait no more
 	}
 	m.asked = p
 	s.wire.want()

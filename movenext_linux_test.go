@@ -93,6 +93,64 @@ func TestAHandlerThatWaitsInNextGoesOnInAnotherProcess(t *testing.T) {
 	}
 }
 
+func TestWhoHasGivenUpPackingABusyConnectionKeepsNobodyFromIt(t *testing.T) {
+	leveetest.CheckLeaks(t)
+	for name, kind := range map[string]func(work <-chan struct{}) levee.Handler{
+		"in a goroutine": func(work <-chan struct{}) levee.Handler {
+			return handle(func(_ context.Context, c *levee.Conn) error {
+				c.MovesWith(func() ([]byte, error) { return nil, nil })
+				for c.Next() {
+					if _, err := readLine(c); err != nil {
+						return err
+					}
+					<-work
+				}
+				return nil
+			})
+		},
+		"on an event loop": func(work <-chan struct{}) levee.Handler { return &toiling{work: work} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			work := make(chan struct{})
+			one := build(t, &levee.Server{Handler: kind(work), StepBudget: time.Millisecond})
+			client := dialTCP(t, one.listener)
+			c := one.only()
+			send(t, client, "a\n")
+			for c.Story().Moments == (levee.Moments{}) || func() bool { read, _ := c.Traffic(); return read == 0 }() {
+				time.Sleep(time.Millisecond)
+			}
+			time.Sleep(20 * time.Millisecond) // until the loop has let go of the call
+			brief, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+			defer cancel()
+			if parcels := one.Pack(brief, c); len(parcels) != 0 {
+				t.Fatal("it is packed while it is busy")
+			}
+			packed := make(chan []*levee.Parcel, 1)
+			go func() { packed <- one.Pack(t.Context(), c) }() // ends when the connection is to be had
+			time.Sleep(20 * time.Millisecond)
+			close(work)
+			parcels := <-packed
+			if len(parcels) != 1 {
+				t.Fatal("who asks next does not get it")
+			}
+			parcels[0].Unpack()
+		})
+	}
+}
+
+// A toiling Stepper takes a line, and its time.
+type toiling struct {
+	levee.Stateless
+	work <-chan struct{}
+}
+
+func (s *toiling) ServeTCP(_ context.Context, c *levee.Conn) error { return levee.ServeSteps(c, s) }
+
+func (s *toiling) Step(_ *levee.Conn, in []byte, _ int, _ []byte) (int, []byte, error) {
+	<-s.work
+	return len(in), nil, nil
+}
+
 // serve2 has a server serve on another listener.
 func serve2(t testing.TB, h *house, l net.Listener) {
 	done := make(chan struct{})

@@ -132,8 +132,11 @@ func (c *Conn) mayMove() bool {
 
 // pack packs a connection as soon as that can be.
 func (l *loop) pack(c *Conn, f func(*Snapshot)) {
-	if c.peer == nil && c.is(away) && c.needRest().pack == nil {
-		c.rest.pack = f
+	if c.peer == nil && c.is(away) {
+		if before := c.takePacker(); before != nil {
+			before(nil) // who asks last gets it: the one before may wait no more
+		}
+		c.needRest().pack = f
 		return
 	}
 	if !l.has(c) || !c.mayMove() || !l.emptyPipes(c) {
