@@ -71,13 +71,19 @@ flood: ## attack levee and its peers on this machine, which takes about half an 
 	go build -C bench -o .build/bench .
 	@cd bench && .build/bench --flood $(FLOOD)
 
-# What `make test` tries on a small scale: upgrades, deaths in the middle of them, floods. SOAK=Upgrade takes a part.
-SOAK ?= .
-.PHONY: soak
-soak: ## the same promises on their full scale, which takes about an hour
+# What `make test` tries on a small scale: upgrades, deaths in the middle of them, floods, three machines. STRESS=Upgrade takes
+# a part.
+STRESS ?= .
+.PHONY: stress
+stress: ## the tests' promises on their full scale, which takes about an hour
 	@scripts/install-debian-packages
 	LEVEE_CRASH=full go test -tags failpoints -count=1 -timeout=30m ./handover
-	LEVEE_E2E_UPGRADE=full LEVEE_E2E_FLOOD=full go test -C e2e -count=1 -timeout=60m -run '$(SOAK)' .
+	LEVEE_E2E_UPGRADE=full LEVEE_E2E_FLOOD=full go test -C e2e -count=1 -timeout=60m -run '$(STRESS)' .
+
+# SOAK="--duration 2m" takes less, SOAK="--seed 7" repeats the one that has printed it. The results go to e2e/results.
+.PHONY: soak
+soak: ## half an hour of traffic while upgrades, faults and floods come at random, and a verdict
+	go test -C e2e -count=1 -timeout=0 -v -run '^TestSoak$$' . -args --duration 30m --out results $(SOAK)
 
 # VERSION=v1.2.3 where git does not say it. PLATFORMS="linux/amd64 darwin/arm64" builds a part.
 .PHONY: release

@@ -138,6 +138,7 @@ func startEcho(t *testing.T, address string) *process {
 	t.Helper()
 	path := write(t, "echo.yaml", `version: 1
 admin: {listen: off}
+overload: {mode: off}
 listeners:
   - {name: echo, listen: ["`+address+`"], timeouts: {idle: off}, routes: [{handler: echo}]}
 `)

@@ -200,6 +200,14 @@ type standing struct {
 		Gone    bool      `json:"gone"`
 		Left    int       `json:"left"`
 	} `json:"predecessor"`
+	Totals struct {
+		Active int `json:"active"`
+	} `json:"totals"`
+	Process struct {
+		Goroutines int     `json:"goroutines"`
+		Files      int     `json:"files"`
+		CPU        float64 `json:"cpu"` // seconds
+	} `json:"process"`
 }
 
 // asks asks for an upgrade, and returns what came of it.
@@ -283,11 +291,11 @@ type census struct {
 	left  chan struct{}
 }
 
-func (l *lineage) count() *census {
+func (l *lineage) count(every time.Duration) *census {
 	c := &census{leave: make(chan struct{}), left: make(chan struct{})}
 	go func() { // ends with leave
 		defer close(c.left)
-		tick := time.NewTicker(10 * time.Millisecond)
+		tick := time.NewTicker(every)
 		defer tick.Stop()
 		for {
 			select {

@@ -102,7 +102,7 @@ func TestUpgradesOnUpgradesSucceedOrAreRefused(t *testing.T) {
 	fs := newFlows(t, streams, 2)
 	l := begin(t, proxied(t, upgrading("settle: 100ms, probation: 300ms"), fs.server))
 	fs.start(l.address())
-	census := l.count()
+	census := l.count(10 * time.Millisecond)
 	var (
 		asking sync.WaitGroup
 		mu     sync.Mutex
