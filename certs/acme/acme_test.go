@@ -593,6 +593,35 @@ func TestRunTakesOverWhatOthersHaveStored(t *testing.T) {
 	}
 }
 
+// A machine whose order has failed has no certificate, and waits a minute before it orders again. What another machine has
+// been issued meanwhile it does not wait for.
+func TestAMachineWhoseOrderHasFailedTakesWhatAnotherIsIssued(t *testing.T) {
+	told, changed := make(chan error, 10), make(chan struct{}, 1)
+	s := &Source{
+		Domains: []string{"db.example.com"}, Agreed: true, Folder: t.TempDir(), Directory: "https://127.0.0.1:1/dir",
+		Problem: func(err error) { told <- err }, Changed: func() { changed <- struct{}{} },
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }() // until cancel
+	select {
+	case <-told:
+	case <-time.After(patience):
+		t.Fatal("no order has failed")
+	}
+	keep(t, s, "db.example.com", leveetest.NewCA(t), leveetest.CertificateSpec{})
+	select {
+	case <-changed:
+	case <-time.After(patience):
+		t.Error("it has no certificate")
+	}
+	cancel()
+	<-ended
+	if info := s.Certificates()[0]; info.State != Valid || info.Failed != 1 {
+		t.Errorf("it stands so: %+v", info)
+	}
+}
+
 func TestAnAuthorityThatAnswersNonsenseIsTold(t *testing.T) {
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") }))
 	defer server.Close()

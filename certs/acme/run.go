@@ -24,6 +24,7 @@ const (
 	orderTimeout = 10 * time.Minute // a DNS record takes its time
 	mostRetry    = time.Hour        // 6 failures in the first hour: Let's Encrypt allows 5, and another every 12 minutes
 	ariTimeout   = 30 * time.Second
+	impatience   = 2 * time.Second // between looks for a certificate that another machine may have by now
 )
 
 // Run has certificates issued and renewed until ctx ends; it returns ctx's error, once all
@@ -93,12 +94,16 @@ func (r *run) look(ctx context.Context, n *name) time.Time {
 	err := r.take(ctx, n)
 	if n.due(time.Now()) {
 		r.order(ctx, n)
-	} else if err != nil {
+	} else if err != nil && n.cert.Load() != nil { // without one, why there is none has been told
 		r.tell(ctx, fmt.Errorf("certificate for %s: %w", n.text, err))
 	}
 	r.staple(ctx, n)
 	r.consult(ctx, n)
-	next := time.Now().Add(r.interval())
+	wait := r.interval()
+	if n.cert.Load() == nil {
+		wait = min(wait, impatience)
+	}
+	next := time.Now().Add(wait)
 	if order := n.next(); order.Before(next) {
 		next = order
 	}
