@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -50,6 +51,7 @@ type pebble struct {
 	httpPort  string
 	zone      *txtZone
 
+	address          string // of the directory
 	port, management string
 	files            [2]string // the directory's certificate and key
 	settings         map[string]any
@@ -58,13 +60,19 @@ type pebble struct {
 // newPebble chooses ports and does not start yet.
 func newPebble(t *testing.T, settings map[string]any) *pebble {
 	t.Helper()
+	return newPebbleAt(t, "127.0.0.1", settings)
+}
+
+// newPebbleAt chooses ports too, for one that is reached at an address of this machine, and looks for answers there.
+func newPebbleAt(t *testing.T, address string, settings map[string]any) *pebble {
+	t.Helper()
 	ca := leveetest.NewCA(t)
 	ports := freePorts(t, 4)
 	a := &pebble{
 		trusted: ca.Pool(), port: ports[0], management: ports[1], tlsPort: ports[2], httpPort: ports[3],
-		directory: "https://127.0.0.1:" + ports[0] + "/dir", settings: settings, zone: newTXTZone(t),
+		address: address, directory: "https://" + address + ":" + ports[0] + "/dir", settings: settings, zone: newTXTZone(t),
 	}
-	a.files[0], a.files[1] = ca.WriteFiles(t.TempDir(), "127.0.0.1")
+	a.files[0], a.files[1] = ca.WriteFiles(t.TempDir(), "127.0.0.1", address)
 	return a
 }
 
@@ -103,17 +111,32 @@ func (a *pebble) accounts() int { return a.count("accounts in memory") }
 // rootPEM returns the certificate that clients have to trust.
 func (a *pebble) rootPEM(t *testing.T) []byte {
 	t.Helper()
-	client := &http.Client{Timeout: patience, Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: a.trusted}, DisableKeepAlives: true}}
-	answer, err := client.Get("https://127.0.0.1:" + a.management + "/roots/0")
+	// Not by an http.Client: that dials on another thread, which may be in another network namespace.
+	c, err := tls.Dial("tcp", "127.0.0.1:"+a.management, &tls.Config{RootCAs: a.trusted})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer answer.Body.Close()
-	text, err := io.ReadAll(answer.Body)
-	if err != nil {
-		t.Fatal(err)
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(patience))
+	status, text, err := getOn(c, "/roots/0")
+	if err != nil || status != http.StatusOK {
+		t.Fatalf("%d %s: %v", status, text, err)
 	}
 	return text
+}
+
+// getOn makes a request on a connection, the last one.
+func getOn(c net.Conn, path string) (status int, body []byte, err error) {
+	if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n", path); err != nil {
+		return 0, nil, err
+	}
+	answer, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer answer.Body.Close()
+	body, err = io.ReadAll(answer.Body)
+	return answer.StatusCode, body, err
 }
 
 // roots returns what clients have to trust.
@@ -328,10 +351,11 @@ func (l *load) stopped(t *testing.T) {
 	t.Logf("%d connections, %d certificates seen", l.made.Load(), len(l.shown))
 }
 
-// A txtZone is example.com: every name of it is at 127.0.0.1, and TXT records are what is
+// A txtZone is example.com: every name of it is at one address, and TXT records are what is
 // set through libdns.
 type txtZone struct {
 	address string
+	leads   string // the A record of every name
 
 	mu  sync.Mutex
 	txt map[string][]string // by name
@@ -340,7 +364,7 @@ type txtZone struct {
 
 func newTXTZone(t *testing.T) *txtZone {
 	t.Helper()
-	z := &txtZone{txt: make(map[string][]string)}
+	z := &txtZone{leads: "127.0.0.1", txt: make(map[string][]string)}
 	l, err := net.Listen("tcp", "127.0.0.1:0") // pebble asks by TCP, certmagic by UDP
 	if err != nil {
 		t.Fatal(err)
@@ -373,7 +397,7 @@ func (z *txtZone) ServeDNS(w dns.ResponseWriter, question *dns.Msg) {
 	}
 	switch {
 	case q.Qtype == dns.TypeA:
-		add(q.Name + " 1 IN A 127.0.0.1")
+		add(q.Name + " 1 IN A " + z.leads)
 	case q.Qtype == dns.TypeSOA && q.Name == "example.com.":
 		add("example.com. 1 IN SOA ns.example.com. ops.example.com. 1 1 1 1 1")
 	case q.Qtype == dns.TypeTXT:

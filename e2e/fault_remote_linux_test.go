@@ -31,6 +31,23 @@ var links atomic.Uint32
 
 func newRemote(t *testing.T) *remote {
 	t.Helper()
+	r := newSpace(t)
+	n := links.Add(1)
+	device, near := fmt.Sprintf("lv%d-%d", os.Getpid(), n), freePair(t, uint32(os.Getpid())*16+n)
+	r.ip = near.Next()
+	r.run("", "ip", "link", "add", device, "type", "veth", "peer", "name", "far", "netns", r.path())
+	t.Cleanup(func() { _ = exec.Command("ip", "link", "delete", device).Run() }) // the kernel would, but later
+	r.run("", "ip", "address", "add", near.String()+"/30", "dev", device)
+	r.run("", "ip", "link", "set", device, "up")
+	r.run("", "nsenter", "--net="+r.path(), "ip", "address", "add", r.ip.String()+"/30", "dev", "far")
+	r.run("", "nsenter", "--net="+r.path(), "ip", "link", "set", "far", "up")
+	r.awaitCarrier()
+	return r
+}
+
+// newSpace makes a namespace that leads nowhere yet.
+func newSpace(t *testing.T) *remote {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Skip("skipped: only root can make a network namespace")
 	}
@@ -42,16 +59,6 @@ func newRemote(t *testing.T) *remote {
 		t.Skipf("skipped: no network namespace: %v", err)
 	}
 	t.Cleanup(func() { r.space.Close() })
-	n := links.Add(1)
-	device, near := fmt.Sprintf("lv%d-%d", os.Getpid(), n), freePair(t, uint32(os.Getpid())*16+n)
-	r.ip = near.Next()
-	r.run("", "ip", "link", "add", device, "type", "veth", "peer", "name", "far", "netns", r.path())
-	t.Cleanup(func() { _ = exec.Command("ip", "link", "delete", device).Run() }) // the kernel would, but later
-	r.run("", "ip", "address", "add", near.String()+"/30", "dev", device)
-	r.run("", "ip", "link", "set", device, "up")
-	r.run("", "nsenter", "--net="+r.path(), "ip", "address", "add", r.ip.String()+"/30", "dev", "far")
-	r.run("", "nsenter", "--net="+r.path(), "ip", "link", "set", "far", "up")
-	r.awaitCarrier()
 	return r
 }
 
@@ -106,6 +113,16 @@ func onThreadOfItsOwn(f func() error) error {
 	return <-done
 }
 
+// within calls f on a thread that is in the namespace: sockets that f makes, and processes that it starts, are there.
+func (r *remote) within(f func() error) error {
+	return onThreadOfItsOwn(func() error {
+		if err := unix.Setns(int(r.space.Fd()), unix.CLONE_NEWNET); err != nil {
+			return err
+		}
+		return f()
+	})
+}
+
 // path is how other programs find the namespace.
 func (r *remote) path() string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), r.space.Fd()) }
 
@@ -119,10 +136,7 @@ func (r *remote) run(input, program string, args ...string) {
 // listen listens there, on a port that is free there.
 func (r *remote) listen() (l net.Listener) {
 	r.t.Helper()
-	err := onThreadOfItsOwn(func() (err error) {
-		if err := unix.Setns(int(r.space.Fd()), unix.CLONE_NEWNET); err != nil {
-			return err
-		}
+	err := r.within(func() (err error) {
 		l, err = net.Listen("tcp", netip.AddrPortFrom(r.ip, 0).String())
 		return err
 	})
