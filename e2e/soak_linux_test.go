@@ -156,9 +156,9 @@ func (s *soak) metrics() (scrape, error) {
 }
 
 // sums is a sum over a listener's reasons.
-func (m scrape) sums(name, listener string) (sum float64) {
+func (s scrape) sums(name, listener string) (sum float64) {
 	prefix := fmt.Sprintf("%s{listener=%q", name, listener)
-	for key, value := range m {
+	for key, value := range s {
 		if strings.HasPrefix(key, prefix) {
 			sum += value
 		}
