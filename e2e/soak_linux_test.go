@@ -111,7 +111,7 @@ func (s *soak) reconfigure() {
 	text := fmt.Sprintf(`version: 1
 admin: {listen: "127.0.0.1:0"}
 # Newcomers are not to be turned away because this machine has other things to do.
-overload: {accept_delay: 10s}
+overload: {mode: off}
 drain: {timeout: 15s}
 upgrade: {settle: 300ms, probation: 700ms}
 limits: {deny: [192.0.2.%d]}
