@@ -50,7 +50,7 @@ func TestManualHasEveryCommandAndFlagOfTheHelp(t *testing.T) {
 			t.Errorf("nothing of %s", name)
 		}
 		_, help, _ := result(t, app.Env{}, "help", name)
-		for _, word := range strings.Fields(help) {
+		for word := range strings.FieldsSeq(help) {
 			if strings.HasPrefix(word, "--") && !strings.Contains(page, strings.Trim(word, ",.;)]")) {
 				t.Errorf("%s: nothing of %s", name, word)
 			}
