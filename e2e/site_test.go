@@ -39,7 +39,9 @@ func TestTheSiteIsReadAndSearchedFromAFolder(t *testing.T) {
 	p.press(kb.ArrowUp)
 	target := evaluate[string](p, `document.querySelector("#found [aria-selected=true] a").href`)
 	p.press(kb.Enter)
-	eventually(t, "the page is there", func() bool { return evaluate[string](p, `document.readyState + " " + location.href`) == "complete "+target })
+	eventually(t, "the page is there", func() bool {
+		return evaluate[string](p, `document.readyState + " " + location.href`) == "complete "+target
+	})
 
 	p.press("/")
 	p.press("zzzzqqqq")

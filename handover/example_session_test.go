@@ -25,5 +25,6 @@ func serve(ctx context.Context, c *levee.Conn) error {
 
 // A handler that goes on in the next process, of which docs/guides/upgrade.md tells.
 func Example_session() {
-	_ = &levee.Server{Handler: levee.HandlerFunc(serve)}
+	srv := &levee.Server{Handler: levee.HandlerFunc(serve)}
+	_ = srv.ListenAndServe // with the listeners that package handover gives it
 }

@@ -44,7 +44,7 @@ func run() error {
 		if err := files.Load(); err != nil {
 			return err
 		}
-		go files.Watch(ctx)
+		go func() { _ = files.Watch(ctx) }() // until ctx ends
 		srv.TLSConfig = (&certs.Server{GetCertificate: files.GetCertificate}).Config()
 	}
 	admin := &http.Server{Addr: "127.0.0.1:9180", Handler: operators(srv, registry), ReadHeaderTimeout: 5 * time.Second}
