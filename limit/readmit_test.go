@@ -103,8 +103,8 @@ func TestWhoWasLetInByAnotherProcessIsPacedLikeTheOthers(t *testing.T) {
 		for open(s.whole) == 0 {
 			time.Sleep(time.Millisecond) // virtual time
 		}
-		for open(s.whole) > 0 {
-			time.Sleep(time.Second / 4) // virtual time; to count them is to look at the whole table
+		for open(s.whole) > 0 { // which looks at the whole of a table
+			time.Sleep(time.Second / 4) // virtual time
 		}
 		if took := time.Since(begin); took < 9*time.Second {
 			t.Errorf("two times 5 MB took %s, at 1 MB/s for both", took)
