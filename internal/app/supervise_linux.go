@@ -38,10 +38,11 @@ func supervise(ctx context.Context, env Env, args []string) error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return exit(exitNotStart, fmt.Errorf("supervise: %w", err))
 	}
-	notes, err := listenForNotes()
+	notes, tidy, err := listenForNotes()
 	if err != nil {
 		return exit(exitNotStart, fmt.Errorf("supervise: %w", err))
 	}
+	defer tidy()
 	defer notes.Close()
 	s := &supervisor{env: env, all: make(map[int]bool)}
 	attr := &os.ProcAttr{
@@ -65,9 +66,22 @@ func supervise(ctx context.Context, env Env, args []string) error {
 	return nil
 }
 
-// listenForNotes listens where nobody can guess.
-func listenForNotes() (*net.UnixConn, error) {
-	notes, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: "@levee-supervisor-" + rand.Text()})
+// listenForNotes listens where no other user can fill the queue: in a folder of its own. Where there can be none, as in a container
+// whose files cannot be written, it listens where nobody can guess, but everybody can look. tidy is to be called at the end.
+func listenForNotes() (notes *net.UnixConn, tidy func(), err error) {
+	if folder, err := os.MkdirTemp("", "levee-supervisor-"); err == nil {
+		tidy = func() { _ = os.RemoveAll(folder) }
+		if notes, err := listenForNotesAt(filepath.Join(folder, "notes")); err == nil {
+			return notes, tidy, nil
+		}
+		tidy()
+	}
+	notes, err = listenForNotesAt("@levee-supervisor-" + rand.Text())
+	return notes, func() {}, err
+}
+
+func listenForNotesAt(name string) (*net.UnixConn, error) {
+	notes, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: name})
 	if err != nil {
 		return nil, err
 	}
