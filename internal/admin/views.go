@@ -7,8 +7,9 @@ type Status struct {
 	Version string    `json:"version"`
 	Go      string    `json:"go"`
 	PID     int       `json:"pid"`
-	Started time.Time `json:"started"`
-	State   string    `json:"state"` // serving, draining
+	Started time.Time `json:"started"` // this process
+	Since   time.Time `json:"since"`   // the first of the processes that have taken each other's place by upgrades
+	State   string    `json:"state"`   // serving, draining
 	Ready   bool      `json:"ready"`
 
 	Generation Generation `json:"generation"`

@@ -114,6 +114,9 @@ func (g *generation) report() []reportLine {
 	}
 	g.reportAdmin(say)
 	say(false, "drain: %s", drainInWords(&g.cfg.Drain))
+	if canSupervise {
+		say(false, "upgrade: %s", upgradeInWords(&g.cfg.Upgrade))
+	}
 	return lines
 }
 
@@ -211,6 +214,15 @@ func (g *generation) reportUpstream(u *config.Upstream, say func(warning bool, f
 	if u.Breaker.Mode == config.ModeOff {
 		say(true, "%s: the breaker is off: a server that fails goes on getting connections", u.Name)
 	}
+}
+
+func upgradeInWords(u *config.Upgrade) string {
+	words := fmt.Sprintf("levee upgrade, or SIGUSR2, starts what replaces this process: it has %s to get ready, and is watched for %s before it accepts, and until %s before open connections move to it",
+		shortDuration(u.Timeout), shortDuration(u.Settle), shortDuration(u.Probation))
+	if u.PIDFile != "" {
+		words += "; its number is in " + u.PIDFile
+	}
+	return words
 }
 
 func drainInWords(d *config.Drain) string {

@@ -156,12 +156,17 @@ func onlyPrefix(c *cli.Command) (string, error) {
 
 // ask has a running levee do what its API can, and returns its answer, which is also read into the value.
 func ask(ctx context.Context, c *cli.Command, method, path string, body []byte, into any) (text []byte, err error) {
+	return askWithin(ctx, c, operatorTimeout, method, path, body, into)
+}
+
+// askWithin is ask for what may take longer.
+func askWithin(ctx context.Context, c *cli.Command, limit time.Duration, method, path string, body []byte, into any) (text []byte, err error) {
 	there, err := reach(c)
 	if err != nil {
 		return nil, err
 	}
 	defer there.close()
-	return there.ask(ctx, method, path, body, into)
+	return there.askWithin(ctx, limit, method, path, body, into)
 }
 
 // understand reads an answer, or makes an error of it.

@@ -25,7 +25,7 @@ const (
 
 // status is how it goes, at one look.
 func (f *front) status() admin.Status {
-	s := admin.Status{Version: version(), Go: runtime.Version(), PID: os.Getpid(), Started: f.state.started, State: stateServing}
+	s := admin.Status{Version: version(), Go: runtime.Version(), PID: os.Getpid(), Started: f.state.started, Since: f.upgrades.servingSince(), State: stateServing}
 	s.Generation, s.Drain = f.generation(), f.state.told()
 	s.Upgrade, s.Predecessor = f.upgrades.told(), f.upgrades.toldPredecessor()
 	var stats levee.Stats

@@ -65,13 +65,8 @@ With --wait this ends when it has ended, which it must within that time and a li
 			if err := alone(c); err != nil {
 				return err
 			}
-			there, err := reach(c)
-			if err != nil {
-				return err
-			}
-			defer there.close()
 			var s admin.Status
-			text, err := there.ask(ctx, http.MethodPost, api+"drain", nil, &s)
+			text, err := ask(ctx, c, http.MethodPost, api+"drain", nil, &s)
 			switch {
 			case err != nil:
 				return err
@@ -88,13 +83,18 @@ With --wait this ends when it has ended, which it must within that time and a li
 			if err != nil || !c.Bool("wait") {
 				return err
 			}
-			return there.awaitEnd(ctx, env)
+			return awaitEnd(ctx, env, c)
 		},
 	}
 }
 
 // awaitEnd returns when no levee answers any more.
-func (r *reached) awaitEnd(ctx context.Context, env Env) error {
+func awaitEnd(ctx context.Context, env Env, c *cli.Command) error {
+	r, err := reach(c)
+	if err != nil {
+		return err
+	}
+	defer r.close()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	go cancelOnSignal(ctx, cancel, env.Signals)
@@ -185,13 +185,8 @@ the exit code is 2. It returns when connections have moved: those that cannot, a
 			if err := alone(c); err != nil {
 				return err
 			}
-			there, err := reach(c)
-			if err != nil {
-				return err
-			}
-			defer there.close()
 			var u admin.Upgrade
-			text, err := there.askWithin(ctx, upgradeTimeout, http.MethodPost, api+"upgrade", nil, &u)
+			text, err := askWithin(ctx, c, upgradeTimeout, http.MethodPost, api+"upgrade", nil, &u)
 			switch {
 			case err != nil:
 				return err

@@ -36,6 +36,7 @@ type upgrades struct {
 	predecessor int         // its process number; 0 if this process has taken nobody's place
 	gone        atomic.Bool // it has ended
 	since       time.Time   // this one has taken its place
+	first       time.Time   // the first of their row was started; zero if that is this one, or it is not known
 }
 
 // What becomes of an upgrade.
@@ -65,7 +66,11 @@ func (f *front) upgrade(context.Context) (admin.Upgrade, error) {
 	outcome, err := f.env.process.Upgrade(ctx, f.plan())
 	last := u.end(outcome, err)
 	f.told.record.upgraded(&last)
-	if err != nil {
+	switch {
+	case errors.Is(err, context.Canceled): // only stop does that
+		f.log.Info("the upgrade is called off, as levee is to end")
+		return last, err
+	case err != nil:
 		f.log.Error("not upgraded; this process goes on", "err", err)
 		return last, err
 	}
@@ -384,6 +389,7 @@ func (f *front) hearEarly(sig os.Signal, end context.CancelCauseFunc) {
 // handedOn is what is handed on of upgrades.
 type handedOn struct {
 	Done, Failed, Moved int64
+	Since               time.Time // the first of these processes was started
 }
 
 // Describe implements prometheus.Collector.
@@ -406,12 +412,20 @@ func (u *upgrades) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(handedOverDesc, prometheus.CounterValue, float64(u.moved()))
 }
 
+// servingSince is when the first process of the row was started.
+func (u *upgrades) servingSince() time.Time {
+	if u.first.IsZero() {
+		return u.front.state.started
+	}
+	return u.first
+}
+
 // moved is how many connections have moved to this process, and to those before.
 func (u *upgrades) moved() int64 { return u.before.Load() + int64(u.front.env.process.Adopted()) }
 
 // Save returns what the process that takes this one's place goes on counting from.
 func (u *upgrades) Save() ([]byte, error) {
-	return json.Marshal(handedOn{u.done.Load(), u.failed.Load(), u.moved()})
+	return json.Marshal(handedOn{u.done.Load(), u.failed.Load(), u.moved(), u.servingSince()})
 }
 
 // Restore goes on counting where another process has stopped, whose place this one has taken.
@@ -420,7 +434,7 @@ func (u *upgrades) Restore(state []byte) error {
 	if err := json.Unmarshal(state, &h); err != nil {
 		return err
 	}
-	u.since = time.Now()
+	u.since, u.first = time.Now(), h.Since
 	u.done.Store(h.Done + 1) // it has not yet come to count this
 	u.failed.Store(h.Failed)
 	u.before.Store(h.Moved)

@@ -27,7 +27,7 @@ func stateWords(s *admin.Status, now time.Time) []string {
 		state = fmt.Sprintf("%s: %s left, cut in %s", state, number(s.Drain.Left), ago(s.Drain.Until.Sub(now)))
 	}
 	words := []string{
-		name, state, "up " + since(s.Started, now),
+		name, state, "up " + up(s, now),
 		fmt.Sprintf("generation %d for %s", s.Generation.Number, since(s.Generation.Since, now)),
 	}
 	if u := s.Upgrade; u != nil && u.Ended.IsZero() {
@@ -37,6 +37,15 @@ func stateWords(s *admin.Status, now time.Time) []string {
 		words = append(words, fmt.Sprintf("%s finish in process %d", number(p.Left), p.PID))
 	}
 	return words
+}
+
+// up is how long levee has been there, and this process if that is less.
+func up(s *admin.Status, now time.Time) string {
+	own := since(s.Started, now)
+	if s.Since.IsZero() || !s.Since.Before(s.Started) {
+		return own
+	}
+	return since(s.Since, now) + ", this process " + own
 }
 
 // speeds is how fast totals grow.
