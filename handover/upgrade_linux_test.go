@@ -1,6 +1,8 @@
 package handover
 
 import (
+	"errors"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -107,6 +109,16 @@ func TestProcessThatAcceptsNobodyIsNoticed(t *testing.T) {
 	f.address = f.await("serving", 0).Address
 	f.signal(syscall.SIGUSR2)
 	f.await("stuck", 0)
+	waitUntil(5*time.Second, func() bool { // until one is in the queue: the old process may be about to accept its last
+		c, err := net.Dial("tcp", f.address)
+		if err != nil {
+			return false
+		}
+		defer c.Close()
+		_ = c.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+		_, err = c.Read(make([]byte, 1))
+		return errors.Is(err, os.ErrDeadlineExceeded)
+	})
 	if pid, err := f.whoAnswers(7 * time.Second); err != nil || pid != f.pid() { // it has waited in the queue
 		t.Errorf("%d answers (%v), not %d", pid, err, f.pid())
 	}
