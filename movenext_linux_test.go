@@ -117,9 +117,9 @@ func TestWhoHasGivenUpPackingABusyConnectionKeepsNobodyFromIt(t *testing.T) {
 			c := one.only()
 			send(t, client, "a\n")
 			for c.Story().Moments == (levee.Moments{}) || func() bool { read, _ := c.Traffic(); return read == 0 }() {
-				time.Sleep(time.Millisecond)
+				<-time.After(time.Millisecond)
 			}
-			time.Sleep(20 * time.Millisecond) // until the loop has let go of the call
+			<-time.After(20 * time.Millisecond) // until the loop has let go of the call
 			brief, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 			defer cancel()
 			if parcels := one.Pack(brief, c); len(parcels) != 0 {
@@ -127,7 +127,7 @@ func TestWhoHasGivenUpPackingABusyConnectionKeepsNobodyFromIt(t *testing.T) {
 			}
 			packed := make(chan []*levee.Parcel, 1)
 			go func() { packed <- one.Pack(t.Context(), c) }() // ends when the connection is to be had
-			time.Sleep(20 * time.Millisecond)
+			<-time.After(20 * time.Millisecond)
 			close(work)
 			parcels := <-packed
 			if len(parcels) != 1 {

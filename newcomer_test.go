@@ -104,7 +104,7 @@ func TestWhoIsInTheMiddleOfArrivingAtADrainIsServedAFirstRequest(t *testing.T) {
 				synctest.Wait()
 				drained := make(chan error, 1)
 				go func() { drained <- srv.Shutdown(t.Context()) }()
-				time.Sleep(3 * time.Second)
+				time.Sleep(3 * time.Second) // virtual time
 				began := time.Now()
 				close(goOn)
 				if err := <-answered; err != nil {
@@ -156,7 +156,7 @@ func TestWhoDoesNotGetOnWithArrivingDoesNotHoldUpADrain(t *testing.T) {
 				ends := stage(t, srv, l)
 				test.client(t, dialAs(t, l, "127.0.0.1:4711"), ca)
 				synctest.Wait()
-				time.Sleep(test.after)
+				time.Sleep(test.after) // virtual time
 				ctx, cancel := context.WithTimeout(t.Context(), test.within)
 				defer cancel()
 				began := time.Now()
@@ -194,14 +194,14 @@ func TestTheFirstRequestBehindAPROXYHeaderIsServedOnAnEventLoop(t *testing.T) {
 	client := dial()
 	send(t, client, v1Header)
 	for srv.Stats().Read < int64(len(v1Header)) {
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 	}
 	drained := make(chan error, 1)
 	go func() { drained <- srv.Shutdown(context.Background()) }()
 	for srv.Conns()[0].Story().Draining == 0 {
-		time.Sleep(time.Millisecond)
+		<-time.After(time.Millisecond)
 	}
-	time.Sleep(20 * time.Millisecond)
+	<-time.After(20 * time.Millisecond)
 	send(t, client, "hello\n")
 	want(t, client, "what?\n")
 	if err := <-drained; err != nil {

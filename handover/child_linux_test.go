@@ -48,7 +48,7 @@ func tell(what string, more map[string]any) {
 // beginChild is how a child begins: SIGTERM ends its context, and SIGUSR2 has it replaced.
 func beginChild() (p *Process, ctx context.Context, upgrade chan os.Signal, err error) {
 	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, nil)))
-	ctx, _ = signal.NotifyContext(context.Background(), syscall.SIGTERM) //nolint:govet // for as long as the process lives
+	ctx, _ = signal.NotifyContext(context.Background(), syscall.SIGTERM) // for as long as the process lives
 	upgrade = make(chan os.Signal, 1)
 	signal.Notify(upgrade, syscall.SIGUSR2)
 	if p, err = Begin(); err != nil {
