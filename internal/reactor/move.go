@@ -49,7 +49,7 @@ type packed struct {
 // What is asked of it meanwhile, Kill too, is done when it is unpacked. Control has the socket as before.
 //
 // It waits for a call that is under way. f is called with nil if the connection cannot be had: it has ended,
-// is about to, or was asked to leave; it is packed; a Sealer has it, or it is one of a pair that has failed. f must be quick,
+// is about to, or was asked to leave; it is packed, or somebody else has asked while it waited; a Sealer has it, or it is one of a pair that has failed. f must be quick,
 // and must not panic; it keeps the snapshot, and must not change it. Pack reports false if f will not be called, after Close.
 func (c *Conn) Pack(f func(*Snapshot)) bool {
 	return c.loop.post(message{op: opPack, conn: c, pack: f})
