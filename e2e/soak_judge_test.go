@@ -130,9 +130,9 @@ const (
 func (s *soakResult) judge() (good bool) {
 	s.Verdict = []finding{
 		s.judgeClients(), s.judgeStreams(), s.judgeEvents(), s.judgeProcesses(), s.judgeCounts(), s.judgeLeaks(),
-		s.judgeGrowth("the heap that lives, in each process", true, func(m soakSample) float64 { return m.Heap }),
-		s.judgeGrowth("the heap that lives, over all processes", false, func(m soakSample) float64 { return m.Heap }),
-		s.judgeGrowth("resident memory, over all processes", false, func(m soakSample) float64 { return m.RSS }),
+		s.judgeGrowth("the heap that lives, over all processes", func(m soakSample) float64 { return m.Heap }),
+		s.judgeGrowth("resident memory, over all processes", func(m soakSample) float64 { return m.RSS }),
+		s.judgeLongest(),
 	}
 	return !slices.ContainsFunc(s.Verdict, func(f finding) bool { return len(f.Broken) > 0 })
 }
@@ -222,31 +222,58 @@ func (s *soakResult) judgeLeaks() finding {
 	return f
 }
 
-// judgeGrowth looks at a line through all samples after warm-up. With each process apart, it is one slope for all, and a level
-// for each: an upgrade begins with an empty heap, and would hide what grows.
-func (s *soakResult) judgeGrowth(what string, apart bool, of func(soakSample) float64) finding {
-	f := finding{Promise: fmt.Sprintf("memory does not grow by more than 1 MiB in 10 minutes: %s", what)}
+// judgeGrowth looks at a line through all samples after warm-up, of all processes as if they were one: an upgrade begins with an
+// empty heap, and what each process does not give back would hide behind that, but what grows with their number does not.
+func (s *soakResult) judgeGrowth(what string, of func(soakSample) float64) finding {
 	var points []point
+	first := s.firstSamples()
+	for _, m := range s.Samples {
+		if m.At >= settlesIn && m.At >= s.Duration/10 && m.At-first[m.PID] >= settlesIn/3 {
+			points = append(points, point{m.At.Seconds(), of(m)})
+		}
+	}
+	return s.judgeSlope(what, points, 30)
+}
+
+// judgeLongest looks at the process that has lived longest, which is the last: no upgrade comes in the second half of a long soak.
+// It takes the least of every two minutes. Between those its heap goes up and down by whole tables of limits: a configuration
+// that is in force no more has its own for as long as somebody is there who was admitted by it.
+func (s *soakResult) judgeLongest() finding {
+	const window = 2 * time.Minute
+	first, least := s.firstSamples(), make(map[time.Duration]float64)
+	for _, m := range s.Samples {
+		if age := m.At - first[m.PID]; m.PID == s.Samples[len(s.Samples)-1].PID && age >= settlesIn {
+			if v, seen := least[m.At/window]; !seen || m.Heap < v {
+				least[m.At/window] = m.Heap
+			}
+		}
+	}
+	var points []point
+	for i, heap := range least {
+		points = append(points, point{(i * window).Seconds(), heap})
+	}
+	return s.judgeSlope("the least heap that lives in any two minutes, in one process", points, 5)
+}
+
+// firstSamples returns when each process was looked at first.
+func (s *soakResult) firstSamples() map[int]time.Duration {
 	first := make(map[int]time.Duration)
 	for _, m := range s.Samples {
 		if _, seen := first[m.PID]; !seen {
 			first[m.PID] = m.At
 		}
-		if m.At < settlesIn || m.At < s.Duration/10 || m.At-first[m.PID] < settlesIn/3 {
-			continue
-		}
-		p := point{x: m.At.Seconds(), y: of(m)}
-		if apart {
-			p.group = m.PID
-		}
-		points = append(points, p)
 	}
+	return first
+}
+
+func (s *soakResult) judgeSlope(what string, points []point, enough int) finding {
+	f := finding{Promise: "memory does not grow by more than 1 MiB in 10 minutes: " + what}
 	slope, deviation := slopeOf(points)
 	f.Figure = fmt.Sprintf("%+.2f ± %.2f MiB, from %d samples", slope*600/(1<<20), deviation*600/(1<<20), len(points))
 	switch {
-	case s.Duration < longEnough:
-		f.Skipped = fmt.Sprintf("a slope says something after %s", longEnough)
-	case len(points) < 30:
+	case s.Duration < longEnough*2:
+		f.Skipped = fmt.Sprintf("a slope says something after %s", longEnough*2)
+	case len(points) < enough:
 		f.Broken = append(f.Broken, "too few samples")
 	case slope*600 > mostGrowth:
 		f.Broken = append(f.Broken, f.Figure)
@@ -254,38 +281,28 @@ func (s *soakResult) judgeGrowth(what string, apart bool, of func(soakSample) fl
 	return f
 }
 
-type point struct {
-	group int
-	x, y  float64
-}
+type point struct{ x, y float64 }
 
-// slopeOf is the least squares' slope of lines that are parallel, one for each group, and its standard error.
+// slopeOf is the least squares' slope, and its standard error.
 func slopeOf(points []point) (slope, deviation float64) {
-	type mean struct{ n, x, y float64 }
-	means := make(map[int]mean)
+	n := float64(len(points))
+	var x, y, xx, xy, rest float64
 	for _, p := range points {
-		m := means[p.group]
-		means[p.group] = mean{m.n + 1, m.x + p.x, m.y + p.y}
-	}
-	var xx, xy, rest float64
-	centre := func(p point) (x, y float64) {
-		m := means[p.group]
-		return p.x - m.x/m.n, p.y - m.y/m.n
+		x, y = x+p.x/n, y+p.y/n
 	}
 	for _, p := range points {
-		x, y := centre(p)
-		xx, xy = xx+x*x, xy+x*y
+		xx += (p.x - x) * (p.x - x)
+		xy += (p.x - x) * (p.y - y)
 	}
-	free := float64(len(points) - len(means) - 1)
-	if xx == 0 || free <= 0 {
+	if xx == 0 || n <= 2 {
 		return 0, math.Inf(1)
 	}
 	slope = xy / xx
 	for _, p := range points {
-		x, y := centre(p)
-		rest += (y - slope*x) * (y - slope*x)
+		off := p.y - y - slope*(p.x-x)
+		rest += off * off
 	}
-	return slope, math.Sqrt(rest / free / xx)
+	return slope, math.Sqrt(rest / (n - 2) / xx)
 }
 
 // fine is a result of half an hour in which all is well.
@@ -297,13 +314,18 @@ func fine() *soakResult {
 	return s
 }
 
-// grows has memory grow by so many bytes a second, in processes of three minutes each, that begin at the same level.
+// grows has memory grow by so many bytes a second, in processes of three minutes each in the first half and one in the other,
+// that begin at the same level. Each minute has a table that goes again.
 func (s *soakResult) grows(by float64) {
 	s.Samples = nil
 	for at := time.Duration(0); at < s.Duration; at += 10 * time.Second {
-		of := at % (3 * time.Minute)
-		wave := float64(1<<18) * math.Sin(at.Seconds())
-		s.Samples = append(s.Samples, soakSample{At: at, PID: int(at / (3 * time.Minute)), Heap: 20<<20 + wave + by*of.Seconds(), RSS: 40<<20 + wave + by*of.Seconds()})
+		began := min(at.Truncate(3*time.Minute), s.Duration/2)
+		extra := float64(1<<18)*math.Sin(at.Seconds()) + float64(8<<20)*float64(at/(30*time.Second)%2)
+		if at > s.Duration-10*time.Second {
+			extra += 8 << 20
+		}
+		of := (at - began).Seconds()
+		s.Samples = append(s.Samples, soakSample{At: at, PID: int(began), Heap: 20<<20 + extra + by*of, RSS: 40<<20 + extra})
 	}
 }
 
