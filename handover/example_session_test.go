@@ -27,4 +27,5 @@ func serve(ctx context.Context, c *levee.Conn) error {
 func Example_session() {
 	srv := &levee.Server{Handler: levee.HandlerFunc(serve)}
 	_ = srv.ListenAndServe // with the listeners that package handover gives it
+	// Output:
 }

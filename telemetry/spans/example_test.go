@@ -30,4 +30,5 @@ func ExampleNew() {
 		return srv.ListenAndServe(ctx, "127.0.0.1:7000")
 	}
 	_ = listen
+	// Output:
 }
