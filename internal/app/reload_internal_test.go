@@ -55,11 +55,11 @@ func TestNobodyWhoLooksOnWaitsForAReload(t *testing.T) {
 	door := leveetest.Listen()
 	f := &front{
 		env: Env{process: new(handover.Process)},
-		log: slog.New(slog.DiscardHandler), told: new(telling), ended: make(chan struct{}), admin: new(admin.Server), connections: telemetry.NewMetrics(prometheus.NewRegistry()),
+		log: slog.New(slog.DiscardHandler), told: new(telling), ended: make(chan struct{}), admin: new(admin.Server), used: prometheus.NewRegistry(), connections: telemetry.NewMetrics(prometheus.NewRegistry()),
 		listeners: []*listener{{name: "main", server: &levee.Server{Handler: handlers.Echo}, sockets: []*socket{{Listener: door}}}},
 	}
 	f.state.begin()
-	f.reloads = &reloads{front: f}
+	f.reloads, f.upgrades = &reloads{front: f}, upgrades{front: f}
 	f.now.Store(&generation{front: f, number: 1, cfg: new(config.Config)})
 	f.admin.SetReady(true)
 

@@ -21,7 +21,6 @@ var rooms = []room{
 	{"leveetest", &bench},
 	{"overload", &neighbour},
 	{"limit", &neighbour},
-	{"limit", &neighbour},
 	{"limit/redislimit", &leaf},
 	{"proxy", &neighbour},
 	{"route", &neighbour},
@@ -48,6 +47,7 @@ var rooms = []room{
 
 	{"bench", &scale},
 	{"cmd/levee", &door},
+	{"deploy/kubernetes/check", &examiner},
 	{"docs/site", &visitor},
 	{"e2e", &visitor},
 	{"examples", &visitor},
@@ -113,6 +113,10 @@ var (
 	scale = role{
 		mayImport: func(to room) bool { return to.isPublic() || to.dir == "internal/load" },
 		why:       "what is measured is what a stranger could use; only the load comes from within",
+	}
+	examiner = role{
+		mayImport: func(to room) bool { return to.role == &hub || to.dir == "internal/config" },
+		why:       "what is deployed is read as levee reads it",
 	}
 	visitor = role{
 		mayImport: room.isPublic,
@@ -191,13 +195,23 @@ var heavyDependencies = []dependency{
 	},
 	{
 		path:  "k8s.io",
-		rooms: []string{"upstream/kubernetes"},
+		rooms: []string{"upstream/kubernetes", "deploy/kubernetes/check"},
 		why:   "its client is larger than everything else together; discovery through it is a module of its own",
 	},
 	{
 		path:  "sigs.k8s.io",
-		rooms: []string{"upstream/kubernetes"},
+		rooms: []string{"upstream/kubernetes", "deploy/kubernetes/check"},
 		why:   "it comes with the Kubernetes client; discovery through it is a module of its own",
+	},
+	{
+		path:  "helm.sh",
+		rooms: []string{"deploy/kubernetes/check"},
+		why:   "it renders the chart in a test, and brings Kubernetes along",
+	},
+	{
+		path:  "github.com/grafana",
+		rooms: []string{"e2e"},
+		why:   "its schema is what the dashboard is checked against",
 	},
 	{
 		path:  "github.com/chromedp",
