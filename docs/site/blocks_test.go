@@ -19,6 +19,7 @@ import (
 //
 //	<!-- from FILE -->           Go: lines of that file, in that order, which is compiled
 //	<!-- tested by TestA, … -->  what these tests do
+//	<!-- run by FILE -->         a script takes it from the page
 //	<!-- not run: REASON -->     nobody runs it, because
 //
 // What is typed in a ```console on a page that e2e plays (newGuide) needs none, nor does a configuration: it is checked here.
@@ -58,7 +59,7 @@ func blocksOf(t *testing.T) (all []*block) {
 	return all
 }
 
-var how = regexp.MustCompile(`^<!-- (from|tested by|not run:) (.+) -->$`)
+var how = regexp.MustCompile(`^<!-- (from|tested by|run by|not run:) (.+) -->$`)
 
 func TestEveryBlockSaysHowItIsTested(t *testing.T) {
 	played := playedPages(t)
@@ -71,6 +72,9 @@ func TestEveryBlockSaysHowItIsTested(t *testing.T) {
 					t.Errorf("%v: there is no %s", b, name)
 				}
 			}
+		}
+		if m != nil && m[1] == "run by" && !strings.Contains(read(t, m[2]), b.page.source) {
+			t.Errorf("%v: %s takes nothing from %s", b, m[2], b.page.source)
 		}
 		switch b.language {
 		case "text", "json", "yaml", "ini":
