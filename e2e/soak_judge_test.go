@@ -240,17 +240,18 @@ func (s *soakResult) judgeGrowth(what string, of func(soakSample) float64) findi
 // that is in force no more has its own for as long as somebody is there who was admitted by it.
 func (s *soakResult) judgeLongest() finding {
 	const window = 2 * time.Minute
-	first, least := s.firstSamples(), make(map[time.Duration]float64)
+	first, least := s.firstSamples(), make(map[float64]float64) // by the window's number
 	for _, m := range s.Samples {
 		if age := m.At - first[m.PID]; m.PID == s.Samples[len(s.Samples)-1].PID && age >= settlesIn {
-			if v, seen := least[m.At/window]; !seen || m.Heap < v {
-				least[m.At/window] = m.Heap
+			i := math.Floor(float64(m.At) / float64(window))
+			if v, seen := least[i]; !seen || m.Heap < v {
+				least[i] = m.Heap
 			}
 		}
 	}
 	var points []point
 	for i, heap := range least {
-		points = append(points, point{(i * window).Seconds(), heap})
+		points = append(points, point{i * window.Seconds(), heap})
 	}
 	return s.judgeSlope("the least heap that lives in any two minutes, in one process", points, 5)
 }

@@ -217,7 +217,7 @@ func (g *generation) reportUpstream(u *config.Upstream, say func(warning bool, f
 }
 
 func upgradeInWords(u *config.Upgrade) string {
-	words := fmt.Sprintf("levee upgrade, or SIGUSR2, starts what replaces this process: it has %s to get ready, and is watched for %s before it accepts, and until %s before open connections move to it",
+	words := fmt.Sprintf("by levee upgrade or SIGUSR2; the new process has %s to get ready, is watched for %s before it accepts, and for %s before open connections move to it",
 		shortDuration(u.Timeout), shortDuration(u.Settle), shortDuration(u.Probation))
 	if u.PIDFile != "" {
 		words += "; its number is in " + u.PIDFile

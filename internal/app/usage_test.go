@@ -268,6 +268,7 @@ main: each address: 10 connections, new ones 50/s, 100 at once; shadow: only cou
 bans: after 100 refusals in 1m, for 10m and up to 24h; shadow: only counted
 warning: admin is off: no metrics, and nobody can ask whether it is healthy
 drain: up to 7s after SIGTERM, the rest are cut
+upgrade: by levee upgrade or SIGUSR2; the new process has 30s to get ready, is watched for 2s before it accepts, and for 5s before open connections move to it
 ` + path + ": ok\n"
 	if code != 0 || stderr != "" || stdout != want {
 		t.Errorf("exit code %d, standard error %q, standard output\n%s, want\n%s", code, stderr, stdout, want)
@@ -297,6 +298,7 @@ main: each address: 10 connections, new ones 50/s, 100 at once; shadow: only cou
 bans: after 100 refusals in 1m, for 10m and up to 24h; shadow: only counted
 admin: every user and program of this machine may look on, end connections, ban clients and drain levee
 drain: up to 25s after SIGTERM, the rest are cut
+upgrade: by levee upgrade or SIGUSR2; the new process has 30s to get ready, is watched for 2s before it accepts, and for 5s before open connections move to it
 `, "DIR", s.dir) + path + ": ok\n"
 	if code != 0 || stderr != "" || stdout != want {
 		t.Errorf("exit code %d, standard error %q, standard output\n%s, want\n%s", code, stderr, stdout, want)

@@ -60,7 +60,7 @@ func render(t *testing.T, given values) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	texts, err := engine.Engine{Strict: true}.Render(chart, all)
+	texts, err := engine.Engine{Strict: true}.RenderWithContext(t.Context(), chart, all)
 	if err != nil {
 		t.Fatal(err)
 	}
