@@ -98,6 +98,13 @@ func (a *pebble) run(t *testing.T) *pebble {
 	cmd.Env = []string{"PEBBLE_VA_NOSLEEP=1", "PEBBLE_AUTHZREUSE=0", "PEBBLE_WFE_NONCEREJECT=5"}
 	a.process = listening(t, a.port, cmd)
 	a.find(&a.stdout, `(ACME directory available at)`)
+	eventually(t, "its management listens, which it says before it does", func() bool {
+		c, err := net.Dial("tcp", "127.0.0.1:"+a.management)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
 	return a
 }
 

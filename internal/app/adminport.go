@@ -14,7 +14,7 @@ import (
 
 // adminServer makes what answers operators, with what it lets them in by.
 func (f *front) adminServer(cfg *config.Admin) (*admin.Server, error) {
-	s := &admin.Server{Metrics: f.registry, Log: f.log, API: f.api(), Hosts: config.Texts(cfg.Hosts)}
+	s := &admin.Server{Metrics: f.scraped, Log: f.log, API: f.api(), Hosts: config.Texts(cfg.Hosts)}
 	f.registry.MustRegister(s, readiness(s))
 	if cfg.TokenFile != "" {
 		s.Token = &admin.Token{

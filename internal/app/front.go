@@ -37,6 +37,7 @@ type front struct {
 	upstreams   *upstreamMetrics
 	metrics     *tlsMetrics
 	registry    *prometheus.Registry
+	scraped     *scraped            // the registry, as /metrics tells it
 	used        prometheus.Gatherer // of the process; see process
 
 	admin       *admin.Server // nil when off
@@ -84,6 +85,7 @@ func assemble(cfg *config.Config, env Env) (*front, error) {
 	f.level.Set(cfg.Telemetry.Logs.Level)
 	f.log = newLogger(env, cfg.Telemetry.Logs.Format, f.level)
 	f.registry, f.used = prometheus.NewRegistry(), newUsed()
+	f.scraped = &scraped{registry: f.registry}
 	f.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	f.connections = telemetry.NewMetrics(f.registry)
 	f.metrics, f.upstreams = newTLSMetrics(f), newUpstreamMetrics(f.registry)

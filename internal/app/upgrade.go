@@ -313,6 +313,7 @@ func (f *front) stopAccepting() {
 	}
 	if f.adminSocket != nil {
 		f.adminSocket.leave()
+		f.scraped.freeze()
 	}
 }
 
@@ -338,6 +339,7 @@ func (f *front) acceptAgain(sockets []handover.Socket) {
 		}
 	}
 	if f.adminSocket != nil {
+		f.scraped.thaw()
 		f.adminSocket.takeBack(next().Listener)
 	}
 }
