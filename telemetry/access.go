@@ -23,7 +23,7 @@ type AccessLog struct {
 	JSON *Writer
 
 	// PerSecond is how many lines there may be in a second. Beyond that only ends that are
-	// [Abnormal] are logged, as many again; the first line of the next second says in left_out how many
+	// abnormal ([levee.CloseReason.IsAbnormal]) are logged, as many again; the first line of the next second says in left_out how many
 	// were not. Zero means 10; negative means all.
 	PerSecond int
 
@@ -76,7 +76,7 @@ func (l *AccessLog) has(reason levee.CloseReason) bool {
 		return true
 	}
 	now := time.Now()
-	return spend(&l.usual, now, most) || Abnormal(reason) && spend(&l.abnormal, now, most)
+	return spend(&l.usual, now, most) || reason.IsAbnormal() && spend(&l.abnormal, now, most)
 }
 
 // AccessFields are the fields of a line that is in an AccessLog, beside time, level and msg. Those after

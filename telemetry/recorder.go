@@ -99,9 +99,6 @@ func isStrangers(reason levee.CloseReason) bool {
 	return false
 }
 
-// Abnormal is [levee.CloseReason.IsAbnormal]: a Recorder keeps such an end.
-func Abnormal(reason levee.CloseReason) bool { return reason.IsAbnormal() }
-
 func (r *Recorder) closed(c *levee.Conn, end levee.End) {
 	if !end.Reason.IsAbnormal() {
 		return
@@ -171,7 +168,7 @@ func shorter(d time.Duration) time.Duration {
 // mayLook has the kernel asked of ends that will be recorded, but not more than a hundred
 // a second.
 func (r *Recorder) mayLook(c *levee.Conn) bool {
-	return Abnormal(c.Reason()) && spend(&r.looks, time.Now(), 100)
+	return c.Reason().IsAbnormal() && spend(&r.looks, time.Now(), 100)
 }
 
 // Add records that something else happened: a kind such as "reload", and a line of text.

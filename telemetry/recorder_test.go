@@ -75,8 +75,8 @@ func TestEveryReasonIsOrdinaryOrNot(t *testing.T) {
 		levee.IdleTimeout: true, levee.LifetimeExpired: true, levee.Drained: true, levee.ServerClosed: true,
 	}
 	for _, reason := range levee.CloseReasons() {
-		if telemetry.Abnormal(reason) == ordinary[reason] {
-			t.Errorf("%v: abnormal is %t", reason, telemetry.Abnormal(reason))
+		if reason.IsAbnormal() == ordinary[reason] {
+			t.Errorf("%v: abnormal is %t", reason, reason.IsAbnormal())
 		}
 	}
 }

@@ -98,7 +98,7 @@ func TestTheGuideHasEveryWord(t *testing.T) {
 	for _, reason := range levee.CloseReasons() {
 		need("reason", reason.String())
 		line := regexp.MustCompile("(?m)^\\| `" + reason.String() + "` \\|[^|]*\\|([^|]*)\\|").FindStringSubmatch(page)
-		if line == nil || (strings.TrimSpace(line[1]) == "yes") != telemetry.Abnormal(reason) {
+		if line == nil || (strings.TrimSpace(line[1]) == "yes") != reason.IsAbnormal() {
 			t.Errorf("whether %v is bad is told wrongly: %q", reason, line)
 		}
 	}
