@@ -110,8 +110,6 @@ func (w *Writer) writeAll() {
 		w.write(lines)
 		w.mu.Lock()
 		w.spare = lines[:0]
-		w.mu.Unlock()
-		w.mu.Lock()
 		awaited := w.idle != nil
 		w.mu.Unlock()
 		if awaited {
