@@ -145,7 +145,7 @@ func floodOf(ctx context.Context, c *cli.Command) (f attack.Flood, err error) {
 		if err != nil {
 			return f, err
 		}
-		f.Vitals = attack.FromAnswers(c.String("admin"), there.metrics)
+		f.Vitals = attack.FromMetrics(c.String("admin"), there.metrics)
 		if _, err := f.Vitals(ctx); err != nil { // later on it may be too busy to answer
 			return f, fmt.Errorf("--admin: %w", err)
 		}

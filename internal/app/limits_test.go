@@ -19,7 +19,6 @@ import (
 
 	"github.com/levee-net/levee/internal/admin"
 	"github.com/levee-net/levee/internal/app"
-	"github.com/levee-net/levee/internal/attack"
 )
 
 // limited is a configuration whose listener echoes, with limits of all listeners and of its own.
@@ -546,7 +545,9 @@ func TestCommandsAskForLocalhost(t *testing.T) {
 	if code, _, stderr := result(t, app.Env{}, "bans", "--admin", address); code != 0 {
 		t.Errorf("%d %q", code, stderr)
 	}
-	_, _ = attack.FromMetrics(address)(t.Context()) // the answer is no metrics
+	if code, _, stderr := result(t, app.Env{}, "flood", "--target", "127.0.0.1:1", "--admin", address, "--probe-source", "nowhere"); code != 2 {
+		t.Errorf("%d %q", code, stderr) // which is found when the metrics have been asked for
+	}
 	for range 2 {
 		if host := <-asked; host != "localhost" {
 			t.Errorf("it was asked for %q", host)

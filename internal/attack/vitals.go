@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -64,27 +63,9 @@ func (v Vitals) above(base Vitals) string {
 // maxMetrics bounds what is read of a server's metrics.
 const maxMetrics = 8 << 20
 
-// FromMetrics measures by the metrics that levee has at /metrics of its admin
-// address (host:port, or unix: and a path), and anything else that has some of them.
-func FromMetrics(admin string) Meter {
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		if path, ok := strings.CutPrefix(admin, "unix:"); ok {
-			return d.DialContext(ctx, "unix", path)
-		}
-		return d.DialContext(ctx, "tcp", admin)
-	}}}
-	return FromAnswers(admin, func(ctx context.Context) (*http.Response, error) {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost/metrics", http.NoBody)
-		if err != nil {
-			return nil, err
-		}
-		return client.Do(request)
-	})
-}
-
-// FromAnswers is FromMetrics for who has another way of asking for them: with a token, say, or over TLS.
-func FromAnswers(admin string, ask func(context.Context) (*http.Response, error)) Meter {
+// FromMetrics measures by what a levee tells at /metrics of its admin address, and anything else that tells some of it.
+// ask makes the request, and admin is what an error calls whom it has asked.
+func FromMetrics(admin string, ask func(context.Context) (*http.Response, error)) Meter {
 	return func(ctx context.Context) (Vitals, error) {
 		answer, err := ask(ctx)
 		if err != nil {
