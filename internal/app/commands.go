@@ -79,15 +79,25 @@ func printVersion(env Env) error {
 // version says what is running: the module's version, the commit where it was
 // built from a checkout, Go's version and the platform.
 func version() string {
-	commit := ""
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				commit = " " + s.Value
-			}
-		}
+	commit := builtWith("vcs.revision")
+	if commit != "" {
+		commit = " " + commit
 	}
 	return fmt.Sprintf("levee %s%s %s %s/%s", release(), commit, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
+
+// builtWith returns a setting of the build, or "" if it is not known.
+func builtWith(key string) string {
+	info, _ := debug.ReadBuildInfo()
+	if info == nil {
+		return ""
+	}
+	for _, s := range info.Settings {
+		if s.Key == key {
+			return s.Value
+		}
+	}
+	return ""
 }
 
 // releaseVersion is set by the linker when a release is built (scripts/release), also where there is no git to ask.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"runtime/debug"
 	"strings"
 	"time"
 
@@ -79,16 +78,11 @@ func (r roff) header(name string, section int, does string) {
 
 // releaseDate is the day of the commit, if that is known.
 func releaseDate() string {
-	info, _ := debug.ReadBuildInfo()
-	if info == nil {
+	at, err := time.Parse(time.RFC3339, builtWith("vcs.time"))
+	if err != nil {
 		return ""
 	}
-	for _, s := range info.Settings {
-		if at, err := time.Parse(time.RFC3339, s.Value); s.Key == "vcs.time" && err == nil {
-			return at.Format(time.DateOnly)
-		}
-	}
-	return ""
+	return at.Format(time.DateOnly)
 }
 
 // writeCommandPage writes levee(1): what help says, of all commands.
