@@ -14,6 +14,7 @@ import (
 type Bucket struct {
 	epoch     time.Time
 	earned    atomic.Int64  // when all bytes spent will have been earned, in nanoseconds since epoch
+	spent     atomic.Int64  // when some were spent last
 	nsPerByte atomic.Uint64 // a float64
 }
 
@@ -22,7 +23,7 @@ var _ levee.Pacer = (*Bucket)(nil)
 const (
 	breath   = 50 * time.Millisecond // what may be moved at once is what is earned in that time
 	minChunk = 4 << 10               // less would be all system calls
-	maxChunk = 256 << 10             // more would make others wait who share the rate
+	maxChunk = 512 << 10             // more would make others wait who share the rate, and moves no faster: it is a pipe's size
 )
 
 // NewBucket returns a bucket for so many bytes per second. Zero or less is any number.
@@ -42,13 +43,23 @@ func (b *Bucket) Set(bytesPerSecond int64) {
 }
 
 // Chunk returns how many bytes to move at once: what is earned in 50 ms, and the less the longer
-// others wait already; but at least 4 KiB and at most 256 KiB.
-func (b *Bucket) Chunk() int { return chunk(&b.earned, b.cost(), int64(time.Since(b.epoch))) }
+// others wait already; but at least 4 KiB and at most 512 KiB.
+func (b *Bucket) Chunk() int {
+	now := b.spent.Load()
+	if b.earned.Load() > now { // only then does it matter what the time is, which costs more than all the rest
+		now = int64(time.Since(b.epoch))
+	}
+	return chunk(&b.earned, b.cost(), now)
+}
 
 // Spend takes n bytes and returns how long to wait before more are moved. 50 ms' worth may be
 // taken at once after a pause, and at least 4 KiB.
-func (b *Bucket) Spend(n int) time.Duration {
-	return spend(&b.earned, b.cost(), n, int64(time.Since(b.epoch)))
+func (b *Bucket) Spend(n int) time.Duration { return b.spendAt(time.Since(b.epoch), n) }
+
+// spendAt is Spend so long after the epoch.
+func (b *Bucket) spendAt(at time.Duration, n int) time.Duration {
+	b.spent.Store(int64(at))
+	return spend(&b.earned, b.cost(), n, int64(at))
 }
 
 func (b *Bucket) cost() float64 { return math.Float64frombits(b.nsPerByte.Load()) }
@@ -95,12 +106,16 @@ type shares struct {
 
 // Chunk returns the least of all.
 func (s *shares) Chunk() int {
-	least, now := maxChunk, time.Now()
+	least := maxChunk
 	for _, b := range s.own {
 		least = min(least, b.Chunk())
 	}
+	var now time.Time
 	for _, p := range s.rest {
 		if t := p.law.terms.Load(); t.mode == Enforce {
+			if now.IsZero() {
+				now = s.now()
+			}
 			least = min(least, chunk(p.earned, t.numbers[p.width].nsPerByte[p.of-up], p.law.since(now)))
 		}
 	}
@@ -109,14 +124,25 @@ func (s *shares) Chunk() int {
 
 // Spend returns the longest wait of all.
 func (s *shares) Spend(n int) time.Duration {
-	wait, now := time.Duration(0), time.Now()
+	wait, now := time.Duration(0), s.now()
 	for _, b := range s.own {
-		wait = max(wait, b.Spend(n))
+		wait = max(wait, b.spendAt(now.Sub(b.epoch), n))
 	}
 	for i := range s.rest {
 		wait = max(wait, s.rest[i].spend(n, now))
 	}
 	return wait
+}
+
+// now is time.Now for half its price: the wall clock is not looked at.
+func (s *shares) now() time.Time {
+	var epoch time.Time
+	if len(s.own) > 0 {
+		epoch = s.own[0].epoch
+	} else {
+		epoch = s.rest[0].law.epoch
+	}
+	return epoch.Add(time.Since(epoch))
 }
 
 func (p *share) spend(n int, now time.Time) time.Duration {

@@ -72,7 +72,7 @@ func TestManyShareABucketEvenly(t *testing.T) {
 }
 
 func TestABucketsChunkIsWhatCanBeMovedWithoutMakingOthersWait(t *testing.T) {
-	for perSecond, want := range map[int64]int{1: 4 << 10, 80_000: 4 << 10, 1e6: 50_000, 1e9: 256 << 10, 0: 256 << 10, -1: 256 << 10} {
+	for perSecond, want := range map[int64]int{1: 4 << 10, 80_000: 4 << 10, 1e6: 50_000, 1e9: 512 << 10, 0: 512 << 10, -1: 512 << 10} {
 		if got := NewBucket(perSecond).Chunk(); got != want {
 			t.Errorf("%d a second: %d; want %d", perSecond, got, want)
 		}
@@ -235,9 +235,10 @@ func BenchmarkSpend(b *testing.B) {
 			})
 		})
 	}
-	for _, parts := range []int{1, 5} {
+	for _, parts := range []int{0, 1, 5} {
 		b.Run(fmt.Sprintf("parts=%d", parts), func(b *testing.B) {
 			s := new(shares)
+			s.add(1e12)
 			l := &law{epoch: time.Now(), times: [widths]float64{1}}
 			l.set(Limits{Bandwidth: Bandwidth{Up: 1e12}})
 			for range parts {
