@@ -471,7 +471,7 @@ func TestAKillDoesNotWaitForAStepThatBlocks(t *testing.T) {
 		}
 		wantEnd(t, c) // while the Step still runs
 		goOn <- struct{}{}
-		s.expectCleanEnd(levee.Killed)
+		s.expectEndBy(levee.Killed, errStep)
 	})
 }
 

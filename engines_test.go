@@ -224,6 +224,14 @@ func (s *scene) expectCleanEnd(want levee.CloseReason) levee.End {
 	return end
 }
 
+// expectEndBy is expectEnd for an end with a cause.
+func (s *scene) expectEndBy(want levee.CloseReason, cause error) {
+	s.t.Helper()
+	if end := s.expectEnd(want); !errors.Is(end.Err, cause) {
+		s.t.Errorf("the error is %v, want %v", end.Err, cause)
+	}
+}
+
 // receive waits for a value, but not for ever.
 func receive[T any](t testing.TB, from <-chan T) T {
 	t.Helper()

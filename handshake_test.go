@@ -386,7 +386,7 @@ func TestForbiddenConnectionsEndAsPolicy(t *testing.T) {
 		client, c := s.greet()
 		c.Forbid(errStep)
 		wantEnd(t, client)
-		s.expectCleanEnd(levee.Policy)
+		s.expectEndBy(levee.Policy, errStep)
 		if c.Reason() != levee.Policy {
 			t.Errorf("Reason says %v", c.Reason())
 		}

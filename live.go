@@ -315,6 +315,9 @@ func (s *stream) sayGoodbye() {
 // depart takes the connection, whose socket is closed, out of the server's counts,
 // and tells the Trace.
 func (c *Conn) depart(reason CloseReason, err error) {
+	if end := c.end.Load(); err == nil && end != nil {
+		err = end.Cause
+	}
 	c.departAs(End{Reason: reason, Err: err, TCP: c.lastLook()})
 }
 

@@ -79,8 +79,9 @@ type End struct {
 	// Reason is ReasonNone for a connection that has moved to another process, which a [Pass] is told of
 	// as well: it has not ended.
 	Reason CloseReason
-	// Err is what the handler returned, or what failed in the arrival. It may
-	// be nil, and it may hold bytes that a stranger chose: quote it.
+	// Err is what the handler returned, or what failed in the arrival, or else the cause that the
+	// connection was ended with, as by Conn.Kill. It may be nil, and it may hold bytes that a stranger
+	// chose: quote it.
 	Err error
 	// Duration is the time from accept to the close of the socket.
 	Duration time.Duration
