@@ -244,6 +244,7 @@ func (f *front) begin(ctx, beside context.Context, p *opening) error {
 	}
 	f.running.Go(func() { f.outs.run(beside) })
 	f.running.Go(func() { f.tellRefusals(beside) })
+	f.running.Go(func() { f.tidyUp(beside) })
 	f.running.Go(func() { f.upgrades.hearLast(beside) })
 	if err := f.awaitTurn(ctx); err != nil {
 		p.abandon()
