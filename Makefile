@@ -129,18 +129,18 @@ vet: vet-linux vet-darwin vet-windows ## go vet for each operating system that t
 vet-linux:
 	$(STEP) $@ $(RACED) scripts/in-each "$(LIBRARY)" go vet ./...
 vet-darwin vet-windows: vet-%: $(TOOLS_STAMP)
-	$(STEP) $@ env GOOS=$* scripts/in-each "$(PORTABLE)" vetsource ./...
+	$(STEP) $@ env GOOS=$* scripts/in-each --at-once "$(PORTABLE)" vetsource ./...
 
 .PHONY: lint
 lint: $(LINT_STAMP) ## golangci-lint, as .golangci.yml says
-	$(STEP) $@ $(RACED) scripts/in-each "$(LIBRARY)" $(LINT) ./...
+	$(STEP) $@ $(RACED) scripts/in-each --at-once "$(LIBRARY)" $(LINT) --allow-parallel-runners ./...
 	$(STEP) $@-unraced $(LINT) $(UNRACED)
 	$(STEP) $@-e2e scripts/in-each ./e2e $(LINT) ./...
 
 # Where there are tests only, every function is reached from one; and that module has all of Kubernetes.
 .PHONY: deadcode
 deadcode: $(TOOLS_STAMP) ## is every function reached from a command or a test?
-	$(STEP) $@ scripts/in-each "$(filter-out ./deploy/kubernetes/check,$(LIBRARY))" "$(CURDIR)/scripts/deadcode-check"
+	$(STEP) $@ scripts/in-each --at-once "$(filter-out ./deploy/kubernetes/check,$(LIBRARY))" "$(CURDIR)/scripts/deadcode-check"
 
 .PHONY: vulnerabilities
 vulnerabilities: $(TOOLS_STAMP) ## govulncheck; skipped with a reason when its database is out of reach

@@ -45,7 +45,7 @@ const (
 	noise       = 100 * time.Millisecond // of a machine that has other things to do
 	slowReaders = 2000
 	memoryOfAll = 256 << 20
-	floodTime   = 20 * time.Second
+	floodTime   = 8 * time.Second
 )
 
 // The upstream sends as fast as it can to whoever says so, and echoes to others. The clients take 1 KB a second

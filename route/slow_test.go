@@ -127,7 +127,7 @@ func TestTheSlowAreReapedInEveryPartOfTheArrivalAndNobodyNotices(t *testing.T) {
 				began := time.Now()
 				var reaped levee.End
 				for reaped.Reason == levee.ReasonNone && time.Since(began) < 2*slow.limit {
-					time.Sleep(70 * time.Millisecond) // virtual time
+					time.Sleep(slow.limit / 25) // virtual time
 					if len(s.ends) > 0 {
 						reaped = <-s.ends
 						break

@@ -24,7 +24,7 @@ func TestNoFileNamesAPlaceOnSomebodysMachine(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if isBinary(content) {
+		if isBinary(content) || !mayNameHome(content) {
 			continue
 		}
 		for _, at := range homePath.FindAllSubmatchIndex(content, -1) {
@@ -32,6 +32,16 @@ func TestNoFileNamesAPlaceOnSomebodysMachine(t *testing.T) {
 			t.Errorf("%s:%d: %s is a place on somebody's machine", name, line, content[at[2]:at[3]])
 		}
 	}
+}
+
+// mayNameHome tells at once of most files that homePath, which takes its time, finds nothing there.
+func mayNameHome(content []byte) bool {
+	for _, folder := range []string{"root", "home", "work", "Users"} {
+		if bytes.Contains(content, []byte("/"+folder+"/")) {
+			return true
+		}
+	}
+	return false
 }
 
 func TestHomePathIsToldFromOtherPaths(t *testing.T) {
@@ -48,6 +58,9 @@ func TestHomePathIsToldFromOtherPaths(t *testing.T) {
 	} {
 		if got := homePath.MatchString(text); got != want {
 			t.Errorf("%q: got %v, want %v", text, got, want)
+		}
+		if want && !mayNameHome([]byte(text)) {
+			t.Errorf("%q would not be looked at", text)
 		}
 	}
 }

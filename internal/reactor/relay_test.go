@@ -802,10 +802,12 @@ func TestPipesAreBoundedAndGoneWithTheReactor(t *testing.T) {
 	must(t, err)
 	before := pipesOpen(t)
 	var joints []*joint
+	much := make([]byte, 16<<20)
 	for range 80 { // each of which would like two
 		j := join(t, r, reactor.Limits{}, "")
 		joints = append(joints, j)
-		go j.near.Write(make([]byte, 16<<20)) // ends with the connection
+		must(t, j.far.(*net.TCPConn).SetReadBuffer(256<<10)) // or the kernel lets it grow to megabytes, bit by bit
+		go j.near.Write(much)                                // ends with the connection
 	}
 	eventually(t, "nothing moves any more", func() bool {
 		var read int64
