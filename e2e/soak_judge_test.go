@@ -130,8 +130,8 @@ const (
 func (s *soakResult) judge() (good bool) {
 	s.Verdict = []finding{
 		s.judgeClients(), s.judgeStreams(), s.judgeEvents(), s.judgeProcesses(), s.judgeCounts(), s.judgeLeaks(),
-		s.judgeGrowth("the heap that lives, over all processes", func(m soakSample) float64 { return m.Heap }),
-		s.judgeGrowth("resident memory, over all processes", func(m soakSample) float64 { return m.RSS }),
+		s.judgeGrowth("the heap that lives, of one process after the other", func(m soakSample) float64 { return m.Heap }),
+		s.judgeGrowth("resident memory, of one process after the other", func(m soakSample) float64 { return m.RSS }),
 		s.judgeLongest(),
 	}
 	return !slices.ContainsFunc(s.Verdict, func(f finding) bool { return len(f.Broken) > 0 })
@@ -222,13 +222,13 @@ func (s *soakResult) judgeLeaks() finding {
 	return f
 }
 
-// judgeGrowth looks at a line through all samples after warm-up, of all processes as if they were one: an upgrade begins with an
-// empty heap, and what each process does not give back would hide behind that, but what grows with their number does not.
+// judgeGrowth looks at a line through the first minutes of all processes, as if they were one: what a process hands on to the
+// next must not become more. How they grow as they get older, the judge of the longest looks at.
 func (s *soakResult) judgeGrowth(what string, of func(soakSample) float64) finding {
 	var points []point
 	first := s.firstSamples()
 	for _, m := range s.Samples {
-		if m.At >= settlesIn && m.At >= s.Duration/10 && m.At-first[m.PID] >= settlesIn/3 {
+		if age := m.At - first[m.PID]; m.At >= settlesIn && age >= settlesIn/3 && age < settlesIn*3/2 {
 			points = append(points, point{m.At.Seconds(), of(m)})
 		}
 	}
@@ -236,8 +236,8 @@ func (s *soakResult) judgeGrowth(what string, of func(soakSample) float64) findi
 }
 
 // judgeLongest looks at the process that has lived longest, which is the last: no upgrade comes in the second half of a long soak.
-// It takes the least of every two minutes. Between those its heap goes up and down by whole tables of limits: a configuration
-// that is in force no more has its own for as long as somebody is there who was admitted by it.
+// It takes the least of every two minutes. Between those its heap goes up and down by whole tables of limits, of listeners that come
+// and go.
 func (s *soakResult) judgeLongest() finding {
 	const window = 2 * time.Minute
 	first, least := s.firstSamples(), make(map[float64]float64) // by the window's number
@@ -369,6 +369,11 @@ func TestASoakIsJudgedByWhatItHasSeen(t *testing.T) {
 		"connections":                    {func(s *soakResult) { s.End.Active = 1 }, "connections"},
 		"little growth":                  {func(s *soakResult) { s.grows(0.5 * (1 << 20) / 600) }, ""},
 		"growth that upgrades hide":      {func(s *soakResult) { s.grows(1.5 * (1 << 20) / 600) }, "MiB"},
+		"growth that is handed on": {func(s *soakResult) {
+			for i := range s.Samples {
+				s.Samples[i].RSS += time.Duration(s.Samples[i].PID).Seconds() * 1.5 * (1 << 20) / 600
+			}
+		}, "MiB"},
 		"growth, in a short soak": {func(s *soakResult) {
 			s.Duration = 5 * time.Minute
 			s.grows(10 << 20)

@@ -104,7 +104,7 @@ func (s *soak) reconfigure() {
 		deploy(s.t, key, keyFrom)
 	}
 	more := ""
-	if i%3 == 2 {
+	if hasMore(i) {
 		more = "  - {name: more, listen: [\"127.0.0.1:0\"], routes: [{upstream: fragile}]}\n"
 	}
 	balance := []string{"round_robin", "least_connections", "p2c"}[i%3]
@@ -145,6 +145,9 @@ listeners:
 		s.mortals[0], s.mortals[1], s.victims.address)
 	replace(s.t, s.config, text)
 }
+
+// hasMore reports whether a configuration has a listener more than the first.
+func hasMore(variant int) bool { return variant%3 == 2 }
 
 // metrics are those of whichever process answers.
 func (s *soak) metrics() (scrape, error) {
@@ -284,6 +287,9 @@ func (s *soak) run() {
 		s.Broken = append(s.Broken, err.Error())
 	}
 	s.Processes = census.ends()
+	if hasMore(s.variants - 1) {
+		s.reload()
+	}
 	s.settle()
 }
 

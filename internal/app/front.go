@@ -56,6 +56,7 @@ type front struct {
 	reloads   *reloads
 	upgrades  upgrades
 	reloading sync.Mutex // by whoever makes a generation, or ends one
+	past      []parts    // of generations that are in force no more, and have connections still; guarded by reloading
 	now       atomic.Pointer[generation]
 	steering  sync.Mutex    // of servers by an operator, while the generation stays the same
 	ending    atomic.Bool   // no reload and no upgrade begins any more

@@ -36,9 +36,12 @@ type generation struct {
 	contents string // stands for that of files which are read only when a part is made
 
 	before  *generation // which it takes parts over from; nil once it is in force
-	parts   map[string]*part
+	parts   parts
 	commits []func() // what is to be changed, when it comes into force, of parts that were there
 }
+
+// parts are a generation's, by what they are made of. They are guarded by front.reloading.
+type parts map[string]*part
 
 // A part is something that generations have in common if they say the same of it.
 type part struct {
@@ -111,7 +114,7 @@ func contentsFor(cfg *config.Config) (all string) {
 // build makes all that a configuration needs and that is not there, and changes nothing of what
 // is. Its errors carry their exit code.
 func (f *front) build(cfg *config.Config, before *generation) (*generation, error) {
-	g := &generation{front: f, number: 1, cfg: cfg, before: before, parts: make(map[string]*part), contents: contentsFor(cfg)}
+	g := &generation{front: f, number: 1, cfg: cfg, before: before, parts: make(parts), contents: contentsFor(cfg)}
 	if before != nil {
 		g.number = before.number + 1
 	}
@@ -181,8 +184,9 @@ func (g *generation) begin() {
 		}
 		ctx, cancel := context.WithCancel(g.beside)
 		p.stop = cancel
-		if p.run != nil {
-			beginning.Go(func() { p.run(ctx, &g.running) })
+		if run := p.run; run != nil {
+			p.run = nil // it knows the generation that made the part, which may live longer
+			beginning.Go(func() { run(ctx, &g.running) })
 		}
 	}
 	beginning.Wait()
@@ -222,34 +226,52 @@ func (g *generation) reread() error {
 // connections of this one have gone.
 func (g *generation) supersede(next *generation, gone []<-chan struct{}) {
 	for key, p := range g.parts {
-		switch {
-		case next.parts[key] == p || p.lasts:
-		case p.retire != nil:
+		if next.parts[key] != p && p.retire != nil {
 			p.retire(p.end)
-		default:
-			p.stop()
 		}
 	}
-	g.running.Go(func() { // ends with the connections, or with the front
+	g.past = append(g.past, g.parts)
+	for _, parts := range g.past {
+		parts.shed(next)
+	}
+	f, left := g.front, g.parts // and not g, which has more than connections need: accounts of all clients of a listener that is there no more
+	f.running.Go(func() {       // ends with the connections, or with the front
 		for _, ch := range gone {
 			select {
 			case <-ch:
-			case <-g.beside.Done():
+			case <-f.beside.Done():
 				return
 			}
 		}
-		g.reloading.Lock()
-		defer g.reloading.Unlock()
-		g.release()
+		f.reloading.Lock()
+		defer f.reloading.Unlock()
+		left.release()
+		f.past = slices.DeleteFunc(f.past, func(p parts) bool { return len(p) == 0 })
 	})
 }
 
-// release ends what no generation has any more that is not over.
-func (g *generation) release() {
-	for _, p := range g.parts {
-		if p.users--; p.users == 0 {
-			p.end()
+// shed lets go of what the next generation does not have and connections do not need.
+func (all parts) shed(next *generation) {
+	for key, p := range all {
+		if next.parts[key] != p && !p.lasts && p.retire == nil {
+			p.stop()
+			all.remove(key)
 		}
+	}
+}
+
+// release ends what no generation has any more that is not over.
+func (all parts) release() {
+	for key := range all {
+		all.remove(key)
+	}
+}
+
+func (all parts) remove(key string) {
+	p := all[key]
+	delete(all, key)
+	if p.users--; p.users == 0 {
+		p.end()
 	}
 }
 

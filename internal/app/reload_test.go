@@ -595,6 +595,39 @@ func TestCountsDoNotGoBack(t *testing.T) {
 	}
 }
 
+// A connection keeps what it needs of the configuration that let it in. The accounts of clients of another listener are not
+// among that: they are seven megabytes.
+func TestWhatAListenerHadGoesWithItWhoeverStays(t *testing.T) {
+	const rounds = 8
+	plain := one(loopback, toEcho)
+	h := openHouse(t, plain)
+	h.address() // it has read its configuration
+	heap := func() int {
+		runtime.GC()
+		runtime.GC() // what lies in pools
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int(m.HeapAlloc) //nolint:gosec // it is not that much
+	}
+	var before int
+	for i := range rounds {
+		if i == 1 {
+			before = heap()
+		}
+		h.becomes(plain + fmt.Sprintf("  - {name: more%d, listen: [\"127.0.0.1:0\"], routes: [{handler: echo}]}\n", i))
+		c := dial(t, h.address())
+		send(t, c, "hi")
+		expect(t, c, "hi")
+		h.becomes(plain)
+	}
+	const least = 4 << 20 // of each
+	for late := time.Now().Add(patience); heap() > before+(rounds-1)/2*least; runtime.Gosched() {
+		if time.Now().After(late) {
+			t.Fatalf("%d MiB of heap, and %d before", heap()>>20, before>>20)
+		}
+	}
+}
+
 func TestManyReloadsLeaveNothingBehind(t *testing.T) {
 	server := upstreamThat(t, func(c net.Conn) { _, _ = io.Copy(c, c) })
 	configs := make([]string, 2)
