@@ -45,11 +45,11 @@ func (b *Bucket) Set(bytesPerSecond int64) {
 // Chunk returns how many bytes to move at once: what is earned in 50 ms, and the less the longer
 // others wait already; but at least 4 KiB and at most 512 KiB.
 func (b *Bucket) Chunk() int {
-	now := b.spent.Load()
-	if b.earned.Load() > now { // only then does it matter what the time is, which costs more than all the rest
+	now, earned := b.spent.Load(), b.earned.Load()
+	if earned > now { // only then does it matter what the time is, which costs more than all the rest
 		now = int64(time.Since(b.epoch))
 	}
-	return chunk(&b.earned, b.cost(), now)
+	return chunk(earned-now, b.cost())
 }
 
 // Spend takes n bytes and returns how long to wait before more are moved. 50 ms' worth may be
@@ -64,12 +64,13 @@ func (b *Bucket) spendAt(at time.Duration, n int) time.Duration {
 
 func (b *Bucket) cost() float64 { return math.Float64frombits(b.nsPerByte.Load()) }
 
-func chunk(earned *atomic.Int64, nsPerByte float64, now int64) int {
+// chunk is for who owes so many nanoseconds.
+func chunk(debt int64, nsPerByte float64) int {
 	if nsPerByte == 0 {
 		return maxChunk
 	}
 	bytes := float64(breath) / nsPerByte
-	if debt := earned.Load() - now; debt > 0 {
+	if debt > 0 {
 		bytes /= 1 + float64(debt)/float64(breath)
 	}
 	return int(min(max(bytes, minChunk), maxChunk))
@@ -116,7 +117,7 @@ func (s *shares) Chunk() int {
 			if now.IsZero() {
 				now = s.now()
 			}
-			least = min(least, chunk(p.earned, t.numbers[p.width].nsPerByte[p.of-up], p.law.since(now)))
+			least = min(least, chunk(p.earned.Load()-p.law.since(now), t.numbers[p.width].nsPerByte[p.of-up]))
 		}
 	}
 	return least
