@@ -47,7 +47,7 @@ type succession struct {
 	heir    heir
 	servers map[string]adoptFunc
 	fresh   map[string][]byte // state that came when it was to accept
-	exam    exam              // whether the program is well
+	exam    *exam             // whether the program is well; nil if nobody asks, or will again
 	lastID  uint64            // that a connection of the predecessor's may have
 	batch   *incoming         // that is being taken
 	trouble string            // why it cannot go on
@@ -83,6 +83,7 @@ func (p *Process) begin() error {
 		return err
 	}
 	_ = p.link.send(newFrame(frameHello, hello{PID: os.Getpid()})) // who does not get it has ended, which shows soon
+	p.exam = new(exam)
 	p.ready, p.turn, p.over, p.free = make(chan map[string]adoptFunc), make(chan struct{}), make(chan struct{}), make(chan struct{})
 	go p.follow() // ends when the predecessor has, or has nothing more to say, and the process accepts
 	return nil
@@ -237,9 +238,17 @@ func (p *Process) follow() {
 			}
 		}
 	}
+	p.forgetServers()
 	if !p.mute {
 		p.hearOut(frames)
 	}
+}
+
+// forgetServers lets go of those that the process began with: others may take their place long before the predecessor has drained.
+func (p *Process) forgetServers() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.servers, p.exam = nil, nil
 }
 
 // hearOut listens to a predecessor that drains, until it has ended.

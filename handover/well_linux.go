@@ -66,7 +66,8 @@ func (e *exam) someoneWaits() bool {
 
 // answerPing says that this process is well, unless it is not, or the last look has not come back yet.
 func (p *Process) answerPing() {
-	if len(p.exam.servers) == 0 || !p.heir.serving {
+	e := p.exam
+	if e == nil || len(e.servers) == 0 || !p.heir.serving {
 		_ = p.link.send(newFrame(framePong, nil)) // who does not get it has ended, or is full of others
 		return
 	}
@@ -74,7 +75,7 @@ func (p *Process) answerPing() {
 		return
 	}
 	go func() { // ends with the look; one that does not is the last
-		if p.exam.passes(time.Now()) {
+		if e.passes(time.Now()) {
 			_ = p.link.send(newFrame(framePong, nil))
 		}
 		p.examining.Store(false)
@@ -83,9 +84,9 @@ func (p *Process) answerPing() {
 
 // watch has the socket be looked at.
 func (p *Process) watch(l net.Listener) {
-	if sock, ok := l.(syscall.Conn); ok {
-		p.mu.Lock()
-		defer p.mu.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if sock, ok := l.(syscall.Conn); ok && p.exam != nil {
 		p.exam.sockets = append(p.exam.sockets, sock)
 	}
 }
@@ -94,5 +95,7 @@ func (p *Process) watch(l net.Listener) {
 func (p *Process) examine(servers []*levee.Server) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.exam.servers = servers
+	if p.exam != nil {
+		p.exam.servers = servers
+	}
 }

@@ -63,7 +63,7 @@ func (s *securing) newIssuer(cfg *config.ACME, roots *x509.CertPool, p *part) (*
 	source := &acme.Source{
 		Domains: config.Texts(cfg.Domains), Email: cfg.Email, Agreed: cfg.AgreeToTerms, Directory: cfg.Directory,
 		Staging: cfg.Staging, Roots: roots, Folder: cfg.Folder,
-		Problem: s.problem, Changed: s.changed("certificates by ACME"),
+		Problem: s.news().problem, Changed: s.news().changed("certificates by ACME"),
 	}
 	if s.cfg.Telemetry.Logs.Level <= slog.LevelDebug {
 		source.Logger = s.log // every step, a screenful for each certificate

@@ -150,7 +150,8 @@ func (s *securing) make(cfg config.TLS, where, name string) (*terms, error) {
 		}
 		p.lasts = true
 		p.run = func(context.Context, *sync.WaitGroup) { s.endings.Store(made, name) } // and not before: it may never come into force
-		p.over = func() { s.endings.Delete(made) }
+		f := s.front
+		p.over = func() { f.endings.Delete(made) }
 		return made, nil
 	})
 	if err != nil {
@@ -178,7 +179,7 @@ func (s *securing) addCertificates(t *terms) error {
 	}
 	var err error
 	t.files, err = keep(s.generation, fmt.Sprintf("certificates %s %q", s.listener.Name, pairs), func(p *part) (*certs.Files, error) {
-		files := &certs.Files{Pairs: pairs, Problem: s.problem, Changed: s.changed("certificates")}
+		files := &certs.Files{Pairs: pairs, Problem: s.news().problem, Changed: s.news().changed("certificates")}
 		if err := files.Load(); err != nil {
 			for i, c := range t.cfg.Certificates { // which of them is it?
 				if err := (&certs.Files{Pairs: pairs[i : i+1]}).Load(); err != nil {
@@ -221,8 +222,8 @@ func (s *securing) policy(cfg *config.TLS) (*policy, error) {
 // newPolicy loads the policy. What only some of it would be shows which of it is no good.
 func (s *securing) newPolicy(cfg *config.TLS, clients *certs.Clients, made func(cas, crls []string, allow config.ClientAllow) *certs.Clients, part *part) (*policy, error) {
 	p := newPolicy(s.front, s.listener.Name, clients)
-	clients.Problem = s.problem
-	told := s.changed("client policy")
+	clients.Problem = s.news().problem
+	told := s.news().changed("client policy")
 	clients.Changed = func() {
 		p.changed() // first: who reads the log may rely on it
 		told()
@@ -285,7 +286,7 @@ func (s *securing) ticketsOf(cfg config.Tickets) (*certs.Tickets, error) {
 	cfg.Pos = config.Position{} // which is no part of what it says
 	name := fmt.Sprintf("tickets %s %+v", s.listener.Name, cfg)
 	tickets, err := keep(s.generation, name, func(p *part) (*certs.Tickets, error) {
-		t := &certs.Tickets{File: cfg.File, Rotate: cfg.Rotate, Problem: s.problem}
+		t := &certs.Tickets{File: cfg.File, Rotate: cfg.Rotate, Problem: s.news().problem}
 		if t.File == "" && t.Rotate >= 0 && s.shared != nil {
 			t.Secret, t.Interval = s.shared.ticketSecret, sharedInterval
 			p.reads(t) // which asks for it: until it is reached there are no tickets, and that is no reason not to serve
@@ -312,22 +313,31 @@ type ownTickets struct {
 	tickets *certs.Tickets
 }
 
+// news are told of a listener's files. Who tells them may outlive the generation that they are read for, and does not
+// hold it.
+type news struct {
+	*front
+	listener string
+}
+
+func (s *securing) news() news { return news{s.front, s.listener.Name} }
+
 // problem is told what is wrong with the files of a running levee.
-func (s *securing) problem(err error) {
-	s.metrics.problems.WithLabelValues(s.listener.Name).Inc()
+func (n news) problem(err error) {
+	n.metrics.problems.WithLabelValues(n.listener).Inc()
 	if errors.Is(err, certs.ErrKept) {
-		s.metrics.reloaded(false)
-		s.log.Error("not reloaded; what was in force before is kept", "listener", s.listener.Name, "err", err)
+		n.metrics.reloaded(false)
+		n.log.Error("not reloaded; what was in force before is kept", "listener", n.listener, "err", err)
 		return
 	}
-	s.log.Warn("certificates", "listener", s.listener.Name, "err", err)
+	n.log.Warn("certificates", "listener", n.listener, "err", err)
 }
 
 // changed notes that files have been read again that had changed.
-func (s *securing) changed(what string) func() {
+func (n news) changed(what string) func() {
 	return func() {
-		s.metrics.reloaded(true)
-		s.log.Info("reloaded", "listener", s.listener.Name, "what", what)
+		n.metrics.reloaded(true)
+		n.log.Info("reloaded", "listener", n.listener, "what", what)
 	}
 }
 

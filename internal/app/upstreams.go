@@ -78,7 +78,8 @@ func (g *generation) backend(cfg *config.Upstream) (*backend, error) {
 			g.upstreams.watch(cfg.Name, b.pool)
 			b.start(ctx, running)
 		}
-		p.over = func() { g.upstreams.unwatch(cfg.Name, b.pool) }
+		f, name := g.front, cfg.Name // and not g, or it would live as long as the pool
+		p.over = func() { f.upstreams.unwatch(name, b.pool) }
 		return b, nil
 	})
 }
