@@ -237,8 +237,8 @@ func (s *soakResult) judgeGrowth(what string, of func(soakSample) float64) findi
 }
 
 // judgeLongest looks at the process that has lived longest, which is the last: no upgrade comes in the second half of a long soak.
-// It takes the least of every two minutes of what it was once it had served for five. Between those its heap goes up and down by whole tables of limits, of listeners that come
-// and go.
+// Once that has served for five minutes, it takes the least of every two: between those its heap goes up and down by whole tables
+// of limits, of listeners that come and go.
 func (s *soakResult) judgeLongest(what string, of func(soakSample) float64) finding {
 	const window, grownUp = 2 * time.Minute, 5 * time.Minute
 	first, least := s.firstSamples(), make(map[float64]float64) // by the window's number

@@ -53,7 +53,7 @@ const (
 // who talks to the same upstream meanwhile does not notice.
 func TestThousandsOfSlowReadersDoNotExhaustTheMemory(t *testing.T) {
 	if testing.Short() {
-		t.Skip("takes half a minute")
+		t.Skip("takes a quarter of a minute")
 	}
 	switch to := os.Getenv("OVERLOAD_UPSTREAM"); {
 	case to != "":
