@@ -66,8 +66,8 @@ func (e *exam) someoneWaits() bool {
 
 // answerPing says that this process is well, unless it is not, or the last look has not come back yet.
 func (p *Process) answerPing() {
-	e := p.exam
-	if e == nil || len(e.servers) == 0 || !p.heir.serving {
+	e := p.exam // which is forgotten when nobody pings any more, and the look may take longer
+	if len(e.servers) == 0 || !p.heir.serving {
 		_ = p.link.send(newFrame(framePong, nil)) // who does not get it has ended, or is full of others
 		return
 	}

@@ -230,12 +230,12 @@ func (g *generation) supersede(next *generation, gone []<-chan struct{}) {
 			p.retire(p.end)
 		}
 	}
-	g.past = append(g.past, g.parts)
-	for _, parts := range g.past {
-		parts.shed(next)
-	}
 	f, left := g.front, g.parts // and not g, which has more than connections need: accounts of all clients of a listener that is there no more
-	f.running.Go(func() {       // ends with the connections, or with the front
+	f.past = append(f.past, left)
+	for _, all := range f.past {
+		all.shed(next)
+	}
+	f.running.Go(func() { // ends with the connections, or with the front
 		for _, ch := range gone {
 			select {
 			case <-ch:
@@ -246,7 +246,7 @@ func (g *generation) supersede(next *generation, gone []<-chan struct{}) {
 		f.reloading.Lock()
 		defer f.reloading.Unlock()
 		left.release()
-		f.past = slices.DeleteFunc(f.past, func(p parts) bool { return len(p) == 0 })
+		f.past = slices.DeleteFunc(f.past, func(all parts) bool { return len(all) == 0 })
 	})
 }
 

@@ -78,8 +78,8 @@ func (g *generation) backend(cfg *config.Upstream) (*backend, error) {
 			g.upstreams.watch(cfg.Name, b.pool)
 			b.start(ctx, running)
 		}
-		f, name := g.front, cfg.Name // and not g, or it would live as long as the pool
-		p.over = func() { f.upstreams.unwatch(name, b.pool) }
+		metrics := g.upstreams // and not g, or it would live as long as the pool
+		p.over = func() { metrics.unwatch(cfg.Name, b.pool) }
 		return b, nil
 	})
 }
