@@ -147,14 +147,13 @@ vulnerabilities: $(TOOLS_STAMP) ## govulncheck; skipped with a reason when its d
 	$(STEP) $@ scripts/in-each "$(LIBRARY)" "$(CURDIR)/scripts/vulnerability-check"
 
 # -shuffle also keeps go test from answering out of its cache. Vetting is vet's. What waits in real time does so beside
-# other tests: those of a large package in several processes, as many at once as -parallel says of those that may, and one
-# package more at a time than there are processors. The race detector would let each process, and each that a test starts,
-# sleep for a second at its end.
+# other tests: those of a large package in several processes, and as many at once as -parallel says of those that may. The race
+# detector would let each process, and each that a test starts, sleep for a second at its end.
 .PHONY: unit
 unit: ## tests, examples and fuzz seeds, in random order, under the race detector
 	$(STEP) $@-unraced go test -shuffle=on -timeout=15m $(UNRACED)
 	$(STEP) $@ env GORACE=atexit_sleep_ms=50 scripts/in-each "$(LIBRARY)" \
-		go test -race -p="$$(($$(getconf _NPROCESSORS_ONLN) + 1))" -shuffle=on -parallel=4 -timeout=15m -vet=off -exec="$(CURDIR)/scripts/in-shares" ./...
+		go test -race -shuffle=on -parallel=4 -timeout=15m -vet=off -exec="$(CURDIR)/scripts/in-shares" ./...
 
 # -count=1 because what these tests look at (a binary, other servers) is invisible to go test's cache. Those that run in
 # parallel mostly wait, so that there may be more of them than processors.
