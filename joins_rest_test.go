@@ -197,29 +197,24 @@ func TestARestIsShownBothEndsOfAnAnswer(t *testing.T) {
 			}
 			return levee.NotAtRest
 		})
+		await := func(first, last string) { // before it can be shown what comes next instead
+			t.Helper()
+			for receive(t, seen) != (shown{first, last}) {
+			}
+		}
 		c := s.meet()
 		c.conn.Drain(nil)
-		long := string(bytes.Repeat([]byte("0123456789"), 10)) // more than is kept
 		c.exchange(t, "one", "the first")
+		await("the first", "the first")
+		long := string(bytes.Repeat([]byte("0123456789"), 10)) // more than is kept
 		c.exchange(t, "two", long)
 		send(t, c.far, "and its end")
 		want(t, c.near, "and its end")
-		c.exchange(t, "three", "over")
-		wantEOF(t, c.near)
 		whole := long + "and its end"
-		for _, want := range []shown{
-			{"the first", "the first"},
-			{whole[:levee.RestBytes], whole[len(whole)-levee.RestBytes:]},
-			{"over", "over"},
-		} {
-			for got := (shown{}); got != want; {
-				select {
-				case got = <-seen:
-				default:
-					t.Fatalf("never shown %q", want)
-				}
-			}
-		}
+		await(whole[:levee.RestBytes], whole[len(whole)-levee.RestBytes:])
+		c.exchange(t, "three", "over")
+		await("over", "over")
+		wantEOF(t, c.near)
 	})
 }
 
