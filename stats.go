@@ -132,6 +132,7 @@ type Load struct {
 	Arriving          int   // of them, without a handler yet and with a goroutine
 	MaxArrivals       int   // negative if any number may
 	HandshakesWaiting int   // TLS handshakes that wait for one of MaxHandshakes
+	HandshakesBegun   int64 // so far, those that wait not among them; each time that one goes on when its client has answered counts
 	MaxHandshakes     int   // negative if any number are computed at once
 	Accepted          int64 // so far, those turned away among them
 	Unwanted          int64 // of them, those that the Gate has turned away at the door
@@ -148,14 +149,14 @@ func (s *Server) Load() Load {
 	defer s.mu.Unlock()
 	set := s.inForce.Load()
 	load := Load{
-		Active:            len(s.conns),
-		MaxConns:          set.limits.conns,
-		MaxArrivals:       set.limits.arrivals,
-		Accepted:          s.acceptedLocked(),
-		Arriving:          int(s.arriving.Load()),
-		HandshakesWaiting: s.handshakes.queued(),
-		MaxHandshakes:     set.limits.handshakes,
+		Active:        len(s.conns),
+		MaxConns:      set.limits.conns,
+		MaxArrivals:   set.limits.arrivals,
+		Accepted:      s.acceptedLocked(),
+		Arriving:      int(s.arriving.Load()),
+		MaxHandshakes: set.limits.handshakes,
 	}
+	load.HandshakesWaiting, load.HandshakesBegun = s.handshakes.load()
 	for reason, refused := range s.left.refused {
 		load.Accepted += refused
 		if CloseReason(reason) != Overloaded {

@@ -16,11 +16,13 @@ import (
 // a second or more has gone by since a first handshake, need not wait behind a crowd that nobody
 // has seen before: strangers and regulars take turns.
 type turnstile struct {
-	most   atomic.Int64 // not positive: any number; written under mu
-	breath breath
+	most     atomic.Int64 // not positive: any number; written under mu
+	breath   breath
+	breathed atomic.Int64 // when it was taken last, in Unix nanoseconds
 
 	mu        sync.Mutex
 	inside    int
+	entered   int64 // so far
 	strangers line
 	regulars  line
 	favoured  bool              // the last to enter was a regular
@@ -47,25 +49,41 @@ const (
 // tooLongAtTurnstile is how long somebody may have waited before the newest go first.
 const tooLongAtTurnstile = 100 * time.Millisecond
 
-// enter waits until there is room, and reports false if there is none by the given time.
-// A zero time is never.
+// enter waits until there is room, and reports false if there is none by the given time. A zero time is never.
+//
+// Whoever has entered lets those go first who are not here for a handshake. One handshake wakes the next, or many have begun
+// at once and each finds room as the one before it has left: Go would let nobody else in between, nor see that somebody came.
 func (t *turnstile) enter(source netip.Addr, until time.Time) bool {
+	if v := t.enterOrQueue(source); v != nil && !t.await(v, until) {
+		return false
+	}
+	t.letOthersGo()
+	return true
+}
+
+// breathEvery is how long handshakes are computed, one after the other, before all others have their turn.
+const breathEvery = time.Millisecond
+
+// letOthersGo does, if it is time.
+func (t *turnstile) letOthersGo() {
+	now, last := time.Now().UnixNano(), t.breathed.Load()
+	if now-last >= int64(breathEvery) && t.breathed.CompareAndSwap(last, now) {
+		t.breath.take()
+	}
+}
+
+// enterOrQueue enters if there is room, and else returns who waits.
+func (t *turnstile) enterOrQueue(source netip.Addr) *visitor {
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	if t.hasRoomLocked() {
-		t.inside++
-		t.noteLocked(source)
-		t.mu.Unlock()
-		return true
+		t.admitLocked(source)
+		return nil
 	}
 	v := &visitor{source, time.Now(), make(chan struct{})}
 	l := t.lineForLocked(v)
 	*l = append(*l, v)
-	t.mu.Unlock()
-	if !t.await(v, until) {
-		return false
-	}
-	t.breath.take() // one handshake wakes the next: Go would let nobody else in between, nor see that somebody came
-	return true
+	return v
 }
 
 // lineForLocked returns where a visitor is to wait. Who floods is no regular.
@@ -144,8 +162,7 @@ func (t *turnstile) serveLocked() {
 		v := (*l)[i]
 		*l = slices.Delete(*l, i, i+1)
 		t.favoured = l == &t.regulars
-		t.noteLocked(v.source)
-		t.inside++
+		t.admitLocked(v.source)
 		close(v.enter)
 	}
 }
@@ -187,7 +204,9 @@ func (t *turnstile) nextOfLocked(l line) (next int, fair bool) {
 	return next, false
 }
 
-func (t *turnstile) noteLocked(source netip.Addr) {
+func (t *turnstile) admitLocked(source netip.Addr) {
+	t.inside++
+	t.entered++
 	t.last[t.turn] = source
 	t.turn = (t.turn + 1) % turns
 }
@@ -208,6 +227,13 @@ func (t *turnstile) queued() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.queuedLocked()
+}
+
+// load returns how many wait, and how many have entered so far.
+func (t *turnstile) load() (queued int, entered int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.queuedLocked(), t.entered
 }
 
 func (t *turnstile) queuedLocked() int { return len(t.strangers) + len(t.regulars) }

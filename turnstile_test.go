@@ -1,7 +1,11 @@
 package levee
 
 import (
+	"net"
 	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -91,4 +95,57 @@ func TestAKnownSourceThatFloodsIsNoRegular(t *testing.T) {
 			<-entered
 		}
 	})
+}
+
+// They find nobody inside, one after the other, as each has left by then: none of them ever waits for its turn.
+func TestWhoIsThereHasItsTurnBetweenHandshakesThatBeginAtOnce(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	near, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer near.Close()
+	far, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	var turns atomic.Int64
+	for _, c := range []net.Conn{near, far} { // they wait for each other
+		go func() { // ends with the connection
+			for b := []byte{0}; ; turns.Add(1) {
+				if _, err := c.Read(b); err != nil {
+					return
+				}
+				_, _ = c.Write(b)
+			}
+		}()
+	}
+	if _, err := near.Write([]byte{0}); err != nil {
+		t.Fatal(err)
+	}
+
+	const handshakes = 100
+	var s turnstile
+	defer s.breath.close()
+	s.resize(1)
+	var all sync.WaitGroup
+	before := turns.Load()
+	for n := range handshakes {
+		all.Go(func() {
+			s.enter(nth(n), time.Time{})
+			defer s.leave()
+			for began := time.Now(); time.Since(began) < time.Millisecond; { // a processor computes
+			}
+		})
+	}
+	all.Wait()
+	if n := turns.Load() - before; n < handshakes/2 {
+		t.Errorf("who is there has had %d turns beside %d handshakes", n, handshakes)
+	}
 }

@@ -24,7 +24,7 @@ type gauges struct {
 	memory    memory
 	files     float64 // how many may be open; 0 if that is not known
 	scheduler scheduler
-	doors     map[*levee.Server]*acceptGauge
+	waits     map[*levee.Server]*waitGauges
 }
 
 func newGauges(c *Controller) *gauges {
@@ -32,7 +32,7 @@ func newGauges(c *Controller) *gauges {
 		Controller: c,
 		memory:     newMemory(c.AdjustMemoryLimit),
 		files:      fileLimit(),
-		doors:      make(map[*levee.Server]*acceptGauge),
+		waits:      make(map[*levee.Server]*waitGauges),
 	}
 }
 
@@ -42,21 +42,23 @@ func (g *gauges) look(now time.Time) (loads Loads) {
 	open := openFiles()
 	loads[Files] = portion(open, g.files)
 	servers := g.servers()
-	maps.DeleteFunc(g.doors, func(s *levee.Server, _ *acceptGauge) bool { return !slices.Contains(servers, s) })
+	maps.DeleteFunc(g.waits, func(s *levee.Server, _ *waitGauges) bool { return !slices.Contains(servers, s) })
 	for _, s := range servers {
 		l := s.Load()
 		if open == 0 {
 			loads[Files] = max(loads[Files], portion(float64(l.Active), float64(l.MaxConns)))
 		}
-		if g.doors[s] == nil {
-			g.doors[s] = &acceptGauge{at: now, accepted: l.Accepted, unwanted: l.Unwanted, queue: l.QueueLength}
+		waits := g.waits[s]
+		if waits == nil {
+			waits = new(waitGauges)
+			g.waits[s] = waits
 		}
-		delay, wanted := g.doors[s].look(now, l)
-		loads[AcceptQueue] = max(loads[AcceptQueue], wanted*portion(delay.Seconds(), cmp.Or(g.AcceptDelay, 500*time.Millisecond).Seconds()))
+		accept, wanted := waits.accept.look(now, l)
+		handshake := waits.handshakes.look(now, l.HandshakesBegun, l.HandshakesWaiting).delay()
+		loads[AcceptQueue] = max(loads[AcceptQueue], wanted*portion(accept.Seconds(), cmp.Or(g.AcceptDelay, 500*time.Millisecond).Seconds()))
 		loads[Scheduler] = max(loads[Scheduler], wanted*scheduler)
 		loads[Arriving] = max(loads[Arriving], portion(float64(l.Arriving), float64(l.MaxArrivals)/2))
-		loads[Handshakes] = max(loads[Handshakes],
-			portion(float64(l.HandshakesWaiting), float64(l.MaxHandshakes)*float64(cmp.Or(g.WaitingHandshakes, 100))))
+		loads[Handshakes] = max(loads[Handshakes], portion(handshake.Seconds(), cmp.Or(g.HandshakeDelay, 100*time.Millisecond).Seconds()))
 	}
 	return loads
 }
@@ -100,34 +102,62 @@ func fileLimit() float64 {
 // for long, something else keeps the server from its work, and to turn them away would not help.
 const crowdLeast = 128
 
-// An acceptGauge estimates how long newcomers wait to be accepted.
-type acceptGauge struct {
-	at       time.Time
-	accepted int64
-	unwanted int64
-	queue    int
+// waitGauges are those of one server.
+type waitGauges struct {
+	accept     acceptGauge
+	handshakes queueGauge
 }
 
-// look goes by the shortest queue that was seen at the two ends of an interval: if somebody waited at
-// both, newcomers were accepted as fast as can be. A crowd that comes at once is gone by the second.
-//
-// It also tells the share of newcomers whom the Gate did not turn away. A flood that it refuses is
+// A queueGauge estimates how long there is to wait in a queue.
+type queueGauge struct {
+	at     time.Time
+	served int64
+	length int
+}
+
+// look begins a new interval, and returns how it was with the one that ends. The first has no beginning, and nobody waits in it.
+func (g *queueGauge) look(now time.Time, served int64, length int) (of queueing) {
+	if !g.at.IsZero() {
+		of = queueing{now.Sub(g.at), served - g.served, min(g.length, length)}
+	}
+	*g = queueGauge{now, served, length}
+	return of
+}
+
+// queueing is how it was in a queue for a while.
+type queueing struct {
+	took     time.Duration
+	served   int64
+	standing int // who waited at both ends: if there is somebody, the others were served as fast as can be. A crowd that comes at once is gone by the second
+}
+
+// delay is how long the last of those who stand there has to wait.
+func (q queueing) delay() time.Duration {
+	return q.took * time.Duration(q.standing) / time.Duration(max(1, q.served))
+}
+
+// An acceptGauge estimates how long newcomers wait to be accepted.
+type acceptGauge struct {
+	queue    queueGauge
+	unwanted int64
+}
+
+// look also tells the share of newcomers whom the Gate did not turn away. A flood that it refuses is
 // the reason for what is short then, and to turn away others, who are few, would relieve nothing.
 func (g *acceptGauge) look(now time.Time, l levee.Load) (delay time.Duration, wanted float64) {
-	took, accepted, standing := now.Sub(g.at), l.Accepted-g.accepted, min(g.queue, l.QueueLength)
-	unwanted := l.Unwanted - g.unwanted
-	g.at, g.accepted, g.unwanted, g.queue = now, l.Accepted, l.Unwanted, l.QueueLength
-	if accepted <= 0 {
+	queue, unwanted := g.queue.look(now, l.Accepted, l.QueueLength), l.Unwanted-g.unwanted
+	g.unwanted = l.Unwanted
+	if queue.served <= 0 {
 		return 0, 1
 	}
-	wanted = 1 - float64(unwanted)/float64(accepted)
+	wanted = 1 - float64(unwanted)/float64(queue.served)
 	if l.MaxConns > 0 && l.Active >= l.MaxConns {
 		return 0, wanted // nobody is let in: to turn others away does not change that
 	}
-	if standing < crowdLeast {
+	if queue.standing < crowdLeast {
 		return 0, wanted
 	}
-	return took * time.Duration(standing) / time.Duration(accepted), wanted
+	return queue.delay(), wanted
 }
 
 // scheduler tells how long goroutines wait for a processor.

@@ -138,6 +138,29 @@ func TestTheWaitToBeAcceptedIsThatOfAStandingQueue(t *testing.T) {
 	}
 }
 
+func TestTheWaitForAHandshakeIsThatOfAStandingQueue(t *testing.T) {
+	var g queueGauge
+	now := time.Now()
+	for i, tt := range []struct {
+		begun   int64
+		waiting int
+		want    time.Duration
+	}{
+		{1000, 500, 0}, // for how long is not known
+		{1020, 500, 2500 * time.Millisecond},
+		{1040, 0, 0},
+		{1060, 30, 0}, // a crowd has just come
+		{1080, 10, 50 * time.Millisecond},
+		{1080, 10, time.Second}, // none gets on: it takes a tenth of a second at least
+		{2080, 10, time.Millisecond},
+	} {
+		now = now.Add(100 * time.Millisecond)
+		if got := g.look(now, tt.begun, tt.waiting).delay(); got != tt.want {
+			t.Errorf("look %d: %v, want %v", i, got, tt.want)
+		}
+	}
+}
+
 // A flood that the gate refuses is no reason to turn away the few that it lets in.
 func TestTheWaitOfThoseWhoAreNotWantedDoesNotCount(t *testing.T) {
 	var g acceptGauge
@@ -146,11 +169,12 @@ func TestTheWaitOfThoseWhoAreNotWantedDoesNotCount(t *testing.T) {
 		accepted, unwanted int64
 		want               float64
 	}{
-		{1000, 1000, 0},
-		{2000, 1990, 0.01},
-		{2000, 1990, 1}, // nobody came
-		{2100, 1990, 1},
-		{2200, 2040, 0.5},
+		{1000, 1000, 1}, // how long ago they came is not known
+		{2000, 2000, 0},
+		{3000, 2990, 0.01},
+		{3000, 2990, 1}, // nobody came
+		{3100, 2990, 1},
+		{3200, 3040, 0.5},
 	} {
 		now = now.Add(100 * time.Millisecond)
 		_, wanted := g.look(now, levee.Load{Accepted: tt.accepted, Unwanted: tt.unwanted, QueueLength: 100, MaxConns: -1})

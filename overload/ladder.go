@@ -123,7 +123,7 @@ func (r *ration) look(loads Loads) {
 	switch {
 	case load > 1 && load < before: // it goes down already: what is queued has to be served first
 	case load > 1:
-		r.share, r.cause = max(leastShare, r.share/min(load, 2)), most
+		r.share, r.cause = max(leastShare, r.share/min(load, 1.5)), most
 	default:
 		r.share = min(1, r.share*growth)
 	}

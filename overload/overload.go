@@ -23,11 +23,11 @@
 //
 //	accept_queue  how long newcomers wait to be accepted   500 ms
 //	arriving      connections without a handler yet        half of MaxArrivals
-//	handshakes    waiting to be computed                   100 for each of MaxHandshakes
+//	handshakes    how long they wait to be computed        100 ms
 //	scheduler     how long goroutines wait for a
 //	              processor, the median                    20 ms
 //
-// The share that is let in halves at most in a tenth of a second, is never less than a tenth, and grows by
+// The share that is let in falls by a third at most in a tenth of a second, is never less than a tenth, and grows by
 // 15 % when there is room. So what is left of an overload is gone within two seconds of its end.
 package overload
 
@@ -65,9 +65,9 @@ type Controller struct {
 	// turned away. Zero means 500 ms: a crowd that comes at once, as after a deploy, is to be served.
 	AcceptDelay time.Duration
 
-	// WaitingHandshakes is how many TLS handshakes may wait for each that is computed
-	// before newcomers are turned away. Zero means 100: some 50 ms.
-	WaitingHandshakes int
+	// HandshakeDelay is how long TLS handshakes may wait to be computed before a share of the newcomers is turned away.
+	// Zero means 100 ms.
+	HandshakeDelay time.Duration
 
 	// SchedulerDelay is how long half of the goroutines may wait for a processor before
 	// newcomers are turned away. Zero means 20 ms.
