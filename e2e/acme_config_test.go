@@ -138,6 +138,7 @@ func TestMachinesThatShareRedisHaveOneCertificateAndOneSession(t *testing.T) {
 }
 
 func TestLeveeServesAlsoWhileRedisIsOutOfReach(t *testing.T) {
+	t.Parallel()
 	a := newPebble(t, nil).run(t)
 	nobody := "127.0.0.1:" + freePorts(t, 1)[0]
 	p := a.issuing(t, nobody, both, a.tlsPort, a.httpPort)

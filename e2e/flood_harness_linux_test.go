@@ -38,6 +38,14 @@ func sizedBy[T any](t *testing.T, variable, what string, small, full T) T {
 	return small
 }
 
+// besideOthers has a test run beside others, unless it has its full size: then the machine is its own.
+func besideOthers(t *testing.T) {
+	t.Helper()
+	if os.Getenv(floodVariable) != "full" && os.Getenv(upgradeVariable) != "full" {
+		t.Parallel()
+	}
+}
+
 // Server and load have a processor each, so that neither takes from the other. Where there
 // is only one they have to share it.
 const (

@@ -10,6 +10,7 @@ import (
 
 // TestFloodSeesSlowAttackersEndedAtTheirDeadline: a byte a second does not move it.
 func TestFloodSeesSlowAttackersEndedAtTheirDeadline(t *testing.T) {
+	t.Parallel()
 	target := start(t, "serve", "-c", write(t, "levee.yaml", `version: 1
 admin: {listen: 127.0.0.1:0}
 listeners:
@@ -52,6 +53,7 @@ listeners:
 }
 
 func TestGuideToFlood(t *testing.T) {
+	t.Parallel()
 	g := newGuide(t, "flood.md", "nobody", "nobody", "no.example.com", "8080")
 	g.has = map[string]int{"console": 1}
 	g.play()
@@ -59,6 +61,7 @@ func TestGuideToFlood(t *testing.T) {
 
 // TestAttackersEndWithTheirFlood, however that ends.
 func TestAttackersEndWithTheirFlood(t *testing.T) {
+	t.Parallel()
 	target := start(t, free...)
 	flood := start(t, "flood", "--target", target.address(), "--attack", "hold", "--connections", "50", "--duration", "1m")
 	connected := func() float64 { return target.scrape().of("levee_connections_active") }

@@ -117,6 +117,7 @@ func (p *process) measure(name string) float64 {
 // A hundred reloads in ten seconds: routes, limits, timeouts, upstreams and listeners come and go, and neither the
 // connections that are there nor those that come notice.
 func TestAHundredReloadsLoseNobodyAndLeaveNothingBehind(t *testing.T) {
+	besideOthers(t)
 	server := echoServer(t)
 	path := filepath.Join(t.TempDir(), "levee.yaml")
 	put := func(i int) {

@@ -12,6 +12,7 @@ import (
 
 // TestTheSiteIsReadAndSearchedFromAFolder: without a server, a network or a mouse.
 func TestTheSiteIsReadAndSearchedFromAFolder(t *testing.T) {
+	t.Parallel()
 	need(t, "chromium")
 	out := filepath.Join(t.TempDir(), "site")
 	if text, err := exec.CommandContext(t.Context(), "go", "run", "-C", "../docs/site", ".", "-out", out).CombinedOutput(); err != nil {

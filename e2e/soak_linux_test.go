@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -105,9 +106,10 @@ func (s *soak) reconfigure() {
 	}
 	more := ""
 	if hasMore(i) {
-		more = "  - {name: more, listen: [\"127.0.0.1:0\"], routes: [{upstream: fragile}]}\n"
+		more = "  - {name: more, listen: [\"127.0.4.1:0\"], routes: [{upstream: fragile}]}\n"
 	}
 	balance := []string{"round_robin", "least_connections", "p2c"}[i%3]
+	// Nobody else is to come to an address by mistake, whose port another test may have had before.
 	text := fmt.Sprintf(`version: 1
 admin: {listen: "127.0.0.1:0"}
 # Newcomers are not to be turned away because this machine has other things to do.
@@ -118,19 +120,19 @@ limits: {deny: [192.0.2.%d]}
 telemetry: {logs: {access: all, access_file: access.log}}
 listeners:
   - name: echo
-    listen: ["127.0.0.1:0"]
+    listen: ["127.0.4.1:0"]
     limits: {per_client: {mode: enforce, connections: %d, rate: 50/s}}
     routes: [{match: {protocol: http}, handler: hello}, {handler: echo}]
-  - {name: steady, listen: ["127.0.0.1:0"], timeouts: {idle: %dm}, routes: [{upstream: steady}]}
-  - {name: framed, listen: ["127.0.0.1:0"], limits: {max_connections: %d}, routes: [{upstream: framed}]}
-  - {name: proxied, listen: ["127.0.0.1:0"], routes: [{match: {source: [192.0.2.%d]}, refuse: true}, {upstream: behind}]}
+  - {name: steady, listen: ["127.0.4.1:0"], timeouts: {idle: %dm}, routes: [{upstream: steady}]}
+  - {name: framed, listen: ["127.0.4.1:0"], limits: {max_connections: %d}, routes: [{upstream: framed}]}
+  - {name: proxied, listen: ["127.0.4.1:0"], routes: [{match: {source: [192.0.2.%d]}, refuse: true}, {upstream: behind}]}
   - name: tls
-    listen: ["127.0.0.1:0"]
+    listen: ["127.0.4.1:0"]
     limits: {per_client: {mode: enforce, connections: 64, rate: 50/s}}
     tls: {certificates: [{cert: %q, key: %q}]}
     routes: [{handler: echo}]
-  - {name: sealed, listen: ["127.0.0.1:0"], tls: {certificates: [{cert: %[6]q, key: %[7]q}]}, routes: [{upstream: framed}]}
-  - {name: fragile, listen: ["127.0.0.1:0"], routes: [{upstream: fragile}]}
+  - {name: sealed, listen: ["127.0.4.1:0"], tls: {certificates: [{cert: %[6]q, key: %[7]q}]}, routes: [{upstream: framed}]}
+  - {name: fragile, listen: ["127.0.4.1:0"], routes: [{upstream: fragile}]}
 %supstreams:
   - {name: steady, servers: [%q], health: {interval: %dms, timeout: 5s}}
   - {name: framed, servers: [%q], health: {interval: 1s, timeout: 900ms}, max_connections: %d}
@@ -305,6 +307,13 @@ func (s *soak) rest() vitals {
 		h.rounds = 1
 		s.newClient(h, new(deeds), 1+i, uint64(i)).visit(s.t.Context())
 	}
+	c, err := dialFrom("127.0.1.1", s.addresses["steady"]) // whose server has no more to do with who leaves without a word
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.(*net.TCPConn).CloseWrite()
+	_, _ = io.Copy(io.Discard, c)
 	eventually(s.t, "the first clients have left", func() bool { return s.mustTell().Totals.Active == before })
 	return vitalsOf(s.mustTell())
 }
@@ -387,6 +396,7 @@ func (s *soak) conclude(out string) (good bool) {
 
 // In the small this is in `make test`; `make soak` has half an hour of it.
 func TestSoak(t *testing.T) {
+	t.Parallel()
 	s := newSoak(t, soaking)
 	done := false
 	defer func() {
@@ -400,6 +410,7 @@ func TestSoak(t *testing.T) {
 
 // A soak that cannot fail would say nothing.
 func TestASoakFindsWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	s := newSoak(t, soakOptions{duration: 6 * time.Second})
 	s.digests.corrupt.Store(true)
 	var forgotten []net.Conn

@@ -109,6 +109,7 @@ func TestWhoWaitsInTheQueueIsAnsweredAlsoIfTheProcessIsReplaced(t *testing.T) {
 
 // The new process is ready, and does not wait for ever for one that is frozen to say that it may accept.
 func TestWhoWaitsInTheQueueOfAFrozenProcessIsAnsweredByTheNewOne(t *testing.T) {
+	besideOthers(t)
 	const clients = 500
 	l := begin(t, config(t, upgrading("settle: 1s, probation: 2s"), ""))
 	address, old := l.address(), l.pid()

@@ -27,6 +27,7 @@ func (d death) String() string {
 // Whoever dies, and whenever, the other one serves. Connections that only the dead one had end with it, but nobody gets a
 // wrong byte.
 func TestTheDeathOfEitherProcessLeavesOneThatServes(t *testing.T) {
+	besideOthers(t)
 	deaths := []death{{true, 20 * time.Millisecond}, {false, 250 * time.Millisecond}, {true, 400 * time.Millisecond}}
 	for range upgradeSized(t, "more deaths, at random", 0, 40) {
 		deaths = append(deaths, death{rand.IntN(2) == 0, rand.N(700 * time.Millisecond)})

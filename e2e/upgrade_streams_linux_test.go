@@ -12,6 +12,7 @@ import (
 )
 
 func TestStreamsMoveFromProcessToProcessByteExact(t *testing.T) {
+	besideOthers(t)
 	streams := upgradeSized(t, "streams", 300, 2000)
 	upgrades := upgradeSized(t, "upgrades", 2, 10)
 	fs := newFlows(t, streams, 4)
