@@ -132,7 +132,7 @@ type Load struct {
 	Arriving          int   // of them, without a handler yet and with a goroutine
 	MaxArrivals       int   // negative if any number may
 	HandshakesWaiting int   // TLS handshakes that wait for one of MaxHandshakes
-	HandshakesBegun   int64 // so far, those that wait not among them; each time that one goes on when its client has answered counts
+	HandshakeTurns    int64 // how often one was let in so far, also to go on when its client had answered; 0 where any number is computed at once
 	MaxHandshakes     int   // negative if any number are computed at once
 	Accepted          int64 // so far, those turned away among them
 	Unwanted          int64 // of them, those that the Gate has turned away at the door
@@ -156,7 +156,7 @@ func (s *Server) Load() Load {
 		Arriving:      int(s.arriving.Load()),
 		MaxHandshakes: set.limits.handshakes,
 	}
-	load.HandshakesWaiting, load.HandshakesBegun = s.handshakes.load()
+	load.HandshakesWaiting, load.HandshakeTurns = s.handshakes.load()
 	for reason, refused := range s.left.refused {
 		load.Accepted += refused
 		if CloseReason(reason) != Overloaded {

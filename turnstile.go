@@ -16,13 +16,14 @@ import (
 // a second or more has gone by since a first handshake, need not wait behind a crowd that nobody
 // has seen before: strangers and regulars take turns.
 type turnstile struct {
-	most     atomic.Int64 // not positive: any number; written under mu
-	breath   breath
-	breathed atomic.Int64 // when it was taken last, in Unix nanoseconds
+	most   atomic.Int64 // not positive: any number; written under mu
+	breath breath
 
 	mu        sync.Mutex
 	inside    int
-	entered   int64 // so far
+	entered   int64     // so far
+	breathing bool      // somebody lets others go
+	breathed  time.Time // when that was over last
 	strangers line
 	regulars  line
 	favoured  bool              // the last to enter was a regular
@@ -51,8 +52,8 @@ const tooLongAtTurnstile = 100 * time.Millisecond
 
 // enter waits until there is room, and reports false if there is none by the given time. A zero time is never.
 //
-// Whoever has entered lets those go first who are not here for a handshake. One handshake wakes the next, or many have begun
-// at once and each finds room as the one before it has left: Go would let nobody else in between, nor see that somebody came.
+// Who has entered lets those go first, if it is time, who are not here for a handshake. One handshake wakes the next, or many have
+// begun at once and each finds room as the one before it has left: Go would let nobody else in between, nor see that somebody came.
 func (t *turnstile) enter(source netip.Addr, until time.Time) bool {
 	if v := t.enterOrQueue(source); v != nil && !t.await(v, until) {
 		return false
@@ -61,15 +62,22 @@ func (t *turnstile) enter(source netip.Addr, until time.Time) bool {
 	return true
 }
 
-// breathEvery is how long handshakes are computed, one after the other, before all others have their turn.
+// breathEvery is for how long handshakes are computed, one after the other, before all others have their turn.
 const breathEvery = time.Millisecond
 
 // letOthersGo does, if it is time.
 func (t *turnstile) letOthersGo() {
-	now, last := time.Now().UnixNano(), t.breathed.Load()
-	if now-last >= int64(breathEvery) && t.breathed.CompareAndSwap(last, now) {
-		t.breath.take()
+	t.mu.Lock()
+	due := !t.breathing && time.Since(t.breathed) >= breathEvery
+	t.breathing = t.breathing || due
+	t.mu.Unlock()
+	if !due {
+		return
 	}
+	t.breath.take()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.breathing, t.breathed = false, time.Now() // by now, or a turn that takes long would leave no time for handshakes
 }
 
 // enterOrQueue enters if there is room, and else returns who waits.

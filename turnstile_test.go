@@ -59,6 +59,7 @@ func TestWhoHasNotComeForLongLosesHisPlaceAtATurnstileToAnother(t *testing.T) {
 func TestAKnownSourceThatFloodsIsNoRegular(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s turnstile
+		defer s.breath.close()
 		s.resize(1)
 		flooder := netip.MustParseAddr("192.0.2.1")
 		s.remember(flooder)
@@ -97,7 +98,7 @@ func TestAKnownSourceThatFloodsIsNoRegular(t *testing.T) {
 	})
 }
 
-// They find nobody inside, one after the other, as each has left by then: none of them ever waits for its turn.
+// Each would find room, as the one before it has left by then, and Go would let nobody else in between.
 func TestWhoIsThereHasItsTurnBetweenHandshakesThatBeginAtOnce(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	l, err := net.Listen("tcp", "127.0.0.1:0")

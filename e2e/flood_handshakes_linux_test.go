@@ -248,17 +248,21 @@ func TestThreeTimesWhatCanBeServedCostsNoGoodput(t *testing.T) {
 	p := expensive(t, "")
 	address := p.address()
 	come := func() error { return shake("127.0.0.1", address) }
-	peak := capacity(32, sized(t, "time for the peak", 2*time.Second, 10*time.Second), come)
+	most := func() float64 {
+		return capacity(32, sized(t, "time for the peak", 2*time.Second, 8*time.Second), come)
+	}
+	before := most()
 	ctx, stop := context.WithTimeout(t.Context(), duration)
 	defer stop()
 	var lag *outcome
 	var all sync.WaitGroup
 	all.Go(func() { lag = atRate(ctx, 100, func() error { return nil }) }) // this machine may have other things to do
-	o := atRate(ctx, 3*peak, come)
+	o := atRate(ctx, 3*before, come)
 	all.Wait()
-	over := time.Now()
+	eventuallyWell(t, time.Now(), come)
+	peak := (before + most()) / 2 // no machine is equally fast all the time
 	goodput := float64(len(o.served)) / duration.Seconds()
-	t.Logf("peak %.0f a second; of %.0f a second %.0f were served, p99 %v; refused within %v (p99): %v", peak,
+	t.Logf("peak %.0f a second before, %.0f with that after; of %.0f a second %.0f were served, p99 %v; refused within %v (p99): %v", before, peak,
 		float64(len(o.served)+len(o.refused))/duration.Seconds(), goodput, p99(o.served), p99(o.refused), o.failure)
 	if least := sized(t, "part of the peak", 0.6, 0.9); goodput < least*peak { // in seconds a peak is not known any better
 		t.Errorf("%.0f a second are served, of a peak of %.0f", goodput, peak)
@@ -266,7 +270,6 @@ func TestThreeTimesWhatCanBeServedCostsNoGoodput(t *testing.T) {
 	if took, most := p99(o.refused), sized(t, "what a refusal may take", 5*time.Second, 50*time.Millisecond)+p99(lag.served); took > most {
 		t.Errorf("refusals take up to %v (p99), above %v", took, most)
 	}
-	eventuallyWell(t, over, come)
 }
 
 // eventuallyWell wants everybody served again within two seconds.

@@ -68,7 +68,6 @@ func dribble(c net.Conn, first, text string, limit time.Duration) time.Duration 
 }
 
 func TestTheSlowAreReapedAndAProbeBesideThemNoticesNothing(t *testing.T) {
-	t.Parallel()
 	p := start(t, "serve", "-c", slowConfig(t))
 	address := p.address()
 	goes := tlsClients["go"]

@@ -26,7 +26,7 @@ func comesAndGoes(address string) error {
 }
 
 func TestNewcomersDoNotNoticeUpgrades(t *testing.T) {
-	upgradesBesideOthers(t)
+	besideOthers(t)
 	const perSecond = 700
 	upgrades := upgradeSized(t, "upgrades", 2, 20)
 	each := upgradeSized(t, "time for each upgrade", time.Second, 3*time.Second)
@@ -109,7 +109,6 @@ func TestWhoWaitsInTheQueueIsAnsweredAlsoIfTheProcessIsReplaced(t *testing.T) {
 
 // The new process is ready, and does not wait for ever for one that is frozen to say that it may accept.
 func TestWhoWaitsInTheQueueOfAFrozenProcessIsAnsweredByTheNewOne(t *testing.T) {
-	besideOthers(t)
 	const clients = 500
 	l := begin(t, config(t, upgrading("settle: 1s, probation: 2s"), ""))
 	address, old := l.address(), l.pid()
@@ -147,7 +146,7 @@ func TestWhoWaitsInTheQueueOfAFrozenProcessIsAnsweredByTheNewOne(t *testing.T) {
 }
 
 func TestPostgreSQLTransactionsDoNotNoticeUpgrades(t *testing.T) {
-	upgradesBesideOthers(t)
+	besideOthers(t)
 	need(t, "pgbench")
 	upgrades := upgradeSized(t, "upgrades", 1, 5)
 	seconds := upgradeSized(t, "seconds", "3", "25")

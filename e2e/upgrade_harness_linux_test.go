@@ -22,14 +22,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// upgradesBesideOthers lets a small test of upgrades run beside others. A full one has the machine to itself: time is judged there.
-func upgradesBesideOthers(t *testing.T) {
-	t.Helper()
-	if !inFull() {
-		t.Parallel()
-	}
-}
-
 func inFull() bool { return os.Getenv(upgradeVariable) == "full" }
 
 // upgrading has a configuration's upgrades be so. Overload is off: it turns newcomers away whoever they are.

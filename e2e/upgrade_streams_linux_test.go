@@ -12,7 +12,6 @@ import (
 )
 
 func TestStreamsMoveFromProcessToProcessByteExact(t *testing.T) {
-	besideOthers(t)
 	streams := upgradeSized(t, "streams", 300, 2000)
 	upgrades := upgradeSized(t, "upgrades", 2, 10)
 	fs := newFlows(t, streams, 4)
@@ -97,7 +96,7 @@ func TestIdlePairsMoveWithinASecond(t *testing.T) {
 }
 
 func TestUpgradesOnUpgradesSucceedOrAreRefused(t *testing.T) {
-	upgradesBesideOthers(t)
+	besideOthers(t)
 	const streams, upgrades = 200, 10
 	each := upgradeSized(t, "time for each upgrade", 250*time.Millisecond, time.Second)
 	fs := newFlows(t, streams, 2)

@@ -54,7 +54,7 @@ func (g *gauges) look(now time.Time) (loads Loads) {
 			g.waits[s] = waits
 		}
 		accept, wanted := waits.accept.look(now, l)
-		handshake := waits.handshakes.look(now, l.HandshakesBegun, l.HandshakesWaiting).delay()
+		handshake := handshakeDelay(waits.handshakes.look(now, l.HandshakeTurns, l.HandshakesWaiting), l.MaxHandshakes)
 		loads[AcceptQueue] = max(loads[AcceptQueue], wanted*portion(accept.Seconds(), cmp.Or(g.AcceptDelay, 500*time.Millisecond).Seconds()))
 		loads[Scheduler] = max(loads[Scheduler], wanted*scheduler)
 		loads[Arriving] = max(loads[Arriving], portion(float64(l.Arriving), float64(l.MaxArrivals)/2))
@@ -128,12 +128,26 @@ func (g *queueGauge) look(now time.Time, served int64, length int) (of queueing)
 type queueing struct {
 	took     time.Duration
 	served   int64
-	standing int // who waited at both ends: if there is somebody, the others were served as fast as can be. A crowd that comes at once is gone by the second
+	standing int // who waited at both ends. A crowd that comes at once is gone by the second
 }
 
-// delay is how long the last of those who stand there has to wait.
+// delay is how long it takes to serve those who stand there, 0 if nobody was served meanwhile: that something else keeps the server
+// from its work is no reason to turn others away.
 func (q queueing) delay() time.Duration {
-	return q.took * time.Duration(q.standing) / time.Duration(max(1, q.served))
+	if q.served <= 0 {
+		return 0
+	}
+	return q.took * time.Duration(q.standing) / time.Duration(q.served)
+}
+
+// fewHandshakes is how many may wait, for each that is computed, however long it takes: those are no crowd.
+const fewHandshakes = 10
+
+func handshakeDelay(q queueing, most int) time.Duration {
+	if q.standing < fewHandshakes*most {
+		return 0
+	}
+	return q.delay()
 }
 
 // An acceptGauge estimates how long newcomers wait to be accepted.

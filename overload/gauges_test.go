@@ -142,7 +142,7 @@ func TestTheWaitForAHandshakeIsThatOfAStandingQueue(t *testing.T) {
 	var g queueGauge
 	now := time.Now()
 	for i, tt := range []struct {
-		begun   int64
+		turns   int64
 		waiting int
 		want    time.Duration
 	}{
@@ -151,11 +151,12 @@ func TestTheWaitForAHandshakeIsThatOfAStandingQueue(t *testing.T) {
 		{1040, 0, 0},
 		{1060, 30, 0}, // a crowd has just come
 		{1080, 10, 50 * time.Millisecond},
-		{1080, 10, time.Second}, // none gets on: it takes a tenth of a second at least
+		{1080, 10, 0}, // none gets on, for whatever reason
 		{2080, 10, time.Millisecond},
+		{2085, 9, 0}, // too few to be a crowd
 	} {
 		now = now.Add(100 * time.Millisecond)
-		if got := g.look(now, tt.begun, tt.waiting).delay(); got != tt.want {
+		if got := handshakeDelay(g.look(now, tt.turns, tt.waiting), 1); got != tt.want {
 			t.Errorf("look %d: %v, want %v", i, got, tt.want)
 		}
 	}

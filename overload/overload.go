@@ -65,8 +65,8 @@ type Controller struct {
 	// turned away. Zero means 500 ms: a crowd that comes at once, as after a deploy, is to be served.
 	AcceptDelay time.Duration
 
-	// HandshakeDelay is how long TLS handshakes may wait to be computed before a share of the newcomers is turned away.
-	// Zero means 100 ms.
+	// HandshakeDelay is how long TLS handshakes may wait to be computed before a share of the newcomers is turned away. Ten for
+	// each of MaxHandshakes may wait for any time. Zero means 100 ms.
 	HandshakeDelay time.Duration
 
 	// SchedulerDelay is how long half of the goroutines may wait for a processor before
