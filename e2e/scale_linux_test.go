@@ -61,7 +61,6 @@ upstreams:
 // Three machines behind one address, that share Redis: what is whose, and what clients notice when one of them dies, is
 // upgraded, and is taken out of service.
 func TestThreeMachinesAreOne(t *testing.T) {
-	besideOthers(t)
 	need(t, "redis-server")
 	f := newFleet(t, 3)
 	store := sharedAt + ":" + portOf(t, redis(t, "--bind", "0.0.0.0", "--protected-mode", "no"))
