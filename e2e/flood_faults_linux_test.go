@@ -14,7 +14,6 @@ import (
 
 // Each sends a part of a request, and closes, half-closes or resets.
 func TestAllFaultyConnectionsAreAccountedForAndNothingIsLeft(t *testing.T) {
-	besideOthers(t)
 	churned := sized(t, "connections", 5000, 200_000) // what one in a hundred leaves behind is seen
 	p := startOnCore(t, "serve", "-c", config(t, "overload: {mode: off}", ""))
 	target := p.address()

@@ -21,7 +21,6 @@ type stall struct {
 }
 
 func TestACrowdStuckInAnyPhaseIsReapedAndNobodyElseNotices(t *testing.T) {
-	besideOthers(t)
 	crowd := sized(t, "clients that are stuck in each phase", 300, 5000)
 	arrival := sized(t, "time to arrive", 3*time.Second, 10*time.Second) // of which a tenth is more than a client may be late by its own clock
 	p := startOnCore(t, "serve", "-c", write(t, "levee.yaml", fmt.Sprintf(`version: 1
@@ -72,7 +71,6 @@ func (s stall) come(t *testing.T, target string, crowd int) {
 
 // There is no protocol of messages in the configuration: that is for those who have one.
 func TestACrowdStuckInAMessageIsReapedAndNobodyElseNotices(t *testing.T) {
-	besideOthers(t)
 	crowd := sized(t, "clients that are stuck in a message", 300, 5000)
 	limit := sized(t, "time for a message", 3*time.Second, 10*time.Second)
 	for _, alone := range sized(t, "in goroutines", []bool{false}, []bool{false, true}) {

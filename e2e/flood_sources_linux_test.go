@@ -11,7 +11,6 @@ import (
 
 // One address has 2,000 clients, and 100 others have one each.
 func TestOneSourceIsCappedAndTheOthersAreServed(t *testing.T) {
-	besideOthers(t)
 	const most = 100
 	least := sized(t, "attempts at least", 3*most, 2000) // a busy machine makes few in so short a time
 	duration := sized(t, "duration", 2*time.Second, 12*time.Second)
@@ -44,7 +43,6 @@ func TestOneSourceIsCappedAndTheOthersAreServed(t *testing.T) {
 
 // An IPv6 client has a /64 at least, and may have a /48: all of its addresses are one client.
 func TestAnIPv6PrefixIsLimitedAsOneClient(t *testing.T) {
-	besideOthers(t)
 	w := newWorld(t)
 	w.run("ip", "-6", "route", "add", "local", "fd4c:6576:6565::/48", "dev", "lo")
 	addresses := sized(t, "addresses", 1000, 10_000)

@@ -10,7 +10,6 @@ import (
 
 // TestFloodSeesSlowAttackersEndedAtTheirDeadline: a byte a second does not move it.
 func TestFloodSeesSlowAttackersEndedAtTheirDeadline(t *testing.T) {
-	t.Parallel()
 	target := start(t, "serve", "-c", write(t, "levee.yaml", `version: 1
 admin: {listen: 127.0.0.1:0}
 listeners:

@@ -396,7 +396,6 @@ func (s *soak) conclude(out string) (good bool) {
 
 // In the small this is in `make test`; `make soak` has half an hour of it.
 func TestSoak(t *testing.T) {
-	t.Parallel()
 	s := newSoak(t, soaking)
 	done := false
 	defer func() {
