@@ -369,10 +369,10 @@ listeners:
 	if _, err := roundOfAll(moves); err != nil {
 		t.Error(err)
 	}
-	now := l.mustTell()
-	if now.PID != u.PID || now.Predecessor == nil || now.Predecessor.PID != old || now.Predecessor.Gone || now.Predecessor.Left != 1 || now.Predecessor.Adopted != 3 {
-		t.Errorf("%+v, predecessor %+v", now, now.Predecessor)
-	}
+	eventually(t, "the new process tells of the old one", func() bool { // which reports now and then
+		now := l.mustTell()
+		return now.PID == u.PID && now.Predecessor != nil && now.Predecessor.PID == old && !now.Predecessor.Gone && now.Predecessor.Left == 1 && now.Predecessor.Adopted == 3
+	})
 	if n := len(l.processes()); n != 2 {
 		t.Errorf("%d processes while one connection finishes", n)
 	}
