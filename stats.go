@@ -84,24 +84,24 @@ func (s *Server) Stats() Stats {
 	defer s.mu.Unlock()
 	set := s.inForce.Load()
 	stats := Stats{
-		Active:            int64(len(s.conns)),
-		Accepted:          s.acceptedLocked(),
-		Adopted:           s.left.adopted,
-		Moved:             s.left.moved,
-		Closed:            make(map[CloseReason]int64, reasonCount),
-		Refused:           make(map[CloseReason]int64, len(refusals)),
-		Read:              s.left.read,
-		Written:           s.left.written,
-		Panics:            s.left.panics,
-		AcceptErrors:      s.left.acceptErrors,
-		Arriving:          int(s.arriving.Load()),
-		SlowSteps:         s.slow.Load(),
-		LoopLag:           s.lag.worst(s.clock(), s.lagOfLoops()),
-		HandshakesWaiting: s.handshakes.queued(),
-		MaxConns:          set.limits.conns,
-		Draining:          s.state != serving,
-		Pressure:          Pressure(s.pressing.now.Load()), //nolint:gosec // a Pressure it was
+		Active:       int64(len(s.conns)),
+		Accepted:     s.acceptedLocked(),
+		Adopted:      s.left.adopted,
+		Moved:        s.left.moved,
+		Closed:       make(map[CloseReason]int64, reasonCount),
+		Refused:      make(map[CloseReason]int64, len(refusals)),
+		Read:         s.left.read,
+		Written:      s.left.written,
+		Panics:       s.left.panics,
+		AcceptErrors: s.left.acceptErrors,
+		Arriving:     int(s.arriving.Load()),
+		SlowSteps:    s.slow.Load(),
+		LoopLag:      s.lag.worst(s.clock(), s.lagOfLoops()),
+		MaxConns:     set.limits.conns,
+		Draining:     s.state != serving,
+		Pressure:     Pressure(s.pressing.now.Load()), //nolint:gosec // a Pressure it was
 	}
+	stats.HandshakesWaiting, _ = s.handshakes.load()
 	for _, reason := range CloseReasons() {
 		stats.Closed[reason] = s.left.closed[reason]
 	}

@@ -230,13 +230,6 @@ func (t *turnstile) hasHadManyLocked(source netip.Addr) bool {
 	return had >= manyTurns
 }
 
-// queued returns how many wait.
-func (t *turnstile) queued() int {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.queuedLocked()
-}
-
 // load returns how many wait, and how many have entered so far.
 func (t *turnstile) load() (queued int, entered int64) {
 	t.mu.Lock()

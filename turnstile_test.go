@@ -86,7 +86,7 @@ func TestAKnownSourceThatFloodsIsNoRegular(t *testing.T) {
 		if others < 10 {
 			t.Errorf("of the first 20 only %d of 10 others were served", others)
 		}
-		for s.queued() > 0 {
+		for waiting, _ := s.load(); waiting > 0; waiting, _ = s.load() {
 			s.leave()
 			<-entered
 		}

@@ -54,7 +54,7 @@ func (g *gauges) look(now time.Time) (loads Loads) {
 			g.waits[s] = waits
 		}
 		accept, wanted := waits.accept.look(now, l)
-		handshake := handshakeDelay(waits.handshakes.look(now, l.HandshakeTurns, l.HandshakesWaiting), l.MaxHandshakes)
+		handshake := waits.handshakes.look(now, l.HandshakeTurns, l.HandshakesWaiting).delay(handshakesLeast * l.MaxHandshakes)
 		loads[AcceptQueue] = max(loads[AcceptQueue], wanted*portion(accept.Seconds(), cmp.Or(g.AcceptDelay, 500*time.Millisecond).Seconds()))
 		loads[Scheduler] = max(loads[Scheduler], wanted*scheduler)
 		loads[Arriving] = max(loads[Arriving], portion(float64(l.Arriving), float64(l.MaxArrivals)/2))
@@ -98,9 +98,12 @@ func fileLimit() float64 {
 	return n
 }
 
-// crowdLeast is how many have to wait for it to be a matter of how many they are. If fewer wait
-// for long, something else keeps the server from its work, and to turn them away would not help.
-const crowdLeast = 128
+// How many have to wait for it to be a matter of how many they are. If fewer wait for long, something else keeps the server from
+// its work, and to turn them away would not help.
+const (
+	crowdLeast      = 128 // to be accepted
+	handshakesLeast = 10  // for each that is computed
+)
 
 // waitGauges are those of one server.
 type waitGauges struct {
@@ -131,23 +134,13 @@ type queueing struct {
 	standing int // who waited at both ends. A crowd that comes at once is gone by the second
 }
 
-// delay is how long it takes to serve those who stand there, 0 if nobody was served meanwhile: that something else keeps the server
-// from its work is no reason to turn others away.
-func (q queueing) delay() time.Duration {
-	if q.served <= 0 {
+// delay is how long it takes to serve those who stand there; 0 if they are less than a crowd, or nobody was served meanwhile, for
+// whatever reason.
+func (q queueing) delay(crowd int) time.Duration {
+	if q.standing < crowd || q.served <= 0 {
 		return 0
 	}
 	return q.took * time.Duration(q.standing) / time.Duration(q.served)
-}
-
-// fewHandshakes is how many may wait, for each that is computed, however long it takes: those are no crowd.
-const fewHandshakes = 10
-
-func handshakeDelay(q queueing, most int) time.Duration {
-	if q.standing < fewHandshakes*most {
-		return 0
-	}
-	return q.delay()
 }
 
 // An acceptGauge estimates how long newcomers wait to be accepted.
@@ -168,10 +161,7 @@ func (g *acceptGauge) look(now time.Time, l levee.Load) (delay time.Duration, wa
 	if l.MaxConns > 0 && l.Active >= l.MaxConns {
 		return 0, wanted // nobody is let in: to turn others away does not change that
 	}
-	if queue.standing < crowdLeast {
-		return 0, wanted
-	}
-	return queue.delay(), wanted
+	return queue.delay(crowdLeast), wanted
 }
 
 // scheduler tells how long goroutines wait for a processor.

@@ -156,7 +156,7 @@ func TestTheWaitForAHandshakeIsThatOfAStandingQueue(t *testing.T) {
 		{2085, 9, 0}, // too few to be a crowd
 	} {
 		now = now.Add(100 * time.Millisecond)
-		if got := handshakeDelay(g.look(now, tt.turns, tt.waiting), 1); got != tt.want {
+		if got := g.look(now, tt.turns, tt.waiting).delay(handshakesLeast); got != tt.want {
 			t.Errorf("look %d: %v, want %v", i, got, tt.want)
 		}
 	}
