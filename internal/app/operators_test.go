@@ -144,6 +144,17 @@ func TestOpenConnectionsAreToldWithWhereTheyGo(t *testing.T) {
 	}
 }
 
+// statusOnce returns the status once it is so, or as it is when patience ends.
+func (r *run) statusOnce(isSo func(*admin.Status) bool) (s admin.Status) {
+	r.t.Helper()
+	for late := time.Now().Add(patience); ; {
+		s = admin.Status{}
+		if r.asking("GET", "/api/v1/status", &s); isSo(&s) || time.Now().After(late) {
+			return s
+		}
+	}
+}
+
 func TestOperatorsEndConnections(t *testing.T) {
 	r := start(t, app.Env{}, "serve", "-c", twoListeners(t))
 	at := r.addresses(2)
@@ -170,11 +181,7 @@ func TestOperatorsEndConnections(t *testing.T) {
 	}
 	send(t, b, "x")
 	expect(t, b, "x")
-	var status admin.Status
-	r.asking("GET", "/api/v1/status", &status)
-	for late := time.Now().Add(patience); status.Totals.Active > 1 && time.Now().Before(late); { // the client may know sooner
-		r.asking("GET", "/api/v1/status", &status)
-	}
+	status := r.statusOnce(func(s *admin.Status) bool { return s.Totals.Active <= 1 }) // the client may know sooner
 	if status.Totals.Closed["killed"] != 2 || status.Totals.Active != 1 || status.Totals.Accepted != 3 {
 		t.Errorf("%+v", status.Totals)
 	}
@@ -320,9 +327,7 @@ func TestAnOperatorBeginsTheEndAsSIGTERMDoes(t *testing.T) {
 		}
 	}
 	r.find(&r.stderr, `"msg":"draining","by":"an operator"`)
-	for late := time.Now().Add(patience); status.Ready && time.Now().Before(late); {
-		r.asking("GET", "/api/v1/status", &status)
-	}
+	status = r.statusOnce(func(s *admin.Status) bool { return !s.Ready })
 	if status.Ready || status.Drain.Left != 1 {
 		t.Errorf("%+v", status)
 	}
