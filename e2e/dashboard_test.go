@@ -371,6 +371,9 @@ func TestDashboardTakesNothingOfAStrangersForMarkup(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
+	eventually(t, "it is in the table", func() bool {
+		return evaluate[int](d, `document.querySelectorAll("#connections-table tbody tr").length`) == 1
+	})
 	eventually(t, "the name is shown as it is", func() bool { return strings.Contains(d.text("#connections-table tbody"), name) })
 	if n := evaluate[int](d, `document.querySelectorAll("main img").length`); n != 0 || strings.Contains(evaluate[string](d, `document.title`), "owned") {
 		t.Errorf("it became %d pictures", n)

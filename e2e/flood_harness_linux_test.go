@@ -41,7 +41,7 @@ func sizedBy[T any](t *testing.T, variable, what string, small, full T) T {
 // besideOthers has a test run beside others, unless it has its full size: then the machine is its own.
 func besideOthers(t *testing.T) {
 	t.Helper()
-	if os.Getenv(floodVariable) != "full" && os.Getenv(upgradeVariable) != "full" {
+	if os.Getenv(floodVariable) != "full" && !inFull() {
 		t.Parallel()
 	}
 }
