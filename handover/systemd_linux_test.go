@@ -166,11 +166,11 @@ func TestSocketActivatedProcessCanBeReplaced(t *testing.T) {
 		"--setenv=CHILD_SETTLE", "--setenv=CHILD_PROBATION", os.Args[0])
 	f := startCommand(t, command, "CHILD_LISTEN=unix:"+path)
 	f.address = path
-	waitUntil(5*time.Second, func() bool {
-		_, err := os.Stat(path)
+	var first int
+	waitUntil(5*time.Second, func() bool { // systemd-socket-activate listens
+		first, err = f.whoAnswers(10 * time.Second)
 		return err == nil
 	})
-	first, err := f.whoAnswers(10 * time.Second)
 	if err != nil || first != f.pid() {
 		t.Fatalf("%d answers (%v), not %d", first, err, f.pid())
 	}
