@@ -281,6 +281,8 @@ func (d *door) awaitSlot(stop <-chan struct{}) bool {
 	if slot == nil {
 		return true
 	}
+	s.pauses.Add(1)
+	defer s.pauses.Add(1)
 	timer := &time.Timer{} // which never fires
 	if d.crowd.counted {
 		timer = time.NewTimer(d.untilLook())
@@ -311,5 +313,7 @@ func (s *Server) acceptFailed(l net.Listener, err error, pause time.Duration, st
 		s.guard(nil, func() { hook(l, err, pause) })
 	}
 	s.lobby.clear() // those who are there are open files
+	s.pauses.Add(1)
+	defer s.pauses.Add(1)
 	return pauseFor(pause, stop, lacksFiles(err))
 }

@@ -92,6 +92,9 @@ func TestFailedAcceptsAreRetriedAfterPausesThatDoubleToASecond(t *testing.T) {
 				if n := s.Stats().AcceptErrors; n != int64(len(want)+1) {
 					t.Errorf("%d accept errors counted, want %d", n, len(want)+1)
 				}
+				if n := s.Load().AcceptPauses; n != 2*int64(len(want)+1) {
+					t.Errorf("accepting has paused and gone on %d times, want %d", n, 2*(len(want)+1))
+				}
 			})
 		})
 	}
@@ -232,6 +235,9 @@ func TestAcceptingPausesAtMaxConns(t *testing.T) {
 		if queued, stats := l.Queued(), s.Stats(); queued != 1 || stats.Active != 2 || stats.MaxConns != 2 {
 			t.Errorf("%d in the queue, %d active, cap %d; want 1, 2, 2", queued, stats.Active, stats.MaxConns)
 		}
+		if n := s.Load().AcceptPauses; n != 1 {
+			t.Errorf("accepting has paused and gone on %d times, want 1", n)
+		}
 		start := time.Now()
 		first.Close()
 		if err := <-served; err != nil {
@@ -239,6 +245,10 @@ func TestAcceptingPausesAtMaxConns(t *testing.T) {
 		}
 		if waited := time.Since(start); waited != 0 {
 			t.Errorf("the third waited %v after the first had left", waited)
+		}
+		synctest.Wait() // with the third it is full again
+		if n := s.Load().AcceptPauses; n != 3 {
+			t.Errorf("accepting has paused and gone on %d times, want 3", n)
 		}
 		checkStats(t, s.Stats(), 2, map[levee.CloseReason]int64{levee.ClientClosed: 1})
 	})

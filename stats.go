@@ -129,6 +129,7 @@ func (s *Server) acceptedLocked() int64 {
 // A Load is what a server has to do, of what can be told at once.
 type Load struct {
 	Active, MaxConns  int   // open connections, and how many may be; negative if any number
+	AcceptPauses      int64 // how often accepting has paused and gone on so far: for want of room under MaxConns, or as it failed
 	Arriving          int   // of them, without a handler yet and with a goroutine
 	MaxArrivals       int   // negative if any number may
 	HandshakesWaiting int   // TLS handshakes that wait for one of MaxHandshakes
@@ -152,6 +153,7 @@ func (s *Server) Load() Load {
 		Active:        len(s.conns),
 		MaxConns:      set.limits.conns,
 		MaxArrivals:   set.limits.arrivals,
+		AcceptPauses:  s.pauses.Load(),
 		Accepted:      s.acceptedLocked(),
 		Arriving:      int(s.arriving.Load()),
 		MaxHandshakes: set.limits.handshakes,

@@ -147,19 +147,21 @@ func (q queueing) delay(crowd int) time.Duration {
 type acceptGauge struct {
 	queue    queueGauge
 	unwanted int64
+	pauses   int64
 }
 
 // look also tells the share of newcomers whom the Gate did not turn away. A flood that it refuses is
 // the reason for what is short then, and to turn away others, who are few, would relieve nothing.
 func (g *acceptGauge) look(now time.Time, l levee.Load) (delay time.Duration, wanted float64) {
 	queue, unwanted := g.queue.look(now, l.Accepted, l.QueueLength), l.Unwanted-g.unwanted
-	g.unwanted = l.Unwanted
+	pauses := l.AcceptPauses - g.pauses
+	g.unwanted, g.pauses = l.Unwanted, l.AcceptPauses
 	if queue.served <= 0 {
 		return 0, 1
 	}
 	wanted = 1 - float64(unwanted)/float64(queue.served)
-	if l.MaxConns > 0 && l.Active >= l.MaxConns {
-		return 0, wanted // nobody is let in: to turn others away does not change that
+	if pauses > 0 {
+		return 0, wanted // they waited for others to leave, say: to turn some away does not change that
 	}
 	return queue.delay(crowdLeast), wanted
 }
