@@ -39,9 +39,9 @@ func TestAttackersElsewhereDoTheSame(t *testing.T) {
 	f.TLS, f.Elsewhere, f.Duration = ca.ClientConfig("localhost"), elsewhere, time.Second
 	report := run(t, f)
 	for _, r := range report.Results {
-		want := attack.Tally{Attempts: 20, Held: 20}
+		want := attack.Tally{Attempts: max(1, r.Tally.Attempts), Held: r.Tally.Attempts} // in a second, as many as this machine can
 		if r.Attack == "handshakes" {
-			want = attack.Tally{Attempts: max(1, r.Tally.Attempts), Left: r.Tally.Left, Held: r.Tally.Attempts - r.Tally.Left}
+			want.Left, want.Held = r.Tally.Left, r.Tally.Attempts-r.Tally.Left
 		}
 		if r.Tally != want || len(r.Complaints) > 0 {
 			t.Errorf("%+v", r)

@@ -80,7 +80,7 @@ type sight[T any] struct {
 }
 
 func look[T any](t *testing.T) *sight[T] {
-	ctx, enough := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, enough := context.WithTimeout(t.Context(), 30*time.Second)
 	t.Cleanup(enough)
 	return &sight[T]{make(chan T, 1), ctx, enough}
 }
