@@ -256,6 +256,9 @@ upstreams:
 	if done, moved := s[`levee_upgrades_total{result="done"}`], s["levee_handed_over_connections_total"]; done != upgrades || moved < upgrades*float64(len(chats)) {
 		t.Errorf("%v upgrades and %v connections that moved are counted", done, moved)
 	}
+	eventually(t, "each process has read its files when its turn came, and the count of that goes on", func() bool {
+		return l.scrape()[`levee_reloads_total{result="ok"}`] == upgrades
+	})
 	monitor.ends(t)
 	upstream := func(direction string) float64 {
 		return l.scrape()[fmt.Sprintf("levee_upstream_bytes_total{direction=%q,server=%q,upstream=\"servers\"}", direction, echo)]

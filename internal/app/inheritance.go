@@ -13,7 +13,7 @@ type heirloom struct {
 
 // counters are those that count until the process ends: what they know goes along once more then.
 func (f *front) counters() []heirloom {
-	return append([]heirloom{{"metrics", f.connections}, {"upstream metrics", f.upstreams.connecting}}, f.now.Load().backendHeirlooms()...)
+	return append([]heirloom{{"metrics", f.connections}, {"upstream metrics", f.upstreams.connecting}, {"counters", f.scraped}}, f.now.Load().backendHeirlooms()...)
 }
 
 // heirlooms are all of those that connections rely on, and whoever counts them.

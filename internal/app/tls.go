@@ -320,7 +320,10 @@ type news struct {
 	listener string
 }
 
-func (s *securing) news() news { return news{s.front, s.listener.Name} }
+func (s *securing) news() news {
+	s.metrics.problems.WithLabelValues(s.listener.Name) // which is told of from the start
+	return news{s.front, s.listener.Name}
+}
 
 // problem is told what is wrong with the files of a running levee.
 func (n news) problem(err error) {
