@@ -20,10 +20,20 @@ type stall struct {
 	args     []string
 }
 
+// Small crowds come at the same time, each to a levee of its own.
 func TestACrowdStuckInAnyPhaseIsReapedAndNobodyElseNotices(t *testing.T) {
 	crowd := sized(t, "clients that are stuck in each phase", 300, 5000)
 	arrival := sized(t, "time to arrive", 3*time.Second, 10*time.Second) // of which a tenth is more than a client may be late by its own clock
-	p := startOnCore(t, "serve", "-c", write(t, "levee.yaml", fmt.Sprintf(`version: 1
+	phases := []stall{
+		{"hold", 0, arrival, nil},
+		{"slow-header", 1, arrival, []string{"--proxy-header"}},
+		{"slow-hello", 2, arrival, []string{"--tls", "--insecure-skip-verify"}},
+		{"slow-request", 0, 4*time.Second + arrival, nil}, // four until its bytes tell that it is HTTP
+	}
+	for _, s := range phases[:sized(t, "phases", 3, 4)] {
+		t.Run(s.attack, func(t *testing.T) {
+			besideOthers(t)
+			p := startOnCore(t, "serve", "-c", write(t, "levee.yaml", fmt.Sprintf(`version: 1
 admin: {listen: 127.0.0.1:0}
 overload: {mode: off}
 listeners:
@@ -42,16 +52,16 @@ listeners:
     timeouts: {arrival: %[1]s}
     routes: [{handler: echo}]
 `, arrival)))
-	phases := []stall{
-		{"hold", 0, arrival, nil},
-		{"slow-header", 1, arrival, []string{"--proxy-header"}},
-		{"slow-hello", 2, arrival, []string{"--tls", "--insecure-skip-verify"}},
-		{"slow-request", 0, 4*time.Second + arrival, nil}, // four until its bytes tell that it is HTTP
+			before := p.footprint()
+			s.come(t, p.addressOf(s.listener), crowd)
+			p.leavesNothing(t, before, 16<<20) // that a server which was just started has not got yet
+		})
 	}
-	for _, s := range phases[:sized(t, "phases", 3, 4)] {
-		before := p.footprint()
-		s.come(t, p.addressOf(s.listener), crowd)
-		p.leavesNothing(t, before, 16<<20) // that a server which was just started has not got yet
+	for _, alone := range sized(t, "in goroutines", []bool{false}, []bool{false, true}) {
+		t.Run(fmt.Sprintf("slow-message, in goroutines: %t", alone), func(t *testing.T) {
+			besideOthers(t)
+			testStuckInAMessage(t, crowd, arrival, alone)
+		})
 	}
 }
 
@@ -68,29 +78,25 @@ func (s stall) come(t *testing.T, target string, crowd int) {
 	}
 }
 
-// There is no protocol of messages in the configuration: that is for those who have one.
-func TestACrowdStuckInAMessageIsReapedAndNobodyElseNotices(t *testing.T) {
-	crowd := sized(t, "clients that are stuck in a message", 300, 5000)
-	limit := sized(t, "time for a message", 3*time.Second, 10*time.Second)
-	for _, alone := range sized(t, "in goroutines", []bool{false}, []bool{false, true}) {
-		ctx, stop := context.WithCancel(t.Context())
-		defer stop()
-		served := make(chan error)
-		l := listen(t)
-		srv := &library.Server{
-			Handler:        frame.Handler(frame.Uint32(nil, 0), func(w *frame.Writer, message []byte) error { return w.Write(message) }),
-			MessageTimeout: limit, GoroutinePerConn: alone,
-		}
-		go func() { served <- srv.Serve(ctx, l) }()
-		s := stall{attack: "slow-message", limit: limit, args: []string{"--send", `\x00\x00\x00\x04ping`, "--expect", `\x00\x00\x00\x04ping`}}
-		s.come(t, l.Addr().String(), crowd)
-		closed := srv.Stats().Closed
-		if n := closed[library.MessageTimeout]; n < int64(crowd) {
-			t.Errorf("%d of %d connections were ended for their message: %v", n, crowd, closed)
-		}
-		stop()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
+// testStuckInAMessage has a server of its own: there is no protocol of messages in the configuration, that is for those who have one.
+func testStuckInAMessage(t *testing.T, crowd int, limit time.Duration, alone bool) {
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	served := make(chan error)
+	l := listen(t)
+	srv := &library.Server{
+		Handler:        frame.Handler(frame.Uint32(nil, 0), func(w *frame.Writer, message []byte) error { return w.Write(message) }),
+		MessageTimeout: limit, GoroutinePerConn: alone,
+	}
+	go func() { served <- srv.Serve(ctx, l) }()
+	s := stall{attack: "slow-message", limit: limit, args: []string{"--send", `\x00\x00\x00\x04ping`, "--expect", `\x00\x00\x00\x04ping`}}
+	s.come(t, l.Addr().String(), crowd)
+	closed := srv.Stats().Closed
+	if n := closed[library.MessageTimeout]; n < int64(crowd) {
+		t.Errorf("%d of %d connections were ended for their message: %v", n, crowd, closed)
+	}
+	stop()
+	if err := <-served; err != nil {
+		t.Error(err)
 	}
 }
