@@ -337,3 +337,30 @@ func TestAnyListenerWillDo(t *testing.T) {
 		}
 	})
 }
+
+// looking is a context that tells when somebody looks for its end.
+type looking struct {
+	context.Context
+	looked func()
+}
+
+func (l looking) Done() <-chan struct{} {
+	l.looked()
+	return l.Context.Done()
+}
+
+func TestAListenerThatIsClosedBeforeServeLooksEndsItWithTheError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for range 20 { // of what has happened by then it could see any
+			l, neighbour := leveetest.Listen(), leveetest.Listen()
+			_, _ = l.Close(), neighbour.Close()
+			s := &levee.Server{Handler: answering}
+			if err := s.Serve(looking{t.Context(), synctest.Wait}, l, neighbour); !errors.Is(err, net.ErrClosed) {
+				t.Fatalf("Serve returned %v", err)
+			}
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}

@@ -248,10 +248,7 @@ func (s *Server) ListenAndServe(ctx context.Context, addresses ...string) error 
 func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	call := &serveCall{failed: make(chan error, 1), over: make(chan struct{})}
 	if err := s.start(ctx, listeners, call); err != nil {
-		for _, l := range listeners {
-			_ = l.Close()
-		}
-		return err
+		return abandon(listeners, err)
 	}
 	select {
 	case <-ctx.Done():
@@ -264,11 +261,13 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 		}
 		return s.Shutdown(ctx)
 	case err := <-call.failed:
-		for _, l := range listeners {
-			_ = l.Close()
-		}
-		return err
+		return abandon(listeners, err)
 	case <-call.over:
+		select {
+		case err := <-call.failed: // was first
+			return abandon(listeners, err)
+		default:
+		}
 		if !s.isStopping() {
 			return nil
 		}
@@ -277,6 +276,14 @@ func (s *Server) Serve(ctx context.Context, listeners ...net.Listener) error {
 	<-s.gone
 	s.awaitLoops()
 	return ErrServerClosed
+}
+
+// abandon closes the listeners of a call of Serve that ends with an error.
+func abandon(listeners []net.Listener, err error) error {
+	for _, l := range listeners {
+		_ = l.Close()
+	}
+	return err
 }
 
 // StopListening has the server accept no more on a listener that Serve was given, serve those
