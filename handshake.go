@@ -122,6 +122,31 @@ func (w *wire) enterTurnstile(t *turnstile) error {
 	return nil
 }
 
+// WaitOutside calls wait, in a callback of a tls.Config such as GetConfigForClient or GetCertificate that has to ask somebody
+// else: meanwhile the handshake does not count among [Server.MaxHandshakes], and keeps nobody from the processor. Then it waits
+// until it counts again, and returns an error if that is in vain, as the connection's time to arrive is over. The callback is
+// to return it. The hello of somebody else's connection is no matter: wait is called, and the error is nil.
+func WaitOutside(hello *tls.ClientHelloInfo, wait func()) error {
+	if w, ok := hello.Conn.(*wire); ok {
+		return w.WaitOutside(wait)
+	}
+	wait()
+	return nil
+}
+
+// WaitOutside is [WaitOutside], for those who do not know this package: they ask the hello's Conn whether it has the method.
+func (w *wire) WaitOutside(wait func()) error {
+	t := w.turnstile
+	if t == nil {
+		wait()
+		return nil
+	}
+	w.turnstile = nil
+	t.leave()
+	wait()
+	return w.enterTurnstile(t)
+}
+
 // readOutside reads what is there, and where there is nothing waits outside the turnstile.
 func (w *wire) readOutside(p []byte) (int, error) {
 	if w.direct() != nil {

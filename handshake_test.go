@@ -352,6 +352,79 @@ func TestAHandshakeThatHasWaitedInVainIsNotComputed(t *testing.T) {
 	})
 }
 
+// A callback of the configuration may have to ask somebody else, who may take long to answer. It need not know levee.
+func TestACallbackThatWaitsOutsideKeepsNobodyWaiting(t *testing.T) {
+	for name, outside := range map[string]func(hello *tls.ClientHelloInfo, wait func()) error{
+		"by the function": levee.WaitOutside,
+		"by the connection's method": func(hello *tls.ClientHelloInfo, wait func()) error {
+			return hello.Conn.(interface{ WaitOutside(wait func()) error }).WaitOutside(wait)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { testCallbackThatWaits(t, outside) })
+		})
+	}
+}
+
+func testCallbackThatWaits(t *testing.T, outside func(hello *tls.ClientHelloInfo, wait func()) error) {
+	k, client := newKiln(t)
+	hot := k.GetConfigForClient
+	answers, back := make(chan struct{}), make(chan error)
+	k.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if hello.ServerName != "n0" {
+			return hot(hello)
+		}
+		err := outside(hello, func() { <-answers })
+		back <- err
+		return nil, err
+	}
+	srv := &levee.Server{TLSConfig: k.Config, MaxHandshakes: 1, Handler: echoes}
+	dial, ends := inMemory(t, srv)
+	asks, other := come(dial, client, 0), come(dial, client, 1)
+	answers <- struct{}{}
+	synctest.Wait()
+	if n := srv.Stats().HandshakesWaiting; n != 1 {
+		t.Errorf("%d wait for the one that is computed", n)
+	}
+	close(k.fire)
+	for _, result := range []<-chan error{back, asks, other} {
+		if err := <-result; err != nil {
+			t.Error(err)
+		}
+	}
+
+	k.fire = make(chan struct{})
+	start := time.Now()
+	asks = come(dial, client, 0)
+	come(dial, client, 1) // in computation for ever
+	answers <- struct{}{}
+	if err := <-back; err == nil || time.Since(start) != 10*time.Second {
+		t.Errorf("it is back after %v: %v", time.Since(start), err)
+	}
+	expectEndAt(t, ends, levee.ArrivalTimeout, start, 10*time.Second)
+	if <-asks == nil {
+		t.Error("it was computed without a turn")
+	}
+	close(k.fire)
+}
+
+func TestThereIsNothingToWaitOutsideOfElsewhere(t *testing.T) {
+	called := 0
+	wait := func() { called++ }
+	if err := levee.WaitOutside(&tls.ClientHelloInfo{Conn: new(net.TCPConn)}, wait); err != nil || called != 1 {
+		t.Error(err, called)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		config := leveetest.NewCA(t).ServerConfig("localhost")
+		config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) { return nil, levee.WaitOutside(hello, wait) }
+		dial, _ := inMemory(t, &levee.Server{TLSConfig: config, MaxHandshakes: -1, Handler: echoes})
+		handshaken(t, dial(), &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // whose it is is no matter
+		if called != 2 {
+			t.Errorf("called %d times", called)
+		}
+	})
+}
+
 func TestAClientThatIsSlowAtItsHandshakeKeepsNobodyWaiting(t *testing.T) {
 	ca := leveetest.NewCA(t)
 	for _, transport := range []string{"TCP", "memory"} {

@@ -82,7 +82,8 @@ type Server struct {
 
 	// MaxHandshakes is how many TLS handshakes may be computed at the same time. The
 	// others wait, within ArrivalTimeout: a flood of them leaves the processors to
-	// the connections that are there. One that waits for its client does not count.
+	// the connections that are there. One that waits for its client does not count,
+	// nor one whose callback in a tls.Config waits by [WaitOutside].
 	// Zero means one less than GOMAXPROCS, but at least one: it is left to the connections that are there.
 	MaxHandshakes int
 

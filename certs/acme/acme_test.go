@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -430,6 +431,67 @@ func TestAnotherMachinesChallengeIsAnsweredToAllWhoAsk(t *testing.T) {
 	if p := here.of(t.Context(), "db.example.com", TLSALPN01); p != nil {
 		t.Error("it has been taken back, and is answered")
 	}
+}
+
+// An aside is a connection whose handshake is one of few, but where it waits outside.
+type aside struct {
+	net.Conn
+	outside bool
+	err     error // of coming back
+}
+
+func (a *aside) WaitOutside(wait func()) error {
+	a.outside = true
+	wait()
+	a.outside = false
+	return a.err
+}
+
+// A storage that does not answer is a matter of those who ask for what it may have.
+func TestWhoAsksForAnotherMachinesChallengeKeepsNobodyElseWaiting(t *testing.T) {
+	s := loaded(t, "db.example.com")
+	p := s.loaded.Load().pending
+	asked := 0
+	conn := new(aside)
+	p.storage = loading{p.storage, func() {
+		if asked++; !conn.outside {
+			t.Error("it waits inside")
+		}
+	}}
+	config := s.Answering(leveetest.NewCA(t).ServerConfig("db.example.com"))
+	authority := &tls.Config{InsecureSkipVerify: true, ServerName: "db.example.com", NextProtos: []string{acmez.ACMETLS1Protocol}}
+	come := func() error {
+		client, server := leveetest.Pipe()
+		defer client.Close()
+		conn.Conn = server
+		go func() { // ends with the pipe
+			_ = tls.Client(client, authority).HandshakeContext(t.Context())
+			client.Close()
+		}()
+		return tls.Server(conn, config).HandshakeContext(t.Context())
+	}
+	conn.err = errors.New("too late")
+	if err := come(); err != conn.err || asked != 1 {
+		t.Errorf("asked %d times, and then %v", asked, err)
+	}
+	conn.err = nil
+	if err := newPending(p.storage, issuerKey(s.Directory)).Present(t.Context(), challenge(TLSALPN01, "db.example.com")); err != nil {
+		t.Fatal(err)
+	}
+	if err := come(); err != errAnswered || asked != 2 {
+		t.Errorf("asked %d times, and answered by %v", asked, err)
+	}
+}
+
+// loading is a storage that tells of each Load.
+type loading struct {
+	certmagic.Storage
+	told func()
+}
+
+func (l loading) Load(ctx context.Context, key string) ([]byte, error) {
+	l.told()
+	return l.Storage.Load(ctx, key)
 }
 
 func TestOneLookForANameGoesOnAtATime(t *testing.T) {

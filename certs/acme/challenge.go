@@ -182,7 +182,7 @@ func (s *Source) Answering(config *tls.Config) *tls.Config {
 	answering := config.Clone()
 	answering.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		if slices.Equal(hello.SupportedProtos, []string{acmez.ACMETLS1Protocol}) {
-			return s.answer(hello), nil
+			return s.answer(hello)
 		}
 		if config.GetConfigForClient == nil {
 			return nil, nil
@@ -194,7 +194,7 @@ func (s *Source) Answering(config *tls.Config) *tls.Config {
 
 // answer returns the configuration for a hello that may be the authority's. Without
 // anything to answer it has no certificate, and the client is refused (unrecognized_name).
-func (s *Source) answer(hello *tls.ClientHelloInfo) *tls.Config {
+func (s *Source) answer(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	config := &tls.Config{
 		MinVersion:             tls.VersionTLS13, // whose server sends its certificate before it says how things went
 		NextProtos:             []string{acmez.ACMETLS1Protocol},
@@ -202,18 +202,27 @@ func (s *Source) answer(hello *tls.ClientHelloInfo) *tls.Config {
 		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return nil, nil },
 		VerifyConnection:       func(tls.ConnectionState) error { return hangUp(hello.Conn) },
 	}
-	st := s.loaded.Load()
-	if st == nil {
-		return config
-	}
-	asked, err := servername.Normalize(hello.ServerName)
-	if err != nil || st.byName[asked] == nil {
-		return config
-	}
-	if found := st.pending.of(hello.Context(), asked, TLSALPN01); found != nil {
+	found, err := s.proofFor(hello)
+	if found != nil {
 		config.Certificates, config.GetCertificate = []tls.Certificate{*found.cert}, nil
 	}
-	return config
+	return config, err
+}
+
+// proofFor returns the challenge that a hello asks for, nil if there is none. An error ends the handshake.
+func (s *Source) proofFor(hello *tls.ClientHelloInfo) (found *proof, err error) {
+	st := s.loaded.Load()
+	asked, err := servername.Normalize(hello.ServerName)
+	if st == nil || err != nil || st.byName[asked] == nil {
+		return nil, nil //nolint:nilerr // what is no name is none of ours
+	}
+	look := func() { found = st.pending.of(hello.Context(), asked, TLSALPN01) }
+	if levee, ok := hello.Conn.(interface{ WaitOutside(wait func()) error }); ok {
+		err = levee.WaitOutside(look) // who waits for the storage is to keep nobody else waiting
+	} else {
+		look()
+	}
+	return found, err
 }
 
 var errAnswered = errors.New("an ACME challenge has been answered, and nothing is served by way of it")
