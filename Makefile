@@ -124,10 +124,9 @@ RACED   := env GOFLAGS=-race
 UNRACED := $(sort $(dir $(shell grep -rlE --include='*_test.go' '^//go:build (.*[^a-z])?!race' . | grep -v '^\./\.')))
 LINT    := golangci-lint run --config "$(CURDIR)/.golangci.yml"
 
-.PHONY: vet vet-linux vet-darwin vet-windows
-vet: vet-linux vet-darwin vet-windows ## go vet for each operating system that the library compiles on
-vet-linux:
-	$(STEP) $@ $(RACED) scripts/in-each "$(LIBRARY)" go vet ./...
+# What go vet says of Linux is among what golangci-lint does.
+.PHONY: vet vet-darwin vet-windows
+vet: vet-darwin vet-windows ## go vet for the other operating systems that the library compiles on
 vet-darwin vet-windows: vet-%: $(TOOLS_STAMP)
 	$(STEP) $@ env GOOS=$* scripts/in-each --at-once "$(PORTABLE)" vetsource ./...
 
@@ -147,13 +146,14 @@ vulnerabilities: $(TOOLS_STAMP) ## govulncheck; skipped with a reason when its d
 	$(STEP) $@ scripts/in-each "$(LIBRARY)" "$(CURDIR)/scripts/vulnerability-check"
 
 # -shuffle also keeps go test from answering out of its cache. Vetting is vet's. What waits in real time does so beside
-# other tests: those of a large package in several processes, and as many at once as -parallel says of those that may. The race
-# detector would let each process, and each that a test starts, sleep for a second at its end.
+# other tests: those of one package more than there are processors, of a large one in several processes, and as many at once
+# as -parallel says of those that may. The race detector would let each process, and each that a test starts, sleep for a
+# second at its end.
 .PHONY: unit
 unit: ## tests, examples and fuzz seeds, in random order, under the race detector
 	$(STEP) $@-unraced go test -shuffle=on -timeout=15m $(UNRACED)
 	$(STEP) $@ env GORACE=atexit_sleep_ms=50 scripts/in-each "$(LIBRARY)" \
-		go test -race -shuffle=on -parallel=4 -timeout=15m -vet=off -exec="$(CURDIR)/scripts/in-shares" ./...
+		go test -race -shuffle=on -p=$$(($$(getconf _NPROCESSORS_ONLN) + 1)) -parallel=4 -timeout=15m -vet=off -exec="$(CURDIR)/scripts/in-shares" ./...
 
 # -count=1 because what these tests look at (a binary, other servers) is invisible to go test's cache. Those that run in
 # parallel mostly wait, so that there may be more of them than processors.

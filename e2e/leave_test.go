@@ -83,7 +83,7 @@ func TestEveryRequestInFlightAtSIGINTIsAnswered(t *testing.T) {
 	if code := p.wait(); code != 0 {
 		t.Errorf("exit code %d", code)
 	}
-	if took := p.ended.Sub(last); took > 200*time.Millisecond {
+	if took := p.ended.Sub(last); took > promptly {
 		t.Errorf("it ended %v after the last answer", took)
 	}
 	if c, err := net.Dial("tcp", address); err == nil {
@@ -125,7 +125,7 @@ func TestConnectionThatDoesNotEndIsCutAtTheDeadline(t *testing.T) {
 	newHalf(t, p.address(), 1)
 	began := time.Now()
 	p.signal(syscall.SIGTERM)
-	if code, took := p.wait(), p.ended.Sub(began); code != 1 || took < deadline || took > deadline+500*time.Millisecond {
+	if code, took := p.wait(), p.ended.Sub(began); code != 1 || took < deadline || took > deadline+promptly {
 		t.Errorf("exit code %d after %v", code, took)
 	}
 	if line := p.logged(cutLine); line["cut"] != 1.0 {
@@ -141,7 +141,7 @@ func TestSecondSIGINTIsImmediate(t *testing.T) {
 	p.logged("draining")
 	began := time.Now()
 	p.signal(os.Interrupt)
-	if code, took := p.wait(), p.ended.Sub(began); code != 1 || took > 500*time.Millisecond {
+	if code, took := p.wait(), p.ended.Sub(began); code != 1 || took > promptly {
 		t.Errorf("exit code %d after %v", code, took)
 	}
 	if line := p.logged(cutLine); line["cut"] != 1.0 {

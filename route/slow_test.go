@@ -194,7 +194,7 @@ func TestGarbageIsRefusedAtOnceOverSockets(t *testing.T) {
 			began := time.Now()
 			io.WriteString(raw, garbage.send)
 			got, err := io.ReadAll(raw)
-			if took := time.Since(began); string(got) != garbage.answer || err != nil || took > 50*time.Millisecond {
+			if took := time.Since(began); string(got) != garbage.answer || err != nil || took > time.Second { // far less than anybody has time for
 				t.Errorf("%s, %q: %q, %v, after %v", what, garbage.send, got, err, took)
 			}
 			raw.Close()
