@@ -180,9 +180,8 @@ func TestServerOfAPageIsReplaced(t *testing.T) {
 	folder := t.TempDir()
 	f := startCommand(t, childCommand(), childRole+"=page", "CHILD_FOLDER="+folder)
 	path := folder + "/echo"
-	waitUntil(5*time.Second, func() bool { _, err := os.Stat(path); return err == nil })
-	s := newStream(t, path, 1)
 	f.await("serving", f.pid())
+	s := newStream(t, path, 1)
 	f.signal(syscall.SIGUSR2)
 	f.await("left", f.pid())
 	<-f.gone
