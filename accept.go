@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"sync/atomic"
 	"time"
 )
 
@@ -281,8 +282,7 @@ func (d *door) awaitSlot(stop <-chan struct{}) bool {
 	if slot == nil {
 		return true
 	}
-	s.pauses.Add(1)
-	defer s.pauses.Add(1)
+	defer s.pauses.begin().end()
 	timer := &time.Timer{} // which never fires
 	if d.crowd.counted {
 		timer = time.NewTimer(d.untilLook())
@@ -302,6 +302,17 @@ func (d *door) awaitSlot(stop <-chan struct{}) bool {
 	}
 }
 
+// acceptPauses count when acceptors let nobody in.
+type acceptPauses struct{ begun, open atomic.Int64 }
+
+func (p *acceptPauses) begin() *acceptPauses {
+	p.begun.Add(1)
+	p.open.Add(1)
+	return p
+}
+
+func (p *acceptPauses) end() { p.open.Add(-1) }
+
 // acceptFailed tells of a failed accept and pauses. It returns false if stop was
 // closed meanwhile.
 func (s *Server) acceptFailed(l net.Listener, err error, pause time.Duration, stop <-chan struct{}) bool {
@@ -313,7 +324,6 @@ func (s *Server) acceptFailed(l net.Listener, err error, pause time.Duration, st
 		s.guard(nil, func() { hook(l, err, pause) })
 	}
 	s.lobby.clear() // those who are there are open files
-	s.pauses.Add(1)
-	defer s.pauses.Add(1)
+	defer s.pauses.begin().end()
 	return pauseFor(pause, stop, lacksFiles(err))
 }

@@ -92,8 +92,8 @@ func TestFailedAcceptsAreRetriedAfterPausesThatDoubleToASecond(t *testing.T) {
 				if n := s.Stats().AcceptErrors; n != int64(len(want)+1) {
 					t.Errorf("%d accept errors counted, want %d", n, len(want)+1)
 				}
-				if n := s.Load().AcceptPauses; n != 2*int64(len(want)+1) {
-					t.Errorf("accepting has paused and gone on %d times, want %d", n, 2*(len(want)+1))
+				if load := s.Load(); load.AcceptPauses != int64(len(want)+1) || load.AcceptsPaused != 0 {
+					t.Errorf("accepting has paused %d times, %d pause; want %d and none", load.AcceptPauses, load.AcceptsPaused, len(want)+1)
 				}
 			})
 		})
@@ -235,8 +235,8 @@ func TestAcceptingPausesAtMaxConns(t *testing.T) {
 		if queued, stats := l.Queued(), s.Stats(); queued != 1 || stats.Active != 2 || stats.MaxConns != 2 {
 			t.Errorf("%d in the queue, %d active, cap %d; want 1, 2, 2", queued, stats.Active, stats.MaxConns)
 		}
-		if n := s.Load().AcceptPauses; n != 1 {
-			t.Errorf("accepting has paused and gone on %d times, want 1", n)
+		if load := s.Load(); load.AcceptPauses != 1 || load.AcceptsPaused != 1 {
+			t.Errorf("accepting has paused %d times, %d pause; want 1 and 1", load.AcceptPauses, load.AcceptsPaused)
 		}
 		start := time.Now()
 		first.Close()
@@ -247,10 +247,15 @@ func TestAcceptingPausesAtMaxConns(t *testing.T) {
 			t.Errorf("the third waited %v after the first had left", waited)
 		}
 		synctest.Wait() // with the third it is full again
-		if n := s.Load().AcceptPauses; n != 3 {
-			t.Errorf("accepting has paused and gone on %d times, want 3", n)
+		if load := s.Load(); load.AcceptPauses != 2 || load.AcceptsPaused != 1 {
+			t.Errorf("accepting has paused %d times, %d pause; want 2 and 1", load.AcceptPauses, load.AcceptsPaused)
 		}
-		checkStats(t, s.Stats(), 2, map[levee.CloseReason]int64{levee.ClientClosed: 1})
+		second.Close()
+		synctest.Wait()
+		if n := s.Load().AcceptsPaused; n != 0 {
+			t.Errorf("%d pause where there is room", n)
+		}
+		checkStats(t, s.Stats(), 1, map[levee.CloseReason]int64{levee.ClientClosed: 2})
 	})
 }
 

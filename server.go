@@ -168,7 +168,7 @@ type Server struct {
 	slots slots         // one per open connection
 	gone  chan struct{} // closed when nobody can come any more and the last has left
 
-	pauses atomic.Int64 // of accepting, begun and ended
+	pauses acceptPauses
 
 	mu        sync.Mutex
 	state     state

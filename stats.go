@@ -129,7 +129,8 @@ func (s *Server) acceptedLocked() int64 {
 // A Load is what a server has to do, of what can be told at once.
 type Load struct {
 	Active, MaxConns  int   // open connections, and how many may be; negative if any number
-	AcceptPauses      int64 // how often accepting has paused and gone on so far: for want of room under MaxConns, or as it failed
+	AcceptPauses      int64 // how often accepting has paused so far: for want of room under MaxConns, or as it failed
+	AcceptsPaused     int   // acceptors that pause now
 	Arriving          int   // of them, without a handler yet and with a goroutine
 	MaxArrivals       int   // negative if any number may
 	HandshakesWaiting int   // TLS handshakes that wait for one of MaxHandshakes
@@ -153,7 +154,8 @@ func (s *Server) Load() Load {
 		Active:        len(s.conns),
 		MaxConns:      set.limits.conns,
 		MaxArrivals:   set.limits.arrivals,
-		AcceptPauses:  s.pauses.Load(),
+		AcceptPauses:  s.pauses.begun.Load(),
+		AcceptsPaused: int(s.pauses.open.Load()),
 		Accepted:      s.acceptedLocked(),
 		Arriving:      int(s.arriving.Load()),
 		MaxHandshakes: set.limits.handshakes,

@@ -148,19 +148,20 @@ type acceptGauge struct {
 	queue    queueGauge
 	unwanted int64
 	pauses   int64
+	paused   bool
 }
 
 // look also tells the share of newcomers whom the Gate did not turn away. A flood that it refuses is
 // the reason for what is short then, and to turn away others, who are few, would relieve nothing.
 func (g *acceptGauge) look(now time.Time, l levee.Load) (delay time.Duration, wanted float64) {
 	queue, unwanted := g.queue.look(now, l.Accepted, l.QueueLength), l.Unwanted-g.unwanted
-	pauses := l.AcceptPauses - g.pauses
-	g.unwanted, g.pauses = l.Unwanted, l.AcceptPauses
+	paused := g.paused || l.AcceptPauses > g.pauses
+	g.unwanted, g.pauses, g.paused = l.Unwanted, l.AcceptPauses, l.AcceptsPaused > 0
 	if queue.served <= 0 {
 		return 0, 1
 	}
 	wanted = 1 - float64(unwanted)/float64(queue.served)
-	if pauses > 0 {
+	if paused {
 		return 0, wanted // they waited for others to leave, say: to turn some away does not change that
 	}
 	return queue.delay(crowdLeast), wanted

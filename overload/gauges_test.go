@@ -121,20 +121,23 @@ func TestTheWaitToBeAcceptedIsThatOfAStandingQueue(t *testing.T) {
 		accepted int64
 		queue    int
 		pauses   int64
+		paused   int
 		want     time.Duration
 	}{
-		{1000, 0, 0, 0},
-		{1100, 500, 0, 0}, // a crowd has just come
-		{1200, 200, 0, 200 * time.Millisecond},
-		{2200, 200, 0, 20 * time.Millisecond},
-		{2200, 300, 0, 0}, // it was not looked at
-		{2300, 300, 1, 0}, // it is full: nobody is let in
-		{2300, 300, 1, 0},
-		{2310, 300, 2, 0}, // it was full for a part of the time
-		{2410, 300, 2, 300 * time.Millisecond},
+		{1000, 0, 0, 0, 0},
+		{1100, 500, 0, 0, 0}, // a crowd has just come
+		{1200, 200, 0, 0, 200 * time.Millisecond},
+		{2200, 200, 0, 0, 20 * time.Millisecond},
+		{2200, 300, 0, 0, 0}, // it was not looked at
+		{2300, 300, 1, 1, 0}, // it is full: nobody is let in
+		{2310, 300, 1, 1, 0}, // but some are turned away
+		{2320, 300, 1, 0, 0}, // it was full for a part of the time
+		{2420, 300, 1, 0, 300 * time.Millisecond},
+		{2430, 300, 2, 0, 0},
+		{2530, 300, 2, 0, 300 * time.Millisecond},
 	} {
 		now = now.Add(100 * time.Millisecond)
-		got, wanted := g.look(now, levee.Load{Accepted: tt.accepted, QueueLength: tt.queue, AcceptPauses: tt.pauses})
+		got, wanted := g.look(now, levee.Load{Accepted: tt.accepted, QueueLength: tt.queue, AcceptPauses: tt.pauses, AcceptsPaused: tt.paused})
 		if got != tt.want || wanted != 1 {
 			t.Errorf("look %d: %v, of %v; want %v, of 1", i, got, wanted, tt.want)
 		}
