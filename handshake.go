@@ -1,6 +1,7 @@
 package levee
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"net/netip"
@@ -112,38 +113,51 @@ func (w *wire) source() netip.Addr { return sourceOf(w.conn.ClientAddr().Addr())
 
 // enterTurnstile waits until it is let in, within the present phase.
 func (w *wire) enterTurnstile(t *turnstile) error {
-	w.mu.Lock()
-	until := w.phase
-	w.mu.Unlock()
-	if !t.enter(w.source(), until) {
+	if !t.enter(w.source(), w.phaseEnds()) {
 		return w.conn.cut(ArrivalTimeout, nil)
 	}
 	w.turnstile = t
 	return nil
 }
 
+// phaseEnds is when the present phase does, zero if never.
+func (w *wire) phaseEnds() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.phase
+}
+
 // WaitOutside calls wait, in a callback of a tls.Config such as GetConfigForClient or GetCertificate that has to ask somebody
-// else: meanwhile the handshake does not count among [Server.MaxHandshakes], and keeps nobody from the processor. Then it waits
-// until it counts again, and returns an error if that is in vain, as the connection's time to arrive is over. The callback is
-// to return it. The hello of somebody else's connection is no matter: wait is called, and the error is nil.
-func WaitOutside(hello *tls.ClientHelloInfo, wait func()) error {
+// else: meanwhile the handshake does not count among [Server.MaxHandshakes], and keeps nobody from the processor. The context
+// ends when the connection's time to arrive is over. Then WaitOutside waits until the handshake counts again, and returns an error
+// if that is in vain, for the callback to return.
+//
+// The callback calls it in its own goroutine, and does not return before it does. Of a hello on somebody else's connection
+// there is nothing to count: wait is called with the hello's context, and the error is nil.
+func WaitOutside(hello *tls.ClientHelloInfo, wait func(ctx context.Context)) error {
 	if w, ok := hello.Conn.(*wire); ok {
 		return w.WaitOutside(wait)
 	}
-	wait()
+	wait(hello.Context())
 	return nil
 }
 
 // WaitOutside is [WaitOutside], for those who do not know this package: they ask the hello's Conn whether it has the method.
-func (w *wire) WaitOutside(wait func()) error {
+func (w *wire) WaitOutside(wait func(ctx context.Context)) error {
+	ctx := context.Background()
+	if until := w.phaseEnds(); !until.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, until)
+		defer cancel()
+	}
 	t := w.turnstile
 	if t == nil {
-		wait()
+		wait(ctx)
 		return nil
 	}
 	w.turnstile = nil
 	t.leave()
-	wait()
+	wait(ctx)
 	return w.enterTurnstile(t)
 }
 

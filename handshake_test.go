@@ -1,6 +1,7 @@
 package levee_test
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -352,12 +353,16 @@ func TestAHandshakeThatHasWaitedInVainIsNotComputed(t *testing.T) {
 	})
 }
 
+type waiter func(hello *tls.ClientHelloInfo, wait func(ctx context.Context)) error
+
 // A callback of the configuration may have to ask somebody else, who may take long to answer. It need not know levee.
 func TestACallbackThatWaitsOutsideKeepsNobodyWaiting(t *testing.T) {
-	for name, outside := range map[string]func(hello *tls.ClientHelloInfo, wait func()) error{
+	for name, outside := range map[string]waiter{
 		"by the function": levee.WaitOutside,
-		"by the connection's method": func(hello *tls.ClientHelloInfo, wait func()) error {
-			return hello.Conn.(interface{ WaitOutside(wait func()) error }).WaitOutside(wait)
+		"by the connection's method": func(hello *tls.ClientHelloInfo, wait func(ctx context.Context)) error {
+			return hello.Conn.(interface {
+				WaitOutside(wait func(ctx context.Context)) error
+			}).WaitOutside(wait)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -366,7 +371,7 @@ func TestACallbackThatWaitsOutsideKeepsNobodyWaiting(t *testing.T) {
 	}
 }
 
-func testCallbackThatWaits(t *testing.T, outside func(hello *tls.ClientHelloInfo, wait func()) error) {
+func testCallbackThatWaits(t *testing.T, outside waiter) {
 	k, client := newKiln(t)
 	hot := k.GetConfigForClient
 	answers, back := make(chan struct{}), make(chan error)
@@ -374,7 +379,12 @@ func testCallbackThatWaits(t *testing.T, outside func(hello *tls.ClientHelloInfo
 		if hello.ServerName != "n0" {
 			return hot(hello)
 		}
-		err := outside(hello, func() { <-answers })
+		err := outside(hello, func(ctx context.Context) {
+			select {
+			case <-answers:
+			case <-ctx.Done():
+			}
+		})
 		back <- err
 		return nil, err
 	}
@@ -406,11 +416,22 @@ func testCallbackThatWaits(t *testing.T, outside func(hello *tls.ClientHelloInfo
 		t.Error("it was computed without a turn")
 	}
 	close(k.fire)
+	expectReason(t, ends, levee.ArrivalTimeout)
+
+	start = time.Now()
+	asks = come(dial, client, 0) // and there is no answer
+	if err := <-back; time.Since(start) != 10*time.Second {
+		t.Errorf("it is back after %v: %v", time.Since(start), err)
+	}
+	expectEndAt(t, ends, levee.ArrivalTimeout, start, 10*time.Second)
+	if <-asks == nil {
+		t.Error("it was served")
+	}
 }
 
 func TestThereIsNothingToWaitOutsideOfElsewhere(t *testing.T) {
 	called := 0
-	wait := func() { called++ }
+	wait := func(context.Context) { called++ }
 	if err := levee.WaitOutside(&tls.ClientHelloInfo{Conn: new(net.TCPConn)}, wait); err != nil || called != 1 {
 		t.Error(err, called)
 	}

@@ -440,9 +440,9 @@ type aside struct {
 	err     error // of coming back
 }
 
-func (a *aside) WaitOutside(wait func()) error {
+func (a *aside) WaitOutside(wait func(ctx context.Context)) error {
 	a.outside = true
-	wait()
+	wait(context.Background())
 	a.outside = false
 	return a.err
 }

@@ -216,11 +216,13 @@ func (s *Source) proofFor(hello *tls.ClientHelloInfo) (found *proof, err error) 
 	if st == nil || err != nil || st.byName[asked] == nil {
 		return nil, nil //nolint:nilerr // what is no name is none of ours
 	}
-	look := func() { found = st.pending.of(hello.Context(), asked, TLSALPN01) }
-	if levee, ok := hello.Conn.(interface{ WaitOutside(wait func()) error }); ok {
+	look := func(ctx context.Context) { found = st.pending.of(ctx, asked, TLSALPN01) }
+	if levee, ok := hello.Conn.(interface {
+		WaitOutside(wait func(ctx context.Context)) error
+	}); ok {
 		err = levee.WaitOutside(look) // who waits for the storage is to keep nobody else waiting
 	} else {
-		look()
+		look(hello.Context())
 	}
 	return found, err
 }
