@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -161,10 +162,11 @@ func TestCountsAndConnectionsAreTheSameInTheNewProcess(t *testing.T) {
 	t.Parallel()
 	const upgrades = 3
 	echo := answering(t, echoing)
-	l := begin(t, write(t, "levee.yaml", `version: 1
+	configuration := `version: 1
 admin: {listen: "127.0.0.1:0"}
 overload: {mode: off}
 upgrade: {settle: 100ms, probation: 300ms}
+limits: {deny: [192.0.2.1]}
 listeners:
   - name: main
     listen: ["127.0.0.1:0"]
@@ -173,8 +175,10 @@ listeners:
       - {name: usual, match: {source: 127.0.0.0/30}, upstream: servers}
       - {name: direct, handler: echo}
 upstreams:
-  - {name: servers, servers: ["`+echo+`"], health: {interval: off}}
-`))
+  - {name: servers, servers: ["` + echo + `"], balance: round_robin, health: {interval: off}}
+`
+	path := write(t, "levee.yaml", configuration)
+	l := begin(t, path)
 	address := l.address()
 	var (
 		ta    tally
@@ -216,6 +220,13 @@ upstreams:
 	}
 	quiet("before")
 	monitor := l.watch()
+	// What a pool and a list have counted goes on when others take their place, in this process and the next.
+	changed := strings.NewReplacer("round_robin", "p2c", "192.0.2.1", "192.0.2.2").Replace(configuration)
+	if err := os.WriteFile(path, []byte(changed), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l.signal(syscall.SIGHUP)
+	l.logged("reloaded")
 	for n := range upgrades {
 		stop := ta.busy(t, address, chats)
 		<-time.After(200 * time.Millisecond)
@@ -257,7 +268,7 @@ upstreams:
 		t.Errorf("%v upgrades and %v connections that moved are counted", done, moved)
 	}
 	eventually(t, "each process has read its files when its turn came, and the count of that goes on", func() bool {
-		return l.scrape()[`levee_reloads_total{result="ok"}`] == upgrades
+		return l.scrape()[`levee_reloads_total{result="ok"}`] == 1+upgrades
 	})
 	monitor.ends(t)
 	upstream := func(direction string) float64 {

@@ -13,13 +13,15 @@ type heirloom struct {
 
 // counters are those that count until the process ends: what they know goes along once more then.
 func (f *front) counters() []heirloom {
-	return append([]heirloom{{"metrics", f.connections}, {"upstream metrics", f.upstreams.connecting}, {"counters", f.scraped}}, f.now.Load().backendHeirlooms()...)
+	return append([]heirloom{
+		{"metrics", f.connections}, {"upstream metrics", f.upstreams.connecting}, {"upstreams before", f.upstreams}, {"counters", f.scraped},
+	}, f.now.Load().backendHeirlooms()...)
 }
 
 // heirlooms are all of those that connections rely on, and whoever counts them.
 func (f *front) heirlooms() (all []heirloom) {
 	g := f.now.Load()
-	all = append(f.counters(), heirloom{"upgrades", &f.upgrades}, heirloom{"bans", g.limits.bans})
+	all = append(f.counters(), heirloom{"upgrades", &f.upgrades}, heirloom{"bans", g.limits.bans}, heirloom{"limits before", g.limits.past})
 	for _, s := range g.limits.scopes {
 		all = append(all, heirloom{"limits " + s.Name, s})
 	}

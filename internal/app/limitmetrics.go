@@ -1,11 +1,14 @@
 package app
 
 import (
+	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/levee-net/levee/internal/saved"
 	"github.com/levee-net/levee/limit"
 )
 
@@ -96,6 +99,7 @@ func (l *limiting) decisions() (all []limit.Decisions) {
 type past struct {
 	mu        sync.Mutex
 	decisions map[string]limit.Decisions
+	inherited map[string]limit.Decisions // what it was in the process before
 	asked     limit.SharedStats
 }
 
@@ -104,11 +108,49 @@ func (p *past) add(since []limit.Decisions) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i := range since {
-		d := &since[i]
-		before := p.decisions[d.Limit]
-		d.Allowed, d.Refused, d.WouldRefuse = d.Allowed+before.Allowed, d.Refused+before.Refused, d.WouldRefuse+before.WouldRefuse
+		since[i] = plus(plus(since[i], p.decisions[since[i].Limit]), p.inherited[since[i].Limit])
 	}
 }
+
+func plus(d, before limit.Decisions) limit.Decisions {
+	d.Allowed, d.Refused, d.WouldRefuse = d.Allowed+before.Allowed, d.Refused+before.Refused, d.WouldRefuse+before.WouldRefuse
+	return d
+}
+
+// Save returns the past for the next process. Limits that are in force are for themselves to save.
+func (p *past) Save() ([]byte, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	all := maps.Clone(p.decisions)
+	if all == nil {
+		all = make(map[string]limit.Decisions)
+	}
+	for name, d := range p.inherited {
+		all[name] = plus(all[name], d)
+	}
+	return saved.Write(pastVersion, all)
+}
+
+// Restore takes over the past of the process before, in place of what an earlier Restore has. An error changes nothing.
+func (p *past) Restore(b []byte) error {
+	all, _, err := saved.Read[map[string]limit.Decisions](b, pastVersion, mostPast)
+	if err != nil {
+		return fmt.Errorf("what limits have decided: %w", err)
+	}
+	for name, d := range all {
+		saved.Counts(&d.Allowed, &d.Refused, &d.WouldRefuse)
+		all[name] = d
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.inherited = all
+	return nil
+}
+
+const (
+	pastVersion = 1
+	mostPast    = 16 << 20 // bytes
+)
 
 // retire keeps what has been decided by that of the limits which is not part of the next.
 func (l *limiting) retire(next *limiting) {
@@ -126,10 +168,8 @@ func (l *limiting) retire(next *limiting) {
 		}
 	}
 	keep := func(d limit.Decisions) {
-		if before := kept[d.Limit]; names[d.Limit] {
-			kept[d.Limit] = limit.Decisions{
-				Allowed: before.Allowed + d.Allowed, Refused: before.Refused + d.Refused, WouldRefuse: before.WouldRefuse + d.WouldRefuse,
-			}
+		if names[d.Limit] {
+			kept[d.Limit] = plus(d, kept[d.Limit])
 		}
 	}
 	for _, s := range l.scopes {
@@ -145,6 +185,7 @@ func (l *limiting) retire(next *limiting) {
 		}
 	}
 	p.decisions = kept
+	maps.DeleteFunc(p.inherited, func(name string, _ limit.Decisions) bool { return !names[name] })
 	for _, g := range l.gates {
 		if !slices.Contains(next.gates, g) {
 			s := g.Stats().Shared

@@ -53,7 +53,8 @@ func (s *scraped) gatherLocked() ([]*dto.MetricFamily, error) {
 	eachCarried(families, func(series string, c *dto.Counter) {
 		if n := s.inherited[series]; n > 0 {
 			sum := c.GetValue() + float64(n)
-			c.Value = &sum // and not where it points to, which may be the collector's
+			c.Value = &sum           // and not where it points to, which may be the collector's
+			c.CreatedTimestamp = nil // it was by another process, and not from zero in this one
 		}
 	})
 	return families, err
@@ -88,7 +89,7 @@ func (s *scraped) Save() ([]byte, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	families, err := s.gatherLocked()
-	if err != nil {
+	if len(families) == 0 && err != nil {
 		return nil, err
 	}
 	counts := make(map[string]int64)

@@ -21,6 +21,8 @@ type upstreamMetrics struct {
 	mu    sync.Mutex
 	pools map[string][]*upstream.Pool // the newest last; those before have connections still
 	past  map[string]upstream.Stats   // of those that are gone, while there is one of the name
+
+	inherited map[string]upstream.Stats // of the process before: all but the newest of a name
 }
 
 var connectBounds = []time.Duration{
@@ -73,6 +75,7 @@ func (m *upstreamMetrics) unwatch(name string, pool *upstream.Pool) {
 	if len(left) == 0 {
 		delete(m.pools, name)
 		delete(m.past, name)
+		delete(m.inherited, name)
 		m.connecting.Remove(name)
 		return
 	}
@@ -83,13 +86,17 @@ func (m *upstreamMetrics) unwatch(name string, pool *upstream.Pool) {
 			present[s.Name] = true
 		}
 	}
-	past := withPast(m.past[name], pool.Stats())
-	past.Queue = 0
-	past.Servers = slices.DeleteFunc(past.Servers, func(s upstream.ServerStats) bool { return !present[s.Name] })
-	for i := range past.Servers {
-		past.Servers[i].Active = 0
+	m.past[name] = over(withPast(m.past[name], pool.Stats()), present)
+}
+
+// over is what is left of the numbers of a pool that is gone, for those servers that are present.
+func over(s upstream.Stats, present map[string]bool) upstream.Stats {
+	s.Queue = 0
+	s.Servers = slices.DeleteFunc(slices.Clone(s.Servers), func(s upstream.ServerStats) bool { return !present[s.Name] })
+	for i := range s.Servers {
+		s.Servers[i].Active = 0
 	}
-	m.past[name] = past
+	return s
 }
 
 // statsLocked sums up all pools of a name. What cannot be summed up is the newest's.
@@ -98,7 +105,11 @@ func (m *upstreamMetrics) statsLocked(name string) upstream.Stats {
 	for _, p := range m.pools[name] {
 		all = withPast(all, p.Stats())
 	}
-	return all
+	present := make(map[string]bool)
+	for _, s := range all.Servers {
+		present[s.Name] = true
+	}
+	return withPast(over(m.inherited[name], present), all)
 }
 
 // withPast adds to a pool's numbers those of another before it.

@@ -196,3 +196,66 @@ func TestASourceAddressOfAnotherMachineIsAWarningAtTheStart(t *testing.T) {
 		t.Errorf("logged\n%s", text)
 	}
 }
+
+// What pools have counted does not become less by a reload, which makes another pool of the name, and an upgrade behind it.
+func TestCountsOfPoolsThatAreGoneGoOnInTheNextProcess(t *testing.T) {
+	begin := func() *upstreamMetrics { return newUpstreamMetrics(prometheus.NewRegistry()) }
+	counted := func(retries, sent int64) *upstream.Pool {
+		t.Helper()
+		p := &upstream.Pool{Name: "db"}
+		state := fmt.Sprintf(`{"version":1,"state":{"counts":{"retries":%d},"servers":[{"name":"a:1","counts":{"sent":%d,"dials":5,"failures":{"refused":2}}},{"name":"gone:1","counts":{"sent":1}}]}}`, retries, sent)
+		if err := p.Restore([]byte(state)); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Update(at("a:1")); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	inherits := func(m, from *upstreamMetrics) {
+		t.Helper()
+		b, err := from.Save()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := m.Restore(b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tells := func(m *upstreamMetrics, retries, sent, refused int64) {
+		t.Helper()
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		s := m.statsLocked("db")
+		if len(s.Servers) != 1 || s.Retries != retries || s.Servers[0].Sent != sent || s.Servers[0].Failures[upstream.Refused] != refused {
+			t.Errorf("%+v", s)
+		}
+	}
+	first := begin()
+	gone, old, newest := counted(100, 1000), counted(10, 100), counted(1, 10)
+	for _, p := range []*upstream.Pool{gone, old, newest} {
+		first.watch("db", p)
+	}
+	first.unwatch("db", gone)
+	tells(first, 111, 1110, 6)
+	second := begin()
+	handedOn := counted(1, 10) // which is for the pool itself
+	second.watch("db", handedOn)
+	for range 2 {
+		inherits(second, first)
+		tells(second, 111, 1110, 6)
+	}
+	first.unwatch("db", old) // its last connection has ended
+	inherits(second, first)
+	tells(second, 111, 1110, 6)
+	second.watch("db", counted(2, 20)) // a reload
+	second.unwatch("db", handedOn)
+	third := begin()
+	third.watch("db", counted(2, 20))
+	inherits(third, second)
+	tells(third, 113, 1130, 8)
+	if err := third.Restore([]byte("?")); err == nil {
+		t.Error("nonsense is taken")
+	}
+	tells(third, 113, 1130, 8)
+}
