@@ -180,8 +180,15 @@ func TestServerOfAPageIsReplaced(t *testing.T) {
 	folder := t.TempDir()
 	f := startCommand(t, childCommand(), childRole+"=page", "CHILD_FOLDER="+folder)
 	path := folder + "/echo"
-	f.await("serving", f.pid())
+	waitUntil(5*time.Second, func() bool { // it listens
+		c, err := net.Dial("unix", path)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
 	s := newStream(t, path, 1)
+	f.await("serving", f.pid())
 	f.signal(syscall.SIGUSR2)
 	f.await("left", f.pid())
 	<-f.gone

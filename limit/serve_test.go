@@ -441,11 +441,14 @@ func TestAFloodOnRealSocketsIsHeldToTheLimit(t *testing.T) {
 				isServed(t, c)
 				c.Close()
 			}
-			for srv.Stats().Active > 0 {
-				time.Sleep(time.Millisecond) //nolint:forbidigo // sockets, not virtual time
+			over := func(stats limit.ScopeStats) bool {
+				return srv.Stats().Active == 0 && stats.Open == 0 && stats.Clients[0].Used == 0
 			}
-			if stats := s.Stats(); stats.Open != 0 || stats.Clients[0].Used != 0 {
-				t.Errorf("after the end: %+v", stats)
+			for until := time.Now().Add(10 * time.Second); !over(s.Stats()); {
+				if time.Now().After(until) {
+					t.Fatalf("after the end: %+v", s.Stats())
+				}
+				time.Sleep(time.Millisecond) //nolint:forbidigo // sockets, not virtual time
 			}
 		})
 	}
