@@ -75,7 +75,7 @@ func TestBulkGoesThroughPipesThatAreGivenBack(t *testing.T) {
 		for _, c := range couples {
 			for _, c := range []couple{c, c.swapped()} {
 				all.Go(func() {
-					b := payload(8 << 20)
+					b := payload(4 << 20)
 					go c.near.Write(b) // ends with the reading, or the connection
 					got := make([]byte, len(b))
 					if _, err := io.ReadFull(c.far, got); err != nil {

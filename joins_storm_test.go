@@ -18,7 +18,7 @@ func TestNothingIsLeftOfPairsThatEndInWhateverWay(t *testing.T) {
 		for _, to := range []upstreamKind{e.itsUpstream(), tcpUpstream} {
 			s := e.join(t, &levee.Server{}, to)
 			s.rough.Store(true)
-			const pairs = 60
+			const pairs = 40
 			var all sync.WaitGroup
 			all.Go(func() {
 				for {

@@ -320,7 +320,7 @@ func TestWhatEitherSideSendsReachesTheOtherInFull(t *testing.T) {
 		s := e.join(t, &levee.Server{}, to)
 		const pairs = 2 // on each of 32 ways, and in each run of other lengths
 		for range pairs {
-			s.meet().converseBothWays(t, 2<<20)
+			s.meet().converseBothWays(t, 1<<20)
 			if reason := receive(t, s.over).Reason; reason != levee.ClientClosed && reason != levee.UpstreamClosed {
 				t.Errorf("ended as %v", reason)
 			}

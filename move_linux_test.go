@@ -285,7 +285,7 @@ func TestAPairMovesBackAndForthInFullFlow(t *testing.T) {
 	f := newCurrent()
 	up, down := f.flow(t, near, far, atOnce), f.flow(t, far, near, atOnce)
 	at, moves := 0, int64(0)
-	for i := range 100 {
+	for i := range 50 {
 		f.goesOn(t)
 		p := w.houses[at].pack(c)
 		if i%5 == 4 {
@@ -347,7 +347,7 @@ func TestBytesThatWaitForASlowReaderMoveToo(t *testing.T) {
 	f.flow(t, near, far, slowly)
 	f.flow(t, far, near, slowly)
 	at, waited := 0, 0
-	for range 40 {
+	for range 20 {
 		f.goesOn(t)
 		p := w.houses[at].pack(c)
 		if len(p.Data()) > 8<<10 {
@@ -359,7 +359,7 @@ func TestBytesThatWaitForASlowReaderMoveToo(t *testing.T) {
 	if waited == 0 {
 		t.Error("nothing had to wait")
 	}
-	t.Logf("bytes waited in %d of 40 moves", waited)
+	t.Logf("bytes waited in %d of 20 moves", waited)
 	f.end()
 	receive(t, w.houses[at].ends)
 }

@@ -192,7 +192,7 @@ func TestABusyHandlerMovesBetweenTwoRequestsWithThoseThatWereReadAhead(t *testin
 		lines <- n
 	}()
 	at, ahead := 0, 0
-	for range 100 {
+	for range 40 {
 		before := traffic(c)[1]
 		eventually(t, "it is answered", func() bool { return traffic(c)[1] > before })
 		p := houses[at].pack(c)
