@@ -159,7 +159,7 @@ unit: ## tests, examples and fuzz seeds, in random order, under the race detecto
 # parallel mostly wait, so that there may be more of them than processors.
 .PHONY: e2e
 e2e: ## the binary against real clients and servers
-	$(STEP) $@ scripts/in-each ./e2e go test -count=1 -parallel=4 -timeout=20m -vet=off ./...
+	$(STEP) $@ scripts/in-each ./e2e go test -count=1 -parallel=6 -timeout=20m -vet=off ./...
 
 .PHONY: packages
 packages: ## the Debian package and the container: installed, upgraded while it serves, removed
