@@ -21,16 +21,6 @@ func TestNamesOfAnAuthorityAreKnownHoweverTheyAreWritten(t *testing.T) {
 // What limits have decided does not become less by a reload and an upgrade behind it.
 func TestDecisionsOfLimitsThatAreGoneGoOnInTheNextProcess(t *testing.T) {
 	const name = "lists"
-	inherits := func(p, from *past) {
-		t.Helper()
-		b, err := from.Save()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := p.Restore(b); err != nil {
-			t.Fatal(err)
-		}
-	}
 	tells := func(p *past, want limit.Decisions) {
 		t.Helper()
 		since := []limit.Decisions{{Limit: name, Allowed: 1}}
@@ -42,12 +32,12 @@ func TestDecisionsOfLimitsThatAreGoneGoOnInTheNextProcess(t *testing.T) {
 	tells(first, limit.Decisions{Limit: name, Allowed: 1001, Refused: 7, WouldRefuse: 3})
 	second := new(past)
 	for range 2 {
-		inherits(second, first)
+		inherits(t, second, first)
 		tells(second, limit.Decisions{Limit: name, Allowed: 1001, Refused: 7, WouldRefuse: 3})
 	}
 	second.decisions = map[string]limit.Decisions{name: {Limit: name, Allowed: 10}} // by a reload of its own
 	third := new(past)
-	inherits(third, second)
+	inherits(t, third, second)
 	tells(third, limit.Decisions{Limit: name, Allowed: 1011, Refused: 7, WouldRefuse: 3})
 	if err := third.Restore([]byte("?")); err == nil {
 		t.Error("nonsense is taken")

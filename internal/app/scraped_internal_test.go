@@ -51,16 +51,6 @@ func TestCountsThatNobodyElseHandsOnGoOnInTheNextProcess(t *testing.T) {
 			t.Errorf("%v, want %v", got, want)
 		}
 	}
-	inherits := func(s, from *scraped) {
-		t.Helper()
-		saved, err := from.Save()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := s.Restore(saved); err != nil {
-			t.Fatal(err)
-		}
-	}
 	first, count := process()
 	count("ok", 3)
 	count("failed", 1)
@@ -68,17 +58,17 @@ func TestCountsThatNobodyElseHandsOnGoOnInTheNextProcess(t *testing.T) {
 	second, count2 := process()
 	count2("ok", 1)
 	count2("failed", 0)
-	inherits(second, first)
+	inherits(t, second, first)
 	tells(second, map[string]float64{"ok": 4, "failed": 1})
 	tells(second, map[string]float64{"ok": 4, "failed": 1})
 	first.freeze()
 	count("failed", 1) // while it drains
 	tells(first, map[string]float64{"ok": 3, "failed": 1, `a=" b`: 5})
-	inherits(second, first)
+	inherits(t, second, first)
 	tells(second, map[string]float64{"ok": 4, "failed": 2})
 	third, count3 := process()
 	count3("ok", 0)
-	inherits(third, second)
+	inherits(t, third, second)
 	tells(third, map[string]float64{"ok": 4})
 	if err := third.Restore([]byte(`{"version":9}`)); err == nil {
 		t.Error("a version that is not known is taken")

@@ -212,16 +212,6 @@ func TestCountsOfPoolsThatAreGoneGoOnInTheNextProcess(t *testing.T) {
 		}
 		return p
 	}
-	inherits := func(m, from *upstreamMetrics) {
-		t.Helper()
-		b, err := from.Save()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := m.Restore(b); err != nil {
-			t.Fatal(err)
-		}
-	}
 	tells := func(m *upstreamMetrics, retries, sent, refused int64) {
 		t.Helper()
 		m.mu.Lock()
@@ -242,17 +232,17 @@ func TestCountsOfPoolsThatAreGoneGoOnInTheNextProcess(t *testing.T) {
 	handedOn := counted(1, 10) // which is for the pool itself
 	second.watch("db", handedOn)
 	for range 2 {
-		inherits(second, first)
+		inherits(t, second, first)
 		tells(second, 111, 1110, 6)
 	}
 	first.unwatch("db", old) // its last connection has ended
-	inherits(second, first)
+	inherits(t, second, first)
 	tells(second, 111, 1110, 6)
 	second.watch("db", counted(2, 20)) // a reload
 	second.unwatch("db", handedOn)
 	third := begin()
 	third.watch("db", counted(2, 20))
-	inherits(third, second)
+	inherits(t, third, second)
 	tells(third, 113, 1130, 8)
 	if err := third.Restore([]byte("?")); err == nil {
 		t.Error("nonsense is taken")
