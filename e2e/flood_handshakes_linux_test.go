@@ -194,7 +194,7 @@ func TestAFloodOfHandshakesLeavesThoseWhoAreThereTheirThroughput(t *testing.T) {
 	if beside < least*alone {
 		t.Errorf("those who were there had %.0f echoes a second, and %.0f before", beside, alone)
 	}
-	if most := sized(t, "how late an echo may be", time.Second, 100*time.Millisecond); late > most {
+	if most := sized(t, "how late an echo may be", patience, 100*time.Millisecond); late > most { // in seconds, beside others, a percentile says little
 		t.Errorf("one of a hundred echoes was late by %v or more", late)
 	}
 	if others.ok() < 0.95 { // at first it does not show who floods
@@ -260,9 +260,10 @@ func TestThreeTimesWhatCanBeServedCostsNoGoodput(t *testing.T) {
 	o := atRate(ctx, 3*before, come)
 	all.Wait()
 	eventuallyWell(t, time.Now(), come)
-	peak := (before + most()) / 2 // no machine is equally fast all the time
+	after := most()
+	peak := sized(t, "peak", min(before, after), (before+after)/2) // no machine is equally fast all the time
 	goodput := float64(len(o.served)) / duration.Seconds()
-	t.Logf("peak %.0f a second before, %.0f with that after; of %.0f a second %.0f were served, p99 %v; refused within %v (p99): %v", before, peak,
+	t.Logf("peak %.0f a second before, %.0f after; of %.0f a second %.0f were served, p99 %v; refused within %v (p99): %v", before, after,
 		float64(len(o.served)+len(o.refused))/duration.Seconds(), goodput, p99(o.served), p99(o.refused), o.failure)
 	if least := sized(t, "part of the peak", 0.6, 0.9); goodput < least*peak { // in seconds a peak is not known any better
 		t.Errorf("%.0f a second are served, of a peak of %.0f", goodput, peak)
@@ -284,7 +285,7 @@ func eventuallyWell(t *testing.T, since time.Time, come func() error) {
 		<-time.After(20 * time.Millisecond) // between two
 	}
 	t.Logf("everybody was served again after %v", last.Sub(since))
-	if took := last.Sub(since); took > 2*time.Second {
+	if took := last.Sub(since); took > sized(t, "how soon", 5*time.Second, 2*time.Second) {
 		t.Errorf("everybody was served again after %v", took)
 	}
 }
