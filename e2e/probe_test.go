@@ -58,7 +58,8 @@ host all all all trust
 	if err := os.WriteFile(filepath.Join(c.data, "pg_hba.conf"), []byte(access), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	address := c.start("max_connections=4", "superuser_reserved_connections=2", "max_wal_senders=0", "log_disconnections=on")
+	const sessions, reserved = 12, 2
+	address := c.start(fmt.Sprintf("max_connections=%d", sessions), "superuser_reserved_connections=2", "max_wal_senders=0", "log_disconnections=on")
 	newSession(t, address, "postgres")
 	run(t, "psql", "-h", "127.0.0.1", "-p", portOf(t, address), "-U", "postgres", "-c", "CREATE ROLE levee LOGIN")
 	lodger := probe.Postgres("levee", "postgres")
@@ -72,10 +73,13 @@ host all all all trust
 	)
 	eventually(t, "the sessions have ended", func() bool { return strings.Count(c.running.stderr.String(), "disconnection: ") == 2 })
 
-	newSession(t, address, "postgres")
+	for range sessions - reserved - 1 {
+		newSession(t, address, "postgres")
+	}
 	judge(t, "tcp", address, verdict{"full but for superusers", lodger, "53300: remaining connection slots"})
-	newSession(t, address, "postgres")
-	newSession(t, address, "postgres")
+	for range reserved {
+		newSession(t, address, "postgres")
+	}
 	judge(t, "tcp", address, verdict{"full", lodger, "53300: sorry, too many clients already"})
 	c.running.signal(syscall.SIGTERM) // it waits for its sessions
 	c.running.find(&c.running.stderr, `received smart shutdown request$`)
@@ -232,22 +236,27 @@ func mariaDB(t *testing.T, args ...string) (server *process, socket string) {
 	return server, socket
 }
 
-// A session is one that holds a connection to PostgreSQL.
-func newSession(t *testing.T, address, username string) net.Conn {
+// newSession begins a session with PostgreSQL, which holds a connection.
+func newSession(t *testing.T, address, username string) (c net.Conn) {
 	t.Helper()
-	c := dial(t, address)
-	body := "\x00\x03\x00\x00user\x00" + username + "\x00database\x00postgres\x00\x00"
-	send(t, c, string(binary.BigEndian.AppendUint32(nil, uint32(4+len(body))))+body)
-	for {
-		head := make([]byte, 5)
+	eventually(t, "there is room for a session", func() bool { // who has just left may still have its place
+		c = dial(t, address)
+		body := "\x00\x03\x00\x00user\x00" + username + "\x00database\x00postgres\x00\x00"
+		send(t, c, string(binary.BigEndian.AppendUint32(nil, uint32(4+len(body))))+body)
+		return begins(c)
+	})
+	return c
+}
+
+// begins reads until the server is ready for a query, or has hung up.
+func begins(c net.Conn) bool {
+	for head := make([]byte, 5); head[0] != 'Z'; {
 		if _, err := io.ReadFull(c, head); err != nil {
-			t.Fatal(err)
+			return false
 		}
 		if _, err := io.CopyN(io.Discard, c, int64(binary.BigEndian.Uint32(head[1:])-4)); err != nil {
-			t.Fatal(err)
-		}
-		if head[0] == 'Z' {
-			return c
+			return false
 		}
 	}
+	return true
 }
