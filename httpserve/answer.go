@@ -16,9 +16,6 @@ func dress(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := r.Context().Value(connKey{}).(*conn)
 		r.TLS = c.TLS()
-		if r.ProtoMajor == 2 {
-			c.speaksHTTP2()
-		}
 		a := &answer{ResponseWriter: w, conn: c}
 		next.ServeHTTP(a, r)
 		a.begin()

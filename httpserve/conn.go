@@ -19,8 +19,8 @@ type conn struct {
 	*levee.Conn
 
 	mu      sync.Mutex
-	idle    bool // the last answer has ended, and nothing has been read since
-	http2   bool
+	idle    bool // the last answer has ended, and, in HTTP/1, nothing has been read since
+	version version
 	leaving bool
 }
 
@@ -28,19 +28,23 @@ type conn struct {
 // been asked to leave and nothing has arrived.
 func (c *conn) Read(p []byte) (int, error) {
 	c.mu.Lock()
-	idle := c.idle
+	idle := c.idleLocked()
 	c.mu.Unlock()
 	if idle && !c.Next() {
 		return 0, io.EOF
 	}
 	n, err := c.Conn.Read(p)
-	if idle && n > 0 {
+	if n > 0 {
 		c.mu.Lock()
-		c.idle = false
+		c.version.read(p[:n])
+		c.idle = c.idle && c.version.http2
 		c.mu.Unlock()
 	}
 	return n, err
 }
+
+// idleLocked reports whether nothing is asked for, nor about to be.
+func (c *conn) idleLocked() bool { return c.idle && !c.version.inFrame() }
 
 // leave sees to HTTP/2, whose next request is awaited while the last is still
 // being answered. For HTTP/1, Read does it all.
@@ -64,24 +68,23 @@ func (c *conn) turn(state http.ConnState) {
 const flushTime = 50 * time.Millisecond
 
 func (c *conn) closeSoonLocked() {
-	if c.http2 && c.leaving && c.idle {
-		time.AfterFunc(flushTime, c.closeIfIdle)
+	if seen := c.version.seen; c.version.http2 && c.leaving && c.idle {
+		time.AfterFunc(flushTime, func() { c.closeIfIdle(seen) })
 	}
 }
 
-func (c *conn) closeIfIdle() {
+// closeIfIdle closes a connection on which nothing was asked for, unless it has been read from since: what has come may be a
+// request that net/http has not looked at.
+func (c *conn) closeIfIdle(seen int64) {
 	c.mu.Lock()
-	idle := c.idle
+	over := c.idleLocked() && seen == c.version.seen
+	if !over {
+		c.closeSoonLocked()
+	}
 	c.mu.Unlock()
-	if idle {
+	if over {
 		_ = c.Close()
 	}
-}
-
-func (c *conn) speaksHTTP2() {
-	c.mu.Lock()
-	c.http2 = true
-	c.mu.Unlock()
 }
 
 func (c *conn) isLeaving() bool {

@@ -2,6 +2,7 @@ package httpserve_test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -242,6 +243,45 @@ func TestHTTP2RequestInFlightIsAnsweredDuringTheDrain(t *testing.T) {
 		}
 	}
 	if err := wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A client that opens two connections at once may need only one of them.
+func TestHTTP2ConnectionWithoutARequestLeavesWhenAsked(t *testing.T) {
+	leveetest.CheckLeaks(t)
+	srv := &levee.Server{}
+	address := serve(t, srv, &http.Server{Handler: http.NotFoundHandler()})
+	for name, parts := range map[string][]string{
+		"at once":   {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"},
+		"in pieces": {"P", "RI * HTTP/2.0\r\n", "\r\nSM\r\n\r", "\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"},
+	} {
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(patience))
+		for _, part := range parts {
+			if _, err := io.WriteString(c, part); err != nil {
+				t.Fatal(name, err)
+			}
+		}
+		const (
+			ping         = "\x00\x00\x08\x06\x00\x00\x00\x00\x00 ping me"
+			acknowledged = "\x00\x00\x08\x06\x01\x00\x00\x00\x00 ping me"
+		)
+		if _, err := io.WriteString(c, ping); err != nil { // a frame that is no request
+			t.Fatal(name, err)
+		}
+		var answer []byte
+		for b := make([]byte, 1); !bytes.HasSuffix(answer, []byte(acknowledged)); answer = append(answer, b...) {
+			if _, err := c.Read(b); err != nil {
+				t.Fatalf("%s: %q, %v", name, answer, err)
+			}
+		}
+	}
+	if err := shutDown(t, srv)(); err != nil {
 		t.Error(err)
 	}
 }
