@@ -539,3 +539,47 @@ func TestReadIntoNothingTakesNothing(t *testing.T) {
 		expectReason(t, ends, levee.HandlerClosed)
 	})
 }
+
+// sluggish is a connection on a machine that has so much to do that over a millisecond goes by between a deadline being set and the
+// read that it is for.
+type sluggish struct{ net.Conn }
+
+func (s sluggish) SetReadDeadline(at time.Time) error {
+	err := s.Conn.SetReadDeadline(at)
+	if until := time.Until(at); until > 0 && until < time.Second {
+		time.Sleep(1100 * time.Microsecond) // virtual time
+	}
+	return err
+}
+
+type sluggishListener struct{ *leveetest.Listener }
+
+func (l sluggishListener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	return sluggish{c}, err
+}
+
+func TestWhatHasArrivedIsAnsweredAlsoByAMachineThatLooksLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := leveetest.Listen()
+		goOn := make(chan struct{})
+		s := serve(t, &levee.Server{Handler: handle(func(_ context.Context, c *levee.Conn) error {
+			for b := make([]byte, 4); c.Next(); {
+				if _, err := io.ReadFull(c, b); err != nil {
+					return err
+				}
+				<-goOn
+				_, _ = c.Write(b)
+			}
+			return nil
+		})}, sluggishListener{l})
+		client := dial(t, l)
+		send(t, client, "one\n")
+		synctest.Wait()
+		send(t, client, "two\n")
+		s.Conns()[0].Drain(nil)
+		close(goOn)
+		want(t, client, "one\ntwo\n")
+		wantEOF(t, client)
+	})
+}

@@ -265,11 +265,13 @@ func (w *wire) readBriefly(p []byte) (n int, err error) {
 	for looks, wait := 1, brief; ; looks, wait = looks+1, 2*wait {
 		until := time.Now().Add(wait)
 		_ = w.raw.SetReadDeadline(until)
+		left := time.Until(until)
 		n, err = w.raw.Read(p)
 		if n > 0 || !isTimeout(err) {
 			break
 		}
-		if err = errWouldBlock; time.Since(until) < brief || looks == mostLooks { // a look ends with its deadline
+		looked := left > wait/2 && time.Since(until) < brief // it begins in time, and ends with its deadline
+		if err = errWouldBlock; looked || looks == mostLooks {
 			break
 		}
 	}
