@@ -55,13 +55,14 @@ func (h *house) only() *levee.Conn {
 	return all[0]
 }
 
-// pack makes a parcel of a connection that can move.
+// pack makes a parcel of a connection that can move, once its handler has said so.
 func (h *house) pack(c *levee.Conn) *levee.Parcel {
 	h.t.Helper()
-	parcels := h.packAll(c)
-	if len(parcels) != 1 {
-		h.t.Fatal("it cannot move")
-	}
+	var parcels []*levee.Parcel
+	eventually(h.t, "it can move", func() bool {
+		parcels = h.packAll(c)
+		return len(parcels) == 1
+	})
 	return parcels[0]
 }
 
