@@ -146,20 +146,19 @@ vulnerabilities: $(TOOLS_STAMP) ## govulncheck; skipped with a reason when its d
 	$(STEP) $@ scripts/in-each "$(LIBRARY)" "$(CURDIR)/scripts/vulnerability-check"
 
 # -shuffle also keeps go test from answering out of its cache. Vetting is vet's. What waits in real time does so beside
-# other tests: those of one package more than there are processors, of a large one in several processes, and as many at once
-# as -parallel says of those that may. The race detector would let each process, and each that a test starts, sleep for a
-# second at its end.
+# other tests: those of a large package in several processes, and as many at once as -parallel says of those that may. The race
+# detector would let each process, and each that a test starts, sleep for a second at its end.
 .PHONY: unit
 unit: ## tests, examples and fuzz seeds, in random order, under the race detector
 	$(STEP) $@-unraced go test -shuffle=on -timeout=15m $(UNRACED)
 	$(STEP) $@ env GORACE=atexit_sleep_ms=50 scripts/in-each "$(LIBRARY)" \
-		go test -race -shuffle=on -p=$$(($$(getconf _NPROCESSORS_ONLN) + 1)) -parallel=4 -timeout=15m -vet=off -exec="$(CURDIR)/scripts/in-shares" ./...
+		go test -race -shuffle=on -parallel=4 -timeout=15m -vet=off -exec="$(CURDIR)/scripts/in-shares" ./...
 
 # -count=1 because what these tests look at (a binary, other servers) is invisible to go test's cache. Those that run in
 # parallel mostly wait, so that there may be more of them than processors.
 .PHONY: e2e
 e2e: ## the binary against real clients and servers
-	$(STEP) $@ scripts/in-each ./e2e go test -count=1 -parallel=6 -timeout=20m -vet=off ./...
+	$(STEP) $@ scripts/in-each ./e2e go test -count=1 -parallel=4 -timeout=20m -vet=off ./...
 
 .PHONY: packages
 packages: ## the Debian package and the container: installed, upgraded while it serves, removed
