@@ -29,6 +29,11 @@ type ailment struct {
 	passing bool // the machines share again by themselves before anybody notices
 }
 
+// spoil puts something else at a key, in one go: somebody who writes there would be in between.
+func (s *server) spoil(key string) {
+	s.do("EVAL", "redis.call('DEL', KEYS[1]) return redis.call('RPUSH', KEYS[1], 'what', 'is', 'this')", "1", key)
+}
+
 var ailments = []ailment{
 	{name: "killed", inflict: (*server).kill, cure: (*server).start},
 	{
@@ -65,8 +70,7 @@ var ailments = []ailment{
 				s.t.Error(err)
 			}
 			for _, key := range keys {
-				s.do("DEL", key)
-				s.do("RPUSH", key, "what", "is", "this")
+				s.spoil(key)
 			}
 		},
 		passing: true,
