@@ -80,19 +80,21 @@ func (m *upstreamMetrics) unwatch(name string, pool *upstream.Pool) {
 		return
 	}
 	m.pools[name] = left
-	present := make(map[string]bool)
+	var present []upstream.ServerStats
 	for _, p := range left {
-		for _, s := range p.Stats().Servers {
-			present[s.Name] = true
-		}
+		present = append(present, p.Stats().Servers...)
 	}
 	m.past[name] = over(withPast(m.past[name], pool.Stats()), present)
 }
 
 // over is what is left of the numbers of a pool that is gone, for those servers that are present.
-func over(s upstream.Stats, present map[string]bool) upstream.Stats {
+func over(s upstream.Stats, present []upstream.ServerStats) upstream.Stats {
+	names := make(map[string]bool, len(present))
+	for _, server := range present {
+		names[server.Name] = true
+	}
 	s.Queue = 0
-	s.Servers = slices.DeleteFunc(slices.Clone(s.Servers), func(s upstream.ServerStats) bool { return !present[s.Name] })
+	s.Servers = slices.DeleteFunc(slices.Clone(s.Servers), func(s upstream.ServerStats) bool { return !names[s.Name] })
 	for i := range s.Servers {
 		s.Servers[i].Active = 0
 	}
@@ -105,11 +107,7 @@ func (m *upstreamMetrics) statsLocked(name string) upstream.Stats {
 	for _, p := range m.pools[name] {
 		all = withPast(all, p.Stats())
 	}
-	present := make(map[string]bool)
-	for _, s := range all.Servers {
-		present[s.Name] = true
-	}
-	return withPast(over(m.inherited[name], present), all)
+	return withPast(over(m.inherited[name], all.Servers), all)
 }
 
 // withPast adds to a pool's numbers those of another before it.
