@@ -194,7 +194,7 @@ func TestAFloodOfHandshakesLeavesThoseWhoAreThereTheirThroughput(t *testing.T) {
 	if beside < least*alone {
 		t.Errorf("those who were there had %.0f echoes a second, and %.0f before", beside, alone)
 	}
-	if most := sized(t, "how late an echo may be", patience, 100*time.Millisecond); late > most { // in seconds, beside others, a percentile says little
+	if most := sized(t, "how late an echo may be", 2*time.Second, 100*time.Millisecond); late > most {
 		t.Errorf("one of a hundred echoes was late by %v or more", late)
 	}
 	if others.ok() < 0.95 { // at first it does not show who floods
