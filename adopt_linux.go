@@ -156,7 +156,7 @@ func (c *Conn) readmit() error {
 		if pass := gate.Readmit(c); pass != nil {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			c.extraLocked().pass = pass
+			c.pass = pass
 		}
 		return nil
 	})

@@ -39,9 +39,7 @@ type Conn struct {
 	// once, under mu.
 	stream atomic.Pointer[stream]
 
-	secured atomic.Bool // TLS is in place
-	stepped atomic.Bool // ServeSteps is at work on the stream, or it is joined
-	closing atomic.Bool // somebody has called Close
+	marks atomic.Uint32 // what is true from some moment on
 
 	onLoop     bool // guarded by mu
 	introduced bool // Draining may be told: Accepted has been, Closed not yet; guarded by mu
@@ -53,23 +51,31 @@ type Conn struct {
 	id       uint64
 	accepted time.Duration // when, by the server's clock
 
-	local, peer net.Addr                       // of the socket
-	client      atomic.Pointer[netip.AddrPort] // who the PROXY header says; nil without one
+	local, peer net.Addr // of the socket
 
 	mu     sync.Mutex
+	pass   Pass                    // of the server's Gate; nil without one
 	cancel context.CancelCauseFunc // of the context that handlers see; nil if there is none
 	extra  *extra                  // nil for most
 
 	life life
 }
 
+const (
+	secured = 1 << iota // TLS is in place
+	closing             // somebody has called Close
+)
+
+func (c *Conn) isSecured() bool { return c.marks.Load()&secured != 0 }
+func (c *Conn) isClosing() bool { return c.marks.Load()&closing != 0 }
+
 // extra is what only some connections have.
 type extra struct {
-	// parent is what a PROXY header has said of the connection's trace.
-	parent *TraceParent
+	// What a PROXY header has said.
+	client netip.AddrPort
+	parent *TraceParent // the connection's trace
 
 	request  *request      // to leave; nil for most
-	pass     Pass          // of the server's Gate; nil without one
 	lifetime *time.Timer   // ends it
 	expires  time.Duration // clock when that does
 	mover    *mover        // of one whose handler is sequential code; nil unless it may move
@@ -153,7 +159,7 @@ func (c *Conn) makeContext(parent context.Context) context.Context {
 	switch end := c.end.Load(); { // before there was anything to cancel
 	case end != nil:
 		cancel(end)
-	case c.closing.Load():
+	case c.isClosing():
 		cancel(&CloseError{Reason: HandlerClosed})
 	}
 	return ctx
@@ -198,7 +204,7 @@ func (c *Conn) Traffic() (read, written int64) {
 // TLS returns what the handshake agreed on (SNI, ALPN, the peer's certificates),
 // or nil for a plaintext connection.
 func (c *Conn) TLS() *tls.ConnectionState {
-	if !c.secured.Load() { // anybody may ask, also during the arrival
+	if !c.isSecured() { // anybody may ask, also during the arrival
 		return nil
 	}
 	secure, _ := c.secure()
@@ -220,7 +226,7 @@ func (c *Conn) secure() (secure *tls.Conn, terms *tls.Config) {
 // GetConfigForClient chose. It tells whose policy a connection came in under, and must not
 // be changed.
 func (c *Conn) TLSConfig() *tls.Config {
-	if !c.secured.Load() {
+	if !c.isSecured() {
 		return nil
 	}
 	_, terms := c.secure()
@@ -250,8 +256,8 @@ func (c *Conn) PeerAddr() net.Addr { return c.peer }
 // RemoteAddr returns the client's address: the one in the PROXY header where
 // there was one, else the socket's.
 func (c *Conn) RemoteAddr() net.Addr {
-	if client := c.client.Load(); client != nil {
-		return net.TCPAddrFromAddrPort(*client)
+	if client := c.proxied(); client.IsValid() {
+		return net.TCPAddrFromAddrPort(client)
 	}
 	return c.peer
 }
@@ -260,10 +266,26 @@ func (c *Conn) RemoteAddr() net.Addr {
 // the zero AddrPort, which is not valid, for a peer without an IP address (a
 // Unix socket's).
 func (c *Conn) ClientAddr() netip.AddrPort {
-	if client := c.client.Load(); client != nil {
-		return *client
+	if client := c.proxied(); client.IsValid() {
+		return client
 	}
 	return addrPort(c.peer)
+}
+
+// proxied returns who the PROXY header says that the client is; not valid without one.
+func (c *Conn) proxied() netip.AddrPort {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.extra == nil {
+		return netip.AddrPort{}
+	}
+	return c.extra.client
+}
+
+func (c *Conn) setProxied(client netip.AddrPort) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.extraLocked().client = client
 }
 
 // addrPort returns the IP address and port of a, or the zero AddrPort.
@@ -279,7 +301,7 @@ func addrPort(a net.Addr) netip.AddrPort {
 // bytes returns the stream, if it is anybody's to read and write.
 func (c *Conn) bytes() (*stream, error) {
 	s := c.stream.Load()
-	if s == nil || c.stepped.Load() {
+	if s == nil || s.stepped.Load() {
 		return nil, errStepped
 	}
 	return s, nil
@@ -291,7 +313,7 @@ func (c *Conn) ends(reason CloseReason, cause error) bool {
 }
 
 // over reports whether nothing is to be served any more.
-func (c *Conn) over() bool { return c.closing.Load() || c.end.Load() != nil }
+func (c *Conn) over() bool { return c.isClosing() || c.end.Load() != nil }
 
 // Read reads up to len(p) bytes.
 func (c *Conn) Read(p []byte) (int, error) {
@@ -326,7 +348,7 @@ func (c *Conn) CloseWrite() error {
 // same, and is kinder to a peer that is still sending. What a Step replies that has
 // called it is not written.
 func (c *Conn) Close() error {
-	if c.end.Load() != nil || c.closing.Swap(true) { // in this order: who sees it closing ends, and leaves the socket to us
+	if c.end.Load() != nil || c.marks.Or(closing)&closing != 0 { // in this order: who sees it closing ends, and leaves the socket to us
 		return net.ErrClosed
 	}
 	err := c.closeSocket()
@@ -537,7 +559,7 @@ func (c *Conn) Forbid(cause error) { _ = c.cut(Policy, cause) }
 // cut ends the connection for the given reason, if nothing has ended it before,
 // and returns the error that says which it was.
 func (c *Conn) cut(reason CloseReason, cause error) *CloseError {
-	if c.closing.Load() {
+	if c.isClosing() {
 		return &CloseError{Reason: HandlerClosed} // there is nothing left to cut; settle has the last word
 	}
 	end := &CloseError{Reason: reason, Cause: cause}

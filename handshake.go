@@ -68,7 +68,7 @@ func (s *stream) handshake(config *tls.Config) error {
 	}
 	s.conn.reached(handshakeDone)
 	s.tls, s.terms = handshake, config
-	s.conn.secured.Store(true)
+	s.conn.marks.Or(secured)
 	if !s.arriving {
 		s.isToBeHeard()
 	}

@@ -108,7 +108,7 @@ func (c *Conn) upstreamOf(ctx context.Context, j Joiner) (u Upstream, ok bool, _
 	if s := c.stream.Load(); s != nil && s.wire.eof.Load() && isEOF(err) {
 		reason = ClientAborted // in the middle of what Join had to talk about with it
 	}
-	if c.closing.Load() || !c.ends(reason, err) {
+	if c.isClosing() || !c.ends(reason, err) {
 		err = nil // it is not the Joiner's to report that it was called off
 	}
 	return Upstream{}, false, err
@@ -217,8 +217,8 @@ func (s *stream) join(ctx context.Context, u Upstream) error {
 	s.wire.joined = true
 	s.wire.mu.Unlock()
 	s.wire.readArmed.Store(false)
-	s.conn.stepped.Store(true)
-	defer s.conn.stepped.Store(false)
+	s.stepped.Store(true)
+	defer s.stepped.Store(false)
 	unhook := context.AfterFunc(ctx, j.closeFar) // whatever ends the connection ends its upstream's
 	s.joint.Store(j)
 	if reason, _ := s.conn.asked(); reason != ReasonNone {

@@ -226,7 +226,7 @@ type outcome struct {
 // settle decides, once, what the connection ended of.
 func (c *Conn) settle(o outcome) CloseReason {
 	asked, cause := c.asked()
-	if c.closing.Load() && errors.Is(o.err, net.ErrClosed) {
+	if c.isClosing() && errors.Is(o.err, net.ErrClosed) {
 		o.err = nil // what a handler meets that closes its connection while it reads
 	}
 	reason := HandlerClosed
@@ -254,7 +254,7 @@ func (c *Conn) settle(o outcome) CloseReason {
 // part closes a connection that is still open, kindly if its handler left on good
 // terms.
 func (s *stream) part(reason CloseReason) {
-	if s.conn.closing.Load() {
+	if s.conn.isClosing() {
 		return
 	}
 	switch {

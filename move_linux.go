@@ -175,7 +175,7 @@ func (k *loopCrate) letGo() {
 // packInNext has a connection delivered whose handler waits in Next, or comes to.
 func (s *stream) packInNext(p *packing) bool {
 	m := s.conn.itsMover()
-	if m == nil || s.conn.secured.Load() {
+	if m == nil || s.conn.isSecured() {
 		return false
 	}
 	m.mu.Lock()

@@ -53,8 +53,7 @@ func (s *stream) readProxyHeader() error {
 	s.wire.held.discard(size)
 	// LOCAL and UNKNOWN are the proxy speaking for itself: the socket's address holds.
 	if source, ok := header.SourceAddr.(*net.TCPAddr); ok && header.Command == proxyproto.PROXY {
-		client := addrPort(source)
-		s.conn.client.Store(&client)
+		s.conn.setProxied(addrPort(source))
 		s.conn.readTraceParent(header)
 	}
 	return nil

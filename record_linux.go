@@ -91,9 +91,7 @@ func within(d time.Duration) time.Duration { return min(max(d, 0), tooLong) }
 func recordOf(c *Conn) record {
 	r := record{Version: recordVersion, ID: c.id, Age: c.Age(), Accepted: c.Accepted().Round(0), Trace: c.TraceParent().String()}
 	r.Network, r.Local, r.Peer = c.local.Network(), c.local.String(), c.peer.String()
-	if client := c.client.Load(); client != nil {
-		r.Client = *client
-	}
+	r.Client = c.proxied()
 	if n := c.life.route.Load(); n > 0 {
 		r.Route = c.server.routes.name(n)
 	}
@@ -124,8 +122,7 @@ func (r *record) accepted(s *Server) time.Duration {
 func (r *record) tell(c *Conn) {
 	c.id, c.accepted = r.ID, r.accepted(c.server)
 	if r.Client.IsValid() {
-		client := netip.AddrPortFrom(r.Client.Addr().Unmap(), r.Client.Port())
-		c.client.Store(&client)
+		c.setProxied(netip.AddrPortFrom(r.Client.Addr().Unmap(), r.Client.Port()))
 	}
 	if parent, err := ParseTraceParent(r.Trace); err == nil {
 		c.setTraceParent(parent)

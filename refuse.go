@@ -11,10 +11,7 @@ import (
 func (c *Conn) Pass() Pass {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.extra == nil {
-		return nil
-	}
-	return c.extra.pass
+	return c.pass
 }
 
 // AtEnd has f called once, after the connection has ended and its socket has been closed, or it has moved
@@ -39,13 +36,13 @@ func (c *Conn) giveBack(end End) {
 	c.hasArrived()
 	c.mu.Lock()
 	c.departed = true
-	x := c.extra
+	pass, x := c.pass, c.extra
 	c.mu.Unlock()
+	if pass != nil {
+		defer c.server.guard(c, func() { pass.Leave(c, end) })
+	}
 	if x == nil {
 		return
-	}
-	if x.pass != nil {
-		defer c.server.guard(c, func() { x.pass.Leave(c, end) })
 	}
 	for _, f := range slices.Backward(x.atEnd) {
 		c.server.guard(c, f)
@@ -116,7 +113,7 @@ func (c *Conn) askGate() (refusal *Refusal, asked bool) {
 		var pass Pass
 		if pass, refusal = c.set.gate.Admit(c); pass != nil && refusal == nil {
 			c.mu.Lock()
-			c.extraLocked().pass = pass
+			c.pass = pass
 			c.mu.Unlock()
 			if !c.comesByProxy() {
 				refusal = pass.Reach(c, StageClient)

@@ -58,7 +58,7 @@ func (w *wire) flushLocked() error {
 // mayWrite reports whether a record may be written now: the backlog is gone and
 // the handler's deadline has not passed.
 func (w *wire) mayWrite() error {
-	if w.conn.closing.Load() {
+	if w.conn.isClosing() {
 		return net.ErrClosed // the deadline that crypto/tls sets at its Close would say otherwise
 	}
 	w.pen.Lock()

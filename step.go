@@ -64,8 +64,8 @@ func ServeSteps(c *Conn, h Stepper) error {
 	if err != nil {
 		return err
 	}
-	c.stepped.Store(true)
-	defer c.stepped.Store(false)
+	s.stepped.Store(true)
+	defer s.stepped.Store(false)
 	for err == nil {
 		if err = s.awaitNext(); err == nil {
 			err = s.answer(h)

@@ -20,7 +20,8 @@ type stream struct {
 	notified bool // of the client's end, by close_notify; the reader's own
 	arriving bool // nothing has been served yet: a silent peer may leave when asked to
 	novelty  novelty
-	plain    held // decrypted bytes that were read ahead; unused in plaintext
+	stepped  atomic.Bool // ServeSteps is at work, or it is joined
+	plain    held        // decrypted bytes that were read ahead; unused in plaintext
 
 	joint atomic.Pointer[joint] // to an upstream; nil for most
 	base  context.Context       // parent of the handler's
@@ -111,7 +112,7 @@ func (s *stream) close() error {
 	switch {
 	case s.cutsJointShort():
 		s.reset()
-	case s.conn.secured.Load():
+	case s.conn.isSecured():
 		return s.tls.Close()
 	}
 	return s.wire.Close()

@@ -32,11 +32,11 @@ func BenchmarkDecision(b *testing.B) {
 		addrs []netip.Addr
 	}{{"ipv4", addrs}, {"ipv6", six}} {
 		b.Run(c.name, func(b *testing.B) {
-			rules := rulesOf([]*Scope{{Clients: []*Clients{{Entries: 1 << 20, Limits: limits}}}}, 0, 0)
+			rules := &ruleset{rules: rulesOf([]*Scope{{Clients: []*Clients{{Entries: 1 << 20, Limits: limits}}}}, 0, 0)}
 			b.ReportAllocs()
 			var worker atomic.Int64
 			b.RunParallel(func(pb *testing.PB) {
-				st := &stake{rules: rules}
+				st := &stake{of: rules}
 				for i := int(worker.Add(1)) * 300_007; pb.Next(); i++ {
 					_ = st.address(1, c.addrs[i%len(addrs)], now)
 					st.leave(0)

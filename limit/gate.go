@@ -36,10 +36,10 @@ type Gate struct {
 	SharedTimeout time.Duration
 
 	once    sync.Once
-	rules   []rule
+	ruleset ruleset
 	denied  map[error]*levee.Refusal
 	sharing sharing
-	idle    sync.Pool // of *waiter: those that were turned away at the door, so that a flood makes no garbage
+	idle    sync.Pool // of *pass: those that were turned away at the door, so that a flood makes no garbage
 }
 
 var _ levee.Readmitter = (*Gate)(nil)
@@ -69,7 +69,7 @@ func (e *Error) Error() string {
 
 func (g *Gate) init() {
 	g.once.Do(func() {
-		g.rules = rulesOf(g.Scopes, g.Manner, g.Delay)
+		g.ruleset = ruleset{g, rulesOf(g.Scopes, g.Manner, g.Delay)}
 		g.denied = make(map[error]*levee.Refusal)
 		for _, cause := range []error{ErrDenied, ErrNotAllowed, ErrNotLoaded, ErrBanned} {
 			g.denied[cause] = &levee.Refusal{Reason: levee.Denied, Cause: cause, Manner: g.Manner, Delay: g.Delay}
@@ -81,30 +81,30 @@ func (g *Gate) init() {
 // Admit charges a connection that has just been accepted to the totals.
 func (g *Gate) Admit(*levee.Conn) (levee.Pass, *levee.Refusal) {
 	g.init()
-	w := g.newPass()
-	if refusal := w.enter(time.Now()); refusal != nil {
-		g.recycle(w)
+	p := g.newPass()
+	if refusal := p.enter(time.Now()); refusal != nil {
+		g.recycle(p)
 		return nil, refusal
 	}
-	if g.Shared != nil && w.stake.anyShared() {
-		return w, nil
+	if g.Shared != nil && p.stake.anyShared() {
+		return (*waiter)(p), nil
 	}
-	return &w.pass, nil
+	return p, nil
 }
 
-func (g *Gate) newPass() *waiter {
-	w, _ := g.idle.Get().(*waiter)
-	if w == nil {
-		w = new(waiter)
+func (g *Gate) newPass() *pass {
+	p, _ := g.idle.Get().(*pass)
+	if p == nil {
+		p = new(pass)
 	}
-	w.gate, w.whole, w.stake.rules = g, w, g.rules
-	return w
+	p.stake.of = &g.ruleset
+	return p
 }
 
 // recycle takes back a pass that nobody has got to know.
-func (g *Gate) recycle(w *waiter) {
-	*w = waiter{}
-	g.idle.Put(w)
+func (g *Gate) recycle(p *pass) {
+	*p = pass{}
+	g.idle.Put(p)
 }
 
 // Denies returns why the gate's lists and bans would not let addr in, or nil. It is for

@@ -15,7 +15,7 @@ func come(g *Gate, addr netip.Addr) (*pass, *levee.Refusal) {
 	}
 	p, ok := admitted.(*pass)
 	if !ok {
-		p = &admitted.(*waiter).pass
+		p = (*pass)(admitted.(*waiter))
 	}
 	refusal, strike, _ := p.greet(addr)
 	if strike {

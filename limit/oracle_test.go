@@ -101,7 +101,7 @@ func TestTheTableDecidesAsAMapOfTokenBucketsWould(t *testing.T) {
 			Entries: 1024, Times56: 2, Times48: 4,
 			Limits: Limits{Connections: m.most, Rate: Rate{PerSecond: float64(perSecond), Burst: m.burst}},
 		}
-		rules := rulesOf([]*Scope{{Clients: []*Clients{c}}}, 0, 0)
+		rules := &ruleset{rules: rulesOf([]*Scope{{Clients: []*Clients{c}}}, 0, 0)}
 		var now time.Duration
 		var guests []guest
 		for range 200 {
@@ -118,7 +118,7 @@ func TestTheTableDecidesAsAMapOfTokenBucketsWould(t *testing.T) {
 				guests = append(guests[:i], guests[i+1:]...)
 			default:
 				addr := addresses().Draw(t, "from")
-				st := &stake{rules: rules}
+				st := &stake{of: rules}
 				refusal := st.address(1, addr, c.each.epoch.Add(now))
 				if want := m.admit(addr, now); want != (refusal == nil) {
 					t.Fatalf("%s after %s: %v; the model says %t", addr, now, refusal, want)
@@ -155,7 +155,7 @@ func TestATableWithoutRoomForgetsOnlyWhoIsGone(t *testing.T) {
 		const most = 2
 		m := &model{most: most, burst: 2, interval: time.Second, accounts: make(map[netip.Prefix]*modelAccount)}
 		c := &Clients{Entries: 1, Limits: Limits{Connections: most, Rate: Rate{PerSecond: 1, Burst: 2}}}
-		rules := rulesOf([]*Scope{{Clients: []*Clients{c}}}, 0, 0)
+		rules := &ruleset{rules: rulesOf([]*Scope{{Clients: []*Clients{c}}}, 0, 0)}
 		var now time.Duration
 		var guests []guest
 		open := make(map[netip.Addr]int)
@@ -178,7 +178,7 @@ func TestATableWithoutRoomForgetsOnlyWhoIsGone(t *testing.T) {
 			}
 			addr := netip.AddrFrom4([4]byte{10, 0, 0, byte(rapid.IntRange(0, 59).Draw(t, "from"))})
 			before := c.table.crowded.Load()
-			st := &stake{rules: rules}
+			st := &stake{of: rules}
 			refusal := st.address(1, addr, c.each.epoch.Add(now))
 			crowded := c.table.crowded.Load() > before
 			may := m.admit(addr, now)
@@ -222,12 +222,12 @@ func TestATableWithoutRoomForgetsOnlyWhoIsGone(t *testing.T) {
 
 func TestWhoHasMadeUpForEverythingIsForgottenFirst(t *testing.T) {
 	c := &Clients{Entries: ways, Limits: Limits{Rate: Rate{PerSecond: 1, Burst: 5}}}
-	rules := rulesOf([]*Scope{{Clients: []*Clients{c}}}, 0, 0)
+	rules := &ruleset{rules: rulesOf([]*Scope{{Clients: []*Clients{c}}}, 0, 0)}
 	addr := func(i int) netip.Addr { return netip.AddrFrom4([4]byte{10, 0, 0, byte(i)}) }
 	at := c.each.epoch
 	visit := func(i, times int) {
 		for range times {
-			st := &stake{rules: rules}
+			st := &stake{of: rules}
 			if refusal := st.address(1, addr(i), at); refusal != nil {
 				t.Fatalf("%d: %v", i, refusal)
 			}
@@ -247,7 +247,7 @@ func TestWhoHasMadeUpForEverythingIsForgottenFirst(t *testing.T) {
 	if n := c.table.evicted.Load(); n != 1 {
 		t.Errorf("%d were forgotten early; want 1", n)
 	}
-	st := &stake{rules: rules}
+	st := &stake{of: rules}
 	if refusal := st.address(1, addr(100), at); fmt.Sprint(refusal) == "<nil>" {
 		t.Error("who has most to make up for was forgotten")
 	}

@@ -15,9 +15,6 @@ import (
 
 // A pass is what a connection holds of a gate.
 type pass struct {
-	gate  *Gate
-	whole *waiter // that it is part of
-
 	mu     sync.Mutex
 	stake  stake
 	gone   bool       // Leave has been called
@@ -40,8 +37,10 @@ func (p *pass) extraLocked() *extra {
 	return p.extra
 }
 
+func (p *pass) gate() *Gate { return p.stake.of.gate }
+
 // A waiter is a pass that has to ask other machines.
-type waiter struct{ pass }
+type waiter pass
 
 var (
 	_ levee.Pass   = (*pass)(nil)
@@ -49,8 +48,8 @@ var (
 )
 
 func (p *pass) enter(now time.Time) *levee.Refusal {
-	for i := range p.stake.rules {
-		if p.stake.rules[i].clients != nil {
+	for i := range p.stake.of.rules {
+		if p.stake.of.rules[i].clients != nil {
 			continue
 		}
 		if refusal := p.stake.total(i, now); refusal != nil {
@@ -80,7 +79,7 @@ func (p *pass) meet(c *levee.Conn) *levee.Refusal {
 	addr := c.ClientAddr().Addr().WithZone("")
 	refusal, strike, paced := p.greet(addr)
 	if strike {
-		p.gate.Bans.strike(addr)
+		p.gate().Bans.strike(addr)
 	}
 	if paced {
 		p.pace(c)
@@ -93,11 +92,11 @@ func (p *pass) greet(addr netip.Addr) (refusal *levee.Refusal, strike, paced boo
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.known, p.client = true, addr
-	refusal = p.gate.bar(addr, now)
+	refusal = p.gate().bar(addr, now)
 	if refusal == nil {
 		var by *rule
 		refusal, by = p.chargeClient(addr, now)
-		strike = refusal != nil && p.gate.Bans != nil && by.blames()
+		strike = refusal != nil && p.gate().Bans != nil && by.blames()
 	}
 	if refusal != nil {
 		p.stake.refund(0)
@@ -108,15 +107,15 @@ func (p *pass) greet(addr netip.Addr) (refusal *levee.Refusal, strike, paced boo
 }
 
 func (p *pass) chargeClient(addr netip.Addr, now time.Time) (*levee.Refusal, *rule) {
-	for i := range p.stake.rules {
-		if c := p.stake.rules[i].clients; c == nil || c.By != ByAddress {
+	for i := range p.stake.of.rules {
+		if c := p.stake.of.rules[i].clients; c == nil || c.By != ByAddress {
 			continue
 		}
 		if refusal := p.stake.address(i, addr, now); refusal != nil {
-			return refusal, &p.stake.rules[i]
+			return refusal, &p.stake.of.rules[i]
 		}
 	}
-	return p.gate.sharing.recall(&p.stake, 0, now)
+	return p.gate().sharing.recall(&p.stake, 0, now)
 }
 
 func (p *pass) handshake() *levee.Refusal {
@@ -124,15 +123,15 @@ func (p *pass) handshake() *levee.Refusal {
 	refusal, by := p.stake.handshake(0, time.Now())
 	addr := p.client
 	p.mu.Unlock()
-	if refusal != nil && by.blames() && p.gate.Bans != nil {
-		p.gate.Bans.strike(addr)
+	if refusal != nil && by.blames() && p.gate().Bans != nil {
+		p.gate().Bans.strike(addr)
 	}
 	return refusal
 }
 
 // identify charges the client by what the handshake has told of it.
 func (p *pass) identify(c *levee.Conn) *levee.Refusal {
-	if !slices.ContainsFunc(p.stake.rules, func(r rule) bool { return r.clients != nil && r.clients.By != ByAddress }) {
+	if !slices.ContainsFunc(p.stake.of.rules, func(r rule) bool { return r.clients != nil && r.clients.By != ByAddress }) {
 		return nil
 	}
 	state := c.TLS()
@@ -147,7 +146,7 @@ func (p *pass) identify(c *levee.Conn) *levee.Refusal {
 		refusal, _ = p.stake.handshake(mark, now)
 	}
 	if refusal == nil {
-		refusal, _ = p.gate.sharing.recall(&p.stake, mark, now)
+		refusal, _ = p.gate().sharing.recall(&p.stake, mark, now)
 	}
 	if refusal != nil {
 		p.stake.refund(mark)
@@ -165,8 +164,8 @@ func (p *pass) identify(c *levee.Conn) *levee.Refusal {
 
 // identify charges the client to all rules that tell clients apart by TLS.
 func (st *stake) identify(state *tls.ConnectionState, addr netip.Addr, now time.Time) (*levee.Refusal, *rule) {
-	for i := range st.rules {
-		c := st.rules[i].clients
+	for i := range st.of.rules {
+		c := st.of.rules[i].clients
 		if c == nil || c.By == ByAddress {
 			continue
 		}
@@ -177,7 +176,7 @@ func (st *stake) identify(state *tls.ConnectionState, addr netip.Addr, now time.
 			refusal = st.address(i, addr, now)
 		}
 		if refusal != nil {
-			return refusal, &st.rules[i]
+			return refusal, &st.of.rules[i]
 		}
 	}
 	return nil, nil
@@ -217,7 +216,7 @@ func (p *pass) Leave(_ *levee.Conn, end levee.End) {
 	p.mu.Lock()
 	p.gone = true
 	p.stake.leave(0)
-	g, known, shut, addr := p.gate, p.known, p.shut, p.client
+	g, known, shut, addr := p.gate(), p.known, p.shut, p.client
 	var claims []Claim
 	if p.extra != nil {
 		claims = p.extra.claims
@@ -227,7 +226,7 @@ func (p *pass) Leave(_ *levee.Conn, end levee.End) {
 		g.Shared.Release(claims)
 	}
 	if shut {
-		g.recycle(p.whole)
+		g.recycle(p)
 		return
 	}
 	if known && g.Bans != nil && g.Bans.counts(end.Reason) {
@@ -253,7 +252,7 @@ func (p *pass) addSharesLocked(st *stake, from int) bool {
 // own returns the least that the scopes of which something is held allow a connection.
 func (st *stake) own(from int) (least Bandwidth) {
 	for _, h := range st.held[from:] {
-		if r := &st.rules[h.rule]; r.clients == nil {
+		if r := &st.of.rules[h.rule]; r.clients == nil {
 			moves := r.scope.connection()
 			least.Up = lesser(least.Up, moves.Up)
 			least.Down = lesser(least.Down, moves.Down)
@@ -297,7 +296,7 @@ func (p *pass) pace(c *levee.Conn) {
 func passOf(c *levee.Conn) *pass {
 	switch p := c.Pass().(type) {
 	case *waiter:
-		return &p.pass
+		return (*pass)(p)
 	case *pass:
 		return p
 	}

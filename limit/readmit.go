@@ -14,7 +14,7 @@ import (
 // a method Hold. It is paced as the others are. Neither limits nor lists nor bans refuse it, and no rate is charged.
 func (g *Gate) Readmit(c *levee.Conn) levee.Pass {
 	g.init()
-	p := &g.newPass().pass
+	p := g.newPass()
 	if p.readmit(c) {
 		p.pace(c)
 	}
@@ -27,7 +27,7 @@ func (p *pass) readmit(c *levee.Conn) (paced bool) {
 	defer p.mu.Unlock()
 	p.known, p.client = true, c.ClientAddr().Addr().WithZone("")
 	p.stake.readmit(p.client, c.TLS(), time.Now())
-	if claims := p.gate.hold(p.questions(0, c.TLS())); len(claims) > 0 {
+	if claims := p.gate().hold(p.questions(0, c.TLS())); len(claims) > 0 {
 		p.extraLocked().claims = claims
 	}
 	return p.addSharesLocked(&p.stake, 0)
@@ -35,8 +35,8 @@ func (p *pass) readmit(c *levee.Conn) (paced bool) {
 
 // readmit counts one more connection in the accounts of all rules, and charges nothing.
 func (st *stake) readmit(addr netip.Addr, state *tls.ConnectionState, now time.Time) {
-	for i := range st.rules {
-		r := &st.rules[i]
+	for i := range st.of.rules {
+		r := &st.of.rules[i]
 		switch c := r.clients; {
 		case c == nil:
 			st.count(i, spot{set: &r.scope.sum}, now)
@@ -48,7 +48,7 @@ func (st *stake) readmit(addr netip.Addr, state *tls.ConnectionState, now time.T
 }
 
 func (st *stake) countClient(i int, addr netip.Addr, state *tls.ConnectionState, now time.Time) {
-	c := st.rules[i].clients
+	c := st.of.rules[i].clients
 	if c.By != ByAddress {
 		if name, ok := c.nameOf(state); ok {
 			st.count(i, c.table.spot(name), now)
@@ -65,7 +65,7 @@ func (st *stake) countClient(i int, addr netip.Addr, state *tls.ConnectionState,
 }
 
 func (st *stake) count(i int, s spot, now time.Time) {
-	r := &st.rules[i]
+	r := &st.of.rules[i]
 	h := held{set: s.set, rule: uint16(i), width: s.width}
 	s.set.mu.Lock()
 	defer s.set.mu.Unlock()
@@ -82,7 +82,7 @@ func (r *route) Reroute(c *levee.Conn) (levee.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
-	st := &stake{rules: r.rules}
+	st := &stake{of: &r.ruleset}
 	addr := c.ClientAddr().Addr().WithZone("")
 	st.readmit(addr, c.TLS(), time.Now())
 	var claims []Claim

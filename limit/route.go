@@ -16,7 +16,7 @@ import (
 //
 // All that the scope limits is asked then, at once. Handshakes limits nothing.
 func (g *Gate) Route(s *Scope, h levee.Handler) levee.Handler {
-	r := &route{gate: g, next: h, rules: rulesOf([]*Scope{s}, levee.Reset, 0)}
+	r := &route{ruleset{g, rulesOf([]*Scope{s}, levee.Reset, 0)}, h}
 	if g != nil {
 		g.init()
 	}
@@ -24,9 +24,8 @@ func (g *Gate) Route(s *Scope, h levee.Handler) levee.Handler {
 }
 
 type route struct {
-	gate  *Gate // may be nil
-	rules []rule
-	next  levee.Handler
+	ruleset
+	next levee.Handler
 }
 
 var _ levee.Rerouter = (*route)(nil)
@@ -42,7 +41,7 @@ func (r *route) ServeTCP(ctx context.Context, c *levee.Conn) error {
 
 // Route charges the connection, or refuses it.
 func (r *route) Route(ctx context.Context, c *levee.Conn) (levee.Handler, error) {
-	st := &stake{rules: r.rules}
+	st := &stake{of: &r.ruleset}
 	addr := c.ClientAddr().Addr().WithZone("")
 	refusal, by := r.charge(st, c, addr, time.Now())
 	var claims []Claim

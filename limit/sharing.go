@@ -48,7 +48,7 @@ type question struct {
 // questions returns what has to be asked about the accounts from the given one on. The client has a
 // name by which it is known if it has shown a certificate, or asked for a server.
 func (p *pass) questions(from int, state *tls.ConnectionState) []question {
-	if p.gate == nil || p.gate.Shared == nil {
+	if p.gate().Shared == nil {
 		return nil
 	}
 	return p.stake.questions(from, p.client, state)
@@ -57,7 +57,7 @@ func (p *pass) questions(from int, state *tls.ConnectionState) []question {
 func (st *stake) questions(from int, addr netip.Addr, state *tls.ConnectionState) (all []question) {
 	for i := from; i < len(st.held); i++ {
 		h := &st.held[i]
-		r := &st.rules[h.rule]
+		r := &st.of.rules[h.rule]
 		t := r.law.terms.Load()
 		n := &t.numbers[h.width]
 		if !t.shared || n.most == 0 && n.rate.interval == 0 {
@@ -114,19 +114,24 @@ func (c cadence) burst() int {
 	return int(c.tolerance/c.interval) + 1
 }
 
+func (w *waiter) Reach(c *levee.Conn, at levee.Stage) *levee.Refusal { return (*pass)(w).Reach(c, at) }
+
+func (w *waiter) Leave(c *levee.Conn, end levee.End) { (*pass)(w).Leave(c, end) }
+
 // Await asks the other machines.
 func (w *waiter) Await(ctx context.Context, _ *levee.Conn) *levee.Refusal {
-	w.mu.Lock()
-	questions := w.questions(0, nil)
-	w.mu.Unlock()
-	return w.ask(ctx, questions)
+	p := (*pass)(w)
+	p.mu.Lock()
+	questions := p.questions(0, nil)
+	p.mu.Unlock()
+	return p.ask(ctx, questions)
 }
 
 func (p *pass) ask(ctx context.Context, questions []question) *levee.Refusal {
 	if len(questions) == 0 {
 		return nil
 	}
-	got, refusal, by := p.gate.ask(ctx, questions)
+	got, refusal, by := p.gate().ask(ctx, questions)
 	p.mu.Lock()
 	gone, addr := p.gone, p.client
 	if !gone && len(got) > 0 {
@@ -135,10 +140,10 @@ func (p *pass) ask(ctx context.Context, questions []question) *levee.Refusal {
 	}
 	p.mu.Unlock()
 	if gone && len(got) > 0 {
-		p.gate.Shared.Release(got)
+		p.gate().Shared.Release(got)
 	}
-	if refusal != nil && by.blames() && p.gate.Bans != nil {
-		p.gate.Bans.strike(addr)
+	if refusal != nil && by.blames() && p.gate().Bans != nil {
+		p.gate().Bans.strike(addr)
 	}
 	return refusal
 }
@@ -280,7 +285,7 @@ func (s *sharing) recall(st *stake, from int, now time.Time) (*levee.Refusal, *r
 	}
 	for i := from; i < len(st.held); i++ {
 		h := &st.held[i]
-		r := &st.rules[h.rule]
+		r := &st.of.rules[h.rule]
 		if t := r.law.terms.Load(); !t.shared || t.mode != Enforce {
 			continue
 		}

@@ -74,7 +74,7 @@ func arrives(ctx context.Context, g *Gate, addr string) (*pass, string) {
 	if refusal != nil {
 		return nil, refusal.Cause.Error()
 	}
-	if refusal := p.whole.Await(ctx, nil); refusal != nil {
+	if refusal := (*waiter)(p).Await(ctx, nil); refusal != nil {
 		p.Leave(nil, levee.End{Reason: refusal.Reason})
 		return nil, refusal.Cause.Error()
 	}
@@ -192,7 +192,7 @@ func TestAConnectionThatEndsWhileItWaitsGivesBackWhatItGets(t *testing.T) {
 		g, _ := machines(1, r, Limits{Connections: 2})
 		p, _ := come(g[0], netip.MustParseAddr("192.0.2.1"))
 		asked := make(chan *levee.Refusal)
-		go func() { asked <- p.whole.Await(t.Context(), nil) }() // ends with the answer
+		go func() { asked <- (*waiter)(p).Await(t.Context(), nil) }() // ends with the answer
 		synctest.Wait()
 		leaves(p)
 		if refusal := <-asked; refusal != nil {
@@ -204,7 +204,7 @@ func TestAConnectionThatEndsWhileItWaitsGivesBackWhatItGets(t *testing.T) {
 		// And one whose context ends is no failure of the others'.
 		ctx, cancel := context.WithCancel(t.Context())
 		p, _ = come(g[0], netip.MustParseAddr("192.0.2.1"))
-		go func() { asked <- p.whole.Await(ctx, nil) }() // ends with ctx
+		go func() { asked <- (*waiter)(p).Await(ctx, nil) }() // ends with ctx
 		synctest.Wait()
 		cancel()
 		<-asked

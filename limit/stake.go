@@ -15,6 +15,12 @@ type rule struct {
 	refusals [widths][kinds]levee.Refusal
 }
 
+// A ruleset is the rules that a gate or a route applies.
+type ruleset struct {
+	gate  *Gate // nil for a route without one
+	rules []rule
+}
+
 func rulesOf(scopes []*Scope, manner levee.Manner, delay time.Duration) []rule {
 	var rules []rule
 	add := func(s *Scope, c *Clients, l *law) {
@@ -42,9 +48,9 @@ func rulesOf(scopes []*Scope, manner levee.Manner, delay time.Duration) []rule {
 
 // A stake is what a connection holds of the accounts of its rules.
 type stake struct {
-	rules []rule
-	held  []held
-	room  [3]held // for a client of IPv4 and two totals
+	of   *ruleset
+	held []held
+	room [3]held // for a client of IPv4 and two totals
 }
 
 // held is a connection's part in an account. That is there as long as the connection is open.
@@ -68,7 +74,7 @@ type spot struct {
 
 // total charges the connection to a rule's sum.
 func (st *stake) total(i int, now time.Time) *levee.Refusal {
-	return st.join(i, now, spot{set: &st.rules[i].scope.sum})
+	return st.join(i, now, spot{set: &st.of.rules[i].scope.sum})
 }
 
 // address charges the connection to its client by address.
@@ -76,7 +82,7 @@ func (st *stake) address(i int, addr netip.Addr, now time.Time) *levee.Refusal {
 	if !addr.IsValid() {
 		return nil
 	}
-	spots, n := st.rules[i].clients.table.spots(addr)
+	spots, n := st.of.rules[i].clients.table.spots(addr)
 	return st.join(i, now, spots[:n]...)
 }
 
@@ -97,7 +103,7 @@ func (t *table) spots(addr netip.Addr) (all [widths]spot, n int) {
 
 // name charges the connection to its client by a name.
 func (st *stake) name(i int, name string, now time.Time) *levee.Refusal {
-	return st.join(i, now, st.rules[i].clients.table.spot(name))
+	return st.join(i, now, st.of.rules[i].clients.table.spot(name))
 }
 
 // spot returns where a client by a name has its account.
@@ -108,7 +114,7 @@ func (t *table) spot(name string) spot {
 
 // join charges one more connection to the accounts of a rule, to all of them or to none.
 func (st *stake) join(i int, now time.Time, spots ...spot) *levee.Refusal {
-	r := &st.rules[i]
+	r := &st.of.rules[i]
 	t, at, mark := r.law.terms.Load(), r.law.since(now), len(st.held)
 	over := none
 	for _, s := range spots {
@@ -168,7 +174,7 @@ func (st *stake) refund(from int) {
 			continue
 		}
 		h.charged = false
-		interval := st.rules[h.rule].law.terms.Load().numbers[h.width].rate.interval
+		interval := st.of.rules[h.rule].law.terms.Load().numbers[h.width].rate.interval
 		h.set.mu.Lock()
 		h.account().rate -= interval
 		h.set.mu.Unlock()
@@ -195,7 +201,7 @@ func (st *stake) handshake(from int, now time.Time) (*levee.Refusal, *rule) {
 		}
 		if refusal := st.shake(i, end, now); refusal != nil {
 			st.unshake(from, i)
-			return refusal, &st.rules[st.held[i].rule]
+			return refusal, &st.of.rules[st.held[i].rule]
 		}
 		i = end
 	}
@@ -204,7 +210,7 @@ func (st *stake) handshake(from int, now time.Time) (*levee.Refusal, *rule) {
 
 // shake charges a handshake to a rule's accounts.
 func (st *stake) shake(from, to int, now time.Time) *levee.Refusal {
-	r := &st.rules[st.held[from].rule]
+	r := &st.of.rules[st.held[from].rule]
 	t, at := r.law.terms.Load(), r.law.since(now)
 	for i := from; i < to; i++ {
 		st.held[i].shaken = false
@@ -243,7 +249,7 @@ func (st *stake) unshake(from, to int) {
 			continue
 		}
 		h.shaken = false
-		interval := st.rules[h.rule].law.terms.Load().numbers[h.width].handshakes.interval
+		interval := st.of.rules[h.rule].law.terms.Load().numbers[h.width].handshakes.interval
 		h.set.mu.Lock()
 		h.account().handshakes -= interval
 		h.set.mu.Unlock()
@@ -254,7 +260,7 @@ func (st *stake) unshake(from, to int) {
 func (st *stake) shares(from int, of kind) (all []share) {
 	for i := from; i < len(st.held); i++ {
 		h := &st.held[i]
-		l := st.rules[h.rule].law
+		l := st.of.rules[h.rule].law
 		if l.terms.Load().numbers[h.width].nsPerByte[of-up] > 0 {
 			all = append(all, share{law: l, width: h.width, earned: &h.account().bytes[of-up], of: of})
 		}
@@ -264,8 +270,8 @@ func (st *stake) shares(from int, of kind) (all []share) {
 
 // anyShared reports whether other machines have to be asked about any rule.
 func (st *stake) anyShared() bool {
-	for i := range st.rules {
-		if st.rules[i].law.terms.Load().shared {
+	for i := range st.of.rules {
+		if st.of.rules[i].law.terms.Load().shared {
 			return true
 		}
 	}
