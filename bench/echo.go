@@ -28,6 +28,7 @@ var echoes = suite{
 		{key: "tokio", name: "Tokio", build: buildTokio("peers/tokio", "echo")},
 		{key: "gonet", name: "Go net", build: buildGo("./peers/gonet")},
 		{key: "netpoll", name: "netpoll", build: buildGo("./peers/netpoll")},
+		{key: "gnet", name: "gnet", build: buildGo("./peers/gnet")},
 		{key: "levee", name: "levee", build: buildLevee, command: "$program serve -c $config", config: leveeEcho, metrics: true, drains: true},
 		{key: "sequential", name: "levee, sequential", build: buildGo("./peers/levee"), drains: true},
 	},
@@ -63,9 +64,12 @@ var echoes = suite{
 	caption: "one core for the server, one for the load",
 }
 
-// leveeEcho is levee as its users get it: a route, and every default.
+// leveeEcho is levee as its users get it: a route, and every default but one. Who
+// leaves takes seconds by default, so that not all come back at once elsewhere; what
+// is asked here is how fast they could.
 const leveeEcho = `version: 1
 admin: {listen: "127.0.0.1:0"}
+drain: {spread: off}
 listeners:
   - name: bench
     listen: ["127.0.0.1:0"]

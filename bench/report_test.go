@@ -216,7 +216,7 @@ func TestTheResultsOfASuiteAreItsOwn(t *testing.T) {
 
 func TestChooseTakesWhatTheListsName(t *testing.T) {
 	for _, c := range []struct{ only, peers, want string }{
-		{"echo64", "", "echo: echo64; c tokio gonet netpoll levee sequential"},
+		{"echo64", "", "echo: echo64; c tokio gonet netpoll gnet levee sequential"},
 		{"echo64,proxy64", "levee", "echo: echo64; levee | proxy: proxy64; levee"},
 		{"", "nginx", "proxy: proxy64 proxy500 proxy16k down4 down64 up4 up64 proxychurn pairs pairs9000; nginx | tls: handshake resume tls64 tlsdown tlsup tlsidle sniff; nginx"},
 		{"proxy", "tokio,c", "proxy: proxy64 proxy500 proxy16k down4 down64 up4 up64 proxychurn pairs pairs9000; tokio"},

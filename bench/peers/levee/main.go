@@ -28,7 +28,7 @@ func run() error {
 		return err
 	}
 	fmt.Printf("Listening on %s\n", l.Addr())
-	srv := &levee.Server{Handler: levee.HandlerFunc(echo)}
+	srv := &levee.Server{Handler: levee.HandlerFunc(echo), DrainSpread: -1} // the bench asks how fast all could leave
 	return srv.Serve(ctx, l)
 }
 
