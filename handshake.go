@@ -57,7 +57,7 @@ func (s *stream) handshake(config *tls.Config) error {
 	began := time.Now()
 	s.conn.reached(handshakeBegun)
 	s.wire.sealed = true
-	_ = stretch(0)
+	_ = stretchToHandshake(0) // now that the client has spoken: one that is silent costs no more for it
 	handshake := tls.Server(&s.wire, config)
 	err := s.wire.throughTurnstile(&s.conn.server.handshakes, handshake.Handshake) // bounded by the wire's deadline; a context would cost a goroutine
 	if hook := s.conn.server.trace().Handshake; hook != nil {
@@ -74,18 +74,6 @@ func (s *stream) handshake(config *tls.Config) error {
 	}
 	return s.conn.reach(StageSecured)
 }
-
-// stretch has the goroutine's stack grow at once to what a handshake takes. It begins with
-// 2 KiB and would be copied each time that it doubles. It is called when the client has
-// spoken: one that is silent costs no more for it.
-//
-//go:noinline
-func stretch(i int) byte {
-	var room [handshakeStack]byte
-	return room[i]
-}
-
-const handshakeStack = 9 << 10 // bytes, which makes it 16 KiB
 
 // throughTurnstile makes a handshake while it is let in. Whenever it has to wait for the peer
 // it leaves: a peer that is slow, or silent, keeps nobody from the processor.

@@ -95,6 +95,7 @@ func ServeJoined(ctx context.Context, c *Conn, j Joiner) error {
 // the connection ends then, and the error is what is to be told of that.
 func (c *Conn) upstreamOf(ctx context.Context, j Joiner) (u Upstream, ok bool, _ error) {
 	c.reached(dialBegun)
+	_ = stretchToDial(0)
 	u, err := j.Join(ctx, c)
 	switch {
 	case err == nil && u.Conn != nil:
